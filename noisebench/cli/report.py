@@ -278,7 +278,7 @@ def _figure(context: typer.Context, workspace: Workspace) -> Figure:
 
 
 def _emit_figure(figure: Figure, out: Path | None, *, json: bool) -> None:
-    from ..core.files.atomic import write_bytes, write_text
+    from ..core.files.atomic import atomic_write, write_text
     from ..reporting.figures.panels import form_of
     from ..reporting.figures.transition import TransitionFigure, draw_in_terminal
 
@@ -286,7 +286,8 @@ def _emit_figure(figure: Figure, out: Path | None, *, json: bool) -> None:
         if form_of(out) == "csv":
             write_text(out, figure.as_csv())
         else:
-            write_bytes(out, figure.picture(form_of(out)))
+            picture = figure.picture(form_of(out))
+            atomic_write(out, lambda file: file.write(picture))
         say(f"{out} written. {figure.caption}")
     elif json:
         write_json(figure.as_dict())

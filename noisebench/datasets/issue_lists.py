@@ -83,7 +83,7 @@ def read_review(
 def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
     """The examples (m,) of indices, or of flags (N,)."""
     if suffix == ".npy":
-        values = read_npy(raw)
+        values = read_npy(io.BytesIO(raw), len(raw))
     else:
         words = parse_json(raw) if suffix == ".json" else re.split(r"[\s,;]+", decode(raw).strip())
         if not isinstance(words, list):

@@ -17,9 +17,8 @@ from typing import Any
 import numpy as np
 
 from ..core.classes import NoClass, class_numbers
-from ..core.files.arrays import npz_arrays, read_npy
+from ..core.files.arrays import load_torch, npz_arrays, read_npy
 from ..core.files.atomic import read_checked
-from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import MAX_BYTES, parse_json
 from ..errors import DataError
 from .label_keys import (
@@ -365,7 +364,7 @@ def _read_arrays(raw: bytes, suffix: str, path: Path) -> Any:
         arrays = npz_arrays(io.BytesIO(raw))
         return next(iter(arrays.values())) if len(arrays) == 1 else arrays
     try:
-        return read_npy(raw) if suffix == ".npy" else load_torch(raw)
+        return read_npy(io.BytesIO(raw), len(raw)) if suffix == ".npy" else load_torch(raw)
     except Exception as error:  # torch.load documents no exceptions
         reason = " ".join(str(error).split()).partition(". ")[0][:100]
         raise DataError(

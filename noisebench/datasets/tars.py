@@ -17,7 +17,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ..core.files.arrays import packed_npz, read_npz
+from ..core.files.arrays import npz_arrays, packed_npz
 from ..core.files.atomic import atomic_write, is_text
 from ..core.files.schema import MOST_CLASSES
 from ..errors import DataError
@@ -51,7 +51,8 @@ def index_tars(
     stamp = json.dumps([_FORMAT, str(root.resolve()), keyed, facts])
     cache_file = cache / f"{hashlib.sha256(stamp.encode()).hexdigest()[:32]}.npz"
     try:
-        columns = read_npz(cache_file.read_bytes(), _COLUMNS, _LARGEST_INDEX)
+        with cache_file.open("rb") as file:
+            columns = npz_arrays(file, _COLUMNS, _LARGEST_INDEX)
         passed = tuple(bytes(columns["passed"]).decode().splitlines())
     except (OSError, ValueError):  # not there, or damaged
         columns, passed = _look_through(root, tars, keyed=keyed)

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.files.arrays import load_torch
 from ..core.files.atomic import read_checked
-from ..core.files.torch_files import load_torch
 from ..core.files.untrusted import hash_of, read_text
 from ..datasets.hub import unreachable
 from ..datasets.images import SIDE

@@ -36,7 +36,7 @@ from ..datasets import (
     split_column,
 )
 from ..errors import ConfigError, DataError, LanguageError
-from ..metrics.predictions import read_teacher
+from ..metrics.predictions import Teaching, read_teacher
 from ..noise import (
     FILES,
     NOISES,
@@ -50,7 +50,7 @@ from ..noise import (
     normal_noise,
 )
 from ..noise.given import OWN
-from ..noise.registry import NoiseInputs, Teacher
+from ..noise.registry import NoiseInputs
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
@@ -141,7 +141,7 @@ class DatasetInputs:
     def images_sha256(self) -> str:
         return images_fingerprint(self.train_images)
 
-    def teacher(self, path: str, sha256: str | None) -> Teacher:
+    def teacher(self, path: str, sha256: str | None) -> Teaching:
         return read_teacher(
             Path(path),
             len(self.data.labels),

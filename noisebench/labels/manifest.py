@@ -24,7 +24,7 @@ from typing_extensions import TypedDict
 
 from ..core.classes import check_table
 from ..core.expressions import Call
-from ..core.files.atomic import atomic_create, write_bytes
+from ..core.files.atomic import atomic_create, atomic_write
 from ..core.files.schema import (
     Count,
     Number,
@@ -299,7 +299,7 @@ class Manifest:
             content = gzip.compress(content, _COMPRESSION, mtime=0)
         if not replace:
             return atomic_create(path, lambda file: file.write(content))
-        write_bytes(path, content)
+        atomic_write(path, lambda file: file.write(content))
         return True
 
     @cached_property

@@ -15,7 +15,7 @@ from ..datasets import Labels
 from ..errors import ConfigError, DataError
 from ..metrics.predictions import Teaching
 from ..noise import NoisyLabels, Review
-from ..noise.registry import NoiseInputs, Teacher
+from ..noise.registry import NoiseInputs
 from ..noise.sampling import choose_smallest, expected
 from .manifest import Manifest
 
@@ -82,7 +82,7 @@ class SubsetInputs:
         """Of all images: a training on some of them has them all."""
         return self.full.images_sha256()
 
-    def teacher(self, path: str, sha256: str | None) -> Teacher:
+    def teacher(self, path: str, sha256: str | None) -> Teaching:
         teacher = self.full.teacher(path, sha256)
         return Teaching(teacher.classes[self.indices], teacher.p[self.indices])
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files.torch_files import load_torch
+from ..core.files.arrays import load_torch
 from ..core.files.untrusted import open_regular
 from ..errors import DataError, NoisebenchError, RunFailed
 from ..metrics.confident_learning import Estimates
@@ -197,7 +197,7 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
             [rows.cpu().numpy() for rows in state["folds"]],
             state["trainer"],
             pack_width=state["packed"],
-            dynamics=Dynamics.resume(dynamics),
+            dynamics=Dynamics.load(dynamics),
         )
     except Exception as error:
         # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed

@@ -105,7 +105,7 @@ class RunFolder:
         """The process that holds the lock; empty where none does, or that cannot be told."""
         with suppress(OSError):
             lock = find_lock(self.claim)
-            return str(lock.owner) if lock and not lock.owner.is_dead() else ""
+            return str(lock.owner) if lock and lock.owner.is_alive() is not False else ""
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:

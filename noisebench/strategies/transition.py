@@ -11,7 +11,7 @@ import numpy as np
 
 from ..core.parameters import Interval, OneOf, Share
 from ..errors import RunFailed
-from ..losses.scores import log_through
+from ..losses.registry import log_through
 from ..metrics.confident_learning import anchored_transition
 from .base import (
     Batch,

@@ -960,7 +960,8 @@ def test_a_loss_that_was_typed_in_has_no_key(base: RunConfig) -> None:
         scope,
     )
     with pytest.raises(
-        LanguageError, match="test_typed_in is of no file, so that no run can be told by its code"
+        LanguageError,
+        match="test_typed_in is defined in no file, so a run cannot be identified by its code",
     ):
         assert replace(base, loss=LOSSES.normal("test_typed_in")).key
 

@@ -25,7 +25,7 @@ import torch
 from PIL import Image
 
 from noisebench.cli import main
-from noisebench.core.files.torch_files import load_torch
+from noisebench.core.files.arrays import load_torch
 from noisebench.datasets import find_dataset, read_images
 from noisebench.datasets.images import LARGEST, ImageIndex, Names, decoded, opener
 from noisebench.datasets.tars import index_tars

@@ -30,7 +30,7 @@ from noisebench.errors import NoisebenchError
 from noisebench.experiments.suite import read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.predictions import read_teacher
-from noisebench.noise.matrices import read_matrix
+from noisebench.noise.class_conditional import read_matrix
 from noisebench.reporting import read_baseline, read_runs
 from noisebench.reporting.runs_csv import runs_as_text
 from noisebench.runs.folder import RunFolder
