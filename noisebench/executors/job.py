@@ -1,13 +1,25 @@
-"""What an executor and a worker exchange, as lines of JSON; and what follows when a worker ends."""
+"""What an executor and a worker exchange, as lines of JSON, and what follows when a worker ends.
+
+A line goes through a pipe, or batches and their events are files on a shared directory,
+`runs/.jobs/NAME/`. A Slurm submission outlives the command: the same command, run again, finds its
+runs under way, watches them, and submits the rest.
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import time
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..core.files.atomic import write_text
+from ..core.files.untrusted import MAX_BYTES, open_regular, read_json, read_text
+from ..errors import DataError
 from ..experiments.suite import SuiteRun
 from ..runs.folder import RunFolder
 from ..runs.queue import QueuedRun, make_packs
@@ -40,11 +52,6 @@ class WorkerConfig(_Message):
     resume: bool = True
     workers: int | None = None
 
-    @classmethod
-    def read(cls, line: str) -> WorkerConfig:
-        content = json.loads(line)
-        return cls(**{**content, "plugins": tuple(content["plugins"])})
-
 
 @dataclass(frozen=True)
 class Job:
@@ -66,9 +73,8 @@ class Job:
         the key.
         """
         settings = {**item.suite_run.settings, "precision": item.run.precision}
-        suite_run = replace(item.suite_run, settings=settings)
-        folder, force = str(item.folder.path), item.status == "done"
-        return cls(number, suite_run, item.run.key, folder, item.run.facts, force)
+        suite_run, folder = replace(item.suite_run, settings=settings), str(item.folder.path)
+        return cls(number, suite_run, item.run.key, folder, item.run.facts, item.status == "done")
 
     @property
     def title(self) -> str:
@@ -89,10 +95,9 @@ class JobBatch(_Message):
     started_before: bool = False
     machines_lost: int = 0
 
-    def retry(self, jobs: Sequence[Job], machines_lost: int | None = None) -> JobBatch:
+    def retry(self, jobs: Sequence[Job]) -> JobBatch:
         """The jobs that remain, for another worker."""
-        lost = self.machines_lost if machines_lost is None else machines_lost
-        return replace(self, jobs=tuple(jobs), started_before=True, machines_lost=lost)
+        return replace(self, jobs=tuple(jobs), started_before=True)
 
     @classmethod
     def read(cls, line: str) -> JobBatch:
@@ -190,11 +195,9 @@ class Attempt:
 
     def stopped(self) -> Outcome:
         """All is being stopped."""
-        default = Event(-1, "interrupted", {"message": "stopped before it began"})
-        events = [
-            replace(self.ends.get(job.number, default), number=job.number)
-            for job in self.unfinished
-        ]
+        reason = {"message": "stopped before it began"}
+        numbers = [job.number for job in self.unfinished]
+        events = [self.ends.get(number, Event(number, "interrupted", reason)) for number in numbers]
         return Outcome([], events)
 
     def died(self, message: str) -> Outcome:
@@ -216,19 +219,16 @@ class Attempt:
         """
         jobs, lost = self.unfinished, self.batch.machines_lost + 1
         if lost <= MAX_LOST:
+            batch = replace(self.batch.retry(jobs), machines_lost=lost)
             events = [
                 Event(job.number, "again", {"message": f"{job.title} goes on elsewhere: {message}"})
                 for job in jobs
             ]
-            return Outcome([self.batch.retry(jobs, machines_lost=lost)] if jobs else [], events)
-        taken = [
-            self.ends[job.number]
-            for job in jobs
-            if job.number in self.ends and self.ends[job.number].kind == "taken"
-        ]
-        numbers = {event.number for event in taken}
-        others = [job for job in jobs if job.number not in numbers]
-        return Outcome([], [*taken, *_failed(others, "WorkerLost", f"{message}, {lost} times")])
+            return Outcome([batch] if jobs else [], events)
+        taken = {number: event for number, event in self.ends.items() if event.kind == "taken"}
+        others = [job for job in jobs if job.number not in taken]
+        failed = _failed(others, "WorkerLost", f"{message}, {lost} times")
+        return Outcome([], [*taken.values(), *failed])
 
 
 def _failed(jobs: Sequence[Job], kind: str, message: str) -> Iterator[Event]:
@@ -236,3 +236,110 @@ def _failed(jobs: Sequence[Job], kind: str, message: str) -> Iterator[Event]:
     for job in jobs:
         RunFolder(Path(job.folder)).note_failure(job.facts, kind, message)
         yield Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})
+
+
+JOBS = ".jobs"  # in runs/; no run's name begins with a dot
+_READ_BYTES = 1 << 24  # at once; the rest is read the next time
+
+
+class EventFile:
+    """The events of one batch, a line of JSON each. An empty line: a worker started."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset = path, 0
+
+    def read(self) -> list[Event]:
+        """The events since the last call. An incomplete line is read when it is complete, and left
+        out if it never is.
+        """
+        try:
+            # opened again each time, since only then does a network file system look again
+            with open_regular(self.path) as file:
+                file.seek(self._offset)
+                lines, newline, _ = file.read(_READ_BYTES).rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(lines) + len(newline)
+        return [event for line in lines.splitlines() if (event := Event.read(line)) is not None]
+
+    @property
+    def started(self) -> bool:
+        """Whether a worker has started on the batch."""
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def append(self, line: str) -> None:
+        """Write an event's line, or an empty one as a worker starts, which also ends a line that
+        an earlier worker died in. On the file server when this returns.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One directory of batches."""
+
+    path: Path
+
+    @classmethod
+    def make(
+        cls, executor: str, config: WorkerConfig, batches: Sequence[JobBatch]
+    ) -> tuple[Submission, list[JobBatch]]:
+        """Write the batches, and return them too: each has got a name."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:12]}"
+        submission = cls(_jobs_folder(config) / name)
+        named = [
+            replace(batch, name=batch.name or f"{executor}-{name}-{number}")
+            for number, batch in enumerate(batches)
+        ]
+        for number, batch in enumerate(named):
+            write_text(submission.batch_file(number), config.line() + batch.line())
+        return submission, named
+
+    @classmethod
+    def accepted_ones(cls, config: WorkerConfig) -> list[Submission]:
+        """The accepted submissions of a workspace, in order."""
+        return [cls(path.parent) for path in sorted(_jobs_folder(config).glob("*/jobs.json"))]
+
+    def batch_file(self, number: int) -> Path:
+        return self.path / f"{number}.bundle"
+
+    def events(self, number: int) -> EventFile:
+        return EventFile(self.path / f"{number}.events")
+
+    def batch(self, number: int) -> JobBatch:
+        """Raises DataError where its file is missing or damaged."""
+        path = self.batch_file(number)
+        try:
+            return JobBatch.read(read_text(path, MAX_BYTES).splitlines()[1])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}): delete {self.path} and run the suite again"
+            ) from None
+
+    def worker_options(self, number: int) -> tuple[str, ...]:
+        """What Python is called with for a worker of this batch."""
+        return (*WORKER, str(self.batch_file(number)), str(self.events(number).path))
+
+    def accept(self, cluster: str, jobs: list[str]) -> None:
+        """Write which cluster job has which batch; `accepted_ones` finds it from now on."""
+        write_text(self.path / "jobs.json", json.dumps({"cluster": cluster, "jobs": jobs}) + "\n")
+
+    def accepted(self) -> list[tuple[str, int, str]]:
+        """Cluster, batch number and cluster job of each batch; none where another command has
+        deleted the submission meanwhile.
+        """
+        try:
+            content = read_json(self.path / "jobs.json")
+        except FileNotFoundError:
+            return []
+        return [(content["cluster"], number, job) for number, job in enumerate(content["jobs"])]
+
+    def forget(self) -> None:
+        """Delete it, logs and all."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _jobs_folder(config: WorkerConfig) -> Path:
+    return Path(config.workspace).absolute() / "runs" / JOBS

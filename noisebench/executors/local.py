@@ -29,7 +29,7 @@ from typing import NoReturn
 
 from ..core.hardware import ENVIRONMENT, cpu_count
 from .job import WORKER, Attempt, Event, JobBatch, WorkerConfig
-from .registry import ExecutorOptions
+from .registry import Executor, ExecutorOptions
 
 # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 _MOST_BY_DEFAULT = 8
@@ -64,16 +64,15 @@ class WorkerProcess:
     """A worker that has started; call `close()` at the end."""
 
     def __init__(self, config: WorkerConfig, threads: int | str) -> None:
-        self._process = _start({**os.environ, **worker_environment(threads)})
+        self.process = _start({**os.environ, **worker_environment(threads)})
         self._write(config.line())
 
     def serve(self, batch: JobBatch) -> Iterator[Event]:
         """Its events, until each job or the worker has ended."""
-        if not self._write(batch.line()):
-            return
-        assert self._process.stdout
+        self._write(batch.line())
+        assert self.process.stdout
         ended: set[int] = set()
-        while len(ended) < len(batch.jobs) and (line := self._process.stdout.readline()):
+        while len(ended) < len(batch.jobs) and (line := self.process.stdout.readline()):
             if (event := Event.read(line)) is None:
                 continue  # half a line, the last of a worker that was killed
             if event.kind != "progress":
@@ -83,28 +82,22 @@ class WorkerProcess:
     def stop(self) -> None:
         """Ask it to save its run and end."""
         with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        """Its exit code, once its output has ended."""
-        return self._process.wait()
+            self.process.send_signal(signal.SIGTERM)
 
     def close(self) -> None:
         """Let it end, and wait for that."""
-        assert self._process.stdin and self._process.stdout
+        assert self.process.stdin and self.process.stdout
         with suppress(BrokenPipeError):  # the last line for a dead worker may still be buffered
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
+            self.process.stdin.close()
+        self.process.wait()
+        self.process.stdout.close()
 
-    def _write(self, line: str) -> bool:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return False
-        return True
+    def _write(self, line: str) -> None:
+        """A worker that has died reads nothing; `serve` then finds the end of its output."""
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(line)
+            self.process.stdin.flush()
 
 
 def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]:
@@ -122,18 +115,13 @@ def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]
     )
 
 
-def open_pool(config: WorkerConfig, options: ExecutorOptions) -> LocalPool:
-    """The executor `local`."""
-    return LocalPool(config, options.jobs)
-
-
-class LocalPool:
+class LocalPool(Executor):
     """`jobs` workers, by default one per core. A worker that dies is replaced, and only the run
     that it died of fails.
     """
 
-    def __init__(self, config: WorkerConfig, jobs: int | None = None) -> None:
-        self.config, self.jobs = config, jobs
+    def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
+        self.config, self.jobs = config, options.jobs
         self._todo: queue.SimpleQueue[JobBatch] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._workers: set[WorkerProcess] = set()
@@ -145,8 +133,8 @@ class LocalPool:
 
     def prepare(self) -> None:
         """Start the process that workers are forked from, which imports torch meanwhile."""
-        with suppress(OSError):  # no process can be started now; if it stays so, the workers fail
-            if CAN_FORK:
+        if CAN_FORK:
+            with suppress(OSError):  # none can be started now; if it stays so, the workers fail
                 fork_server()
 
     def run(
@@ -172,9 +160,6 @@ class LocalPool:
                 busy -= 1
             else:
                 yield event
-
-    def tidy(self) -> None:
-        """Nothing: no worker outlives its command."""
 
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further job."""
@@ -207,22 +192,22 @@ class LocalPool:
             for event in worker.serve(attempt.batch):
                 for passed_on in attempt.on_event(event):
                     self._events.put(passed_on)
-            if attempt.unfinished:
-                if self._stopping.is_set():
-                    outcome = attempt.stopped()
-                elif attempt.answered:
-                    outcome = attempt.ended()
-                else:
-                    outcome = attempt.died(
-                        f"its worker process died ({describe_exit(worker.wait())}): out of "
-                        "memory? "
-                        "fewer --jobs may help"
-                    )
-                for batch in outcome.retry:
-                    self._todo.put(batch)
-                for event in outcome.events:
-                    self._events.put(event)
-                return
+            if not attempt.unfinished:
+                continue
+            if self._stopping.is_set():
+                outcome = attempt.stopped()
+            elif attempt.answered:
+                outcome = attempt.ended()
+            else:
+                outcome = attempt.died(
+                    f"its worker process died ({describe_exit(worker.process.wait())}): out of "
+                    "memory? fewer --jobs may help"
+                )
+            for batch in outcome.retry:
+                self._todo.put(batch)
+            for event in outcome.events:
+                self._events.put(event)
+            return
 
 
 @cache

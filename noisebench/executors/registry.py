@@ -16,7 +16,7 @@ from .job import Event, JobBatch, WorkerConfig
 
 class Executor(Protocol):
     """Where runs execute. Every job ends, however its worker does: done, failed, interrupted, or
-    taken by another process.
+    taken by another process. What a subclass does not define, it need not do.
     """
 
     config: WorkerConfig
@@ -66,11 +66,12 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """One executor: the module of its name has `open_pool`. `supported`: the options that only
-    some executors have.
+    """One executor: a class of (config, options) in the module of its name. `supported`: the
+    options that only some executors have.
     """
 
     name: str
+    factory: str
     summary: str
     supported: tuple[str, ...] = ()
 
@@ -78,12 +79,18 @@ class ExecutorInfo:
 EXECUTORS = {
     info.name: info
     for info in (
-        ExecutorInfo("local", "worker processes on this machine"),
+        ExecutorInfo("local", "LocalPool", "worker processes on this machine"),
         ExecutorInfo(
-            "ray", "a Ray cluster, or one of its own on this machine", ("address", "cpus", "gpus")
+            "ray",
+            "RayPool",
+            "a Ray cluster, or one of its own on this machine",
+            ("address", "cpus", "gpus"),
         ),
         ExecutorInfo(
-            "slurm", "array jobs on Slurm, by submitit", ("cpus", "gpus", "slurm", "detach")
+            "slurm",
+            "SlurmPool",
+            "array jobs on Slurm, by submitit",
+            ("cpus", "gpus", "slurm", "detach"),
         ),
     )
 }
@@ -101,18 +108,7 @@ def open_executor(name: str, config: WorkerConfig, options: ExecutorOptions) -> 
             raise ConfigError(
                 f"{option} has an effect with --executor {' and '.join(supporting)} only"
             )
-    _check_devices(name, config.device, options.gpus)
-    try:
-        executor: Executor = import_module(f"{__package__}.{name}").open_pool(config, options)
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip "
-            f"install 'noisebench[{name}]'"
-        ) from None
-    return executor
-
-
-def _check_devices(name: str, device: str, gpus: float | None) -> None:
+    device, gpus = config.device, options.gpus
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise ConfigError(
             f"--gpus-per-run is a share of one GPU, such as 0.25, or a whole number, got {gpus:g}"
@@ -125,3 +121,12 @@ def _check_devices(name: str, device: str, gpus: float | None) -> None:
         )
     if name != "local" and device == "cuda" and not gpus:
         raise ConfigError("--device cuda needs --gpus-per-run 1, or a share of one")
+    try:
+        module = import_module(f"{__package__}.{name}")
+        executor: Executor = getattr(module, EXECUTORS[name].factory)(config, options)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip "
+            f"install 'noisebench[{name}]'"
+        ) from None
+    return executor

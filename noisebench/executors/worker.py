@@ -6,6 +6,7 @@ its events: `python -m noisebench.executors.worker BATCH EVENTS`.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -24,15 +25,13 @@ from ..runs.packed_session import PackedRun, run_packed
 from ..runs.queue import resolve_suite_run
 from ..runs.session import execute_run, make_trainer
 from ..runs.workspace import Workspace
-from .job import INTERRUPTED, STOP, Attempt, Event, Job, JobBatch, WorkerConfig
-from .submission import EventFile
+from .job import INTERRUPTED, STOP, Attempt, Event, EventFile, Job, JobBatch, WorkerConfig
 
 
-def work(is_orphan: Callable[[], bool] | None = None) -> None:
+def work(is_orphan: Callable[[], bool]) -> None:
     """Serve batches until stdin ends, a signal comes or the command has ended, for which
     `is_orphan` is called between two steps.
     """
-    is_orphan = is_orphan or _parent_watch()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     if not (first := _read_line()):
@@ -45,7 +44,7 @@ def work(is_orphan: Callable[[], bool] | None = None) -> None:
             except BrokenPipeError:  # the command has ended: save and stop
                 signals.stopped = True
 
-        config = WorkerConfig.read(first)
+        config = WorkerConfig(**json.loads(first))
         server = _Server(config, answer, lambda: signals.stopped or is_orphan())
         while not signals.stopped and (line := _read_line()):
             server.serve(JobBatch.read(line))
@@ -67,15 +66,16 @@ def work_on(batch_file: Path, events_file: Path) -> int:
     events, attempt = EventFile(events_file), Attempt(JobBatch.read(batch_line))
     for event in events.read():
         list(attempt.on_event(event))
-    batch = attempt.batch.retry(attempt.unfinished) if events.begin() else attempt.batch
+    batch = attempt.batch.retry(attempt.unfinished) if events.started else attempt.batch
+    events.append("\n")
 
     def answer(event: Event) -> None:
         list(attempt.on_event(event))
-        events.append(event)
+        events.append(event.line())
 
     is_orphan = _parent_watch()
     with PatientSignals() as signals:
-        config = WorkerConfig.read(config_line)
+        config = WorkerConfig(**json.loads(config_line))
         _Server(config, answer, lambda: signals.stopped or is_orphan()).serve(batch)
     is_over = not attempt.unfinished or (batch_file.parent / STOP).exists()
     return 0 if is_over else INTERRUPTED
@@ -121,11 +121,12 @@ class _Server:
         for run in runs:
             try:
                 trainer = make_trainer(run.run, run.images, self._config.device)
-                record = execute_run(run.run, run.images, trainer, run.folder, run.options)
+                on_result(
+                    run.number,
+                    execute_run(run.run, run.images, trainer, run.folder, run.options),
+                )
             except NoisebenchError as error:
                 on_result(run.number, error)
-            else:
-                on_result(run.number, record)
 
     def _resolve(self, job: Job, *, started: bool) -> PackedRun | None:
         """The job as a run; where that fails, None, and the failure is reported."""
@@ -149,25 +150,21 @@ class _Server:
             return None
 
 
+_ENDS = {Interrupted: "interrupted", RunTaken: "taken"}
+
+
 def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
     """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
     if isinstance(result, dict):
         accuracy = result["metrics"]["test_acc"]["last"]
         return Event(job.number, "done", {"test_acc": accuracy, "seconds": result["seconds"]})
-    kind = "failed"
-    if isinstance(result, Interrupted):
-        kind = "interrupted"
-    elif isinstance(result, RunTaken):
-        kind = "taken"
-    elif not isinstance(result, RunFailed):
+    kind = _ENDS.get(type(result), "failed")
+    if kind == "failed" and not isinstance(result, RunFailed):
         RunFolder(Path(job.folder)).note_failure(job.facts, type(result).__name__, str(result))
     return Event(job.number, kind, {"message": str(result)})
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        work()
-    elif len(sys.argv) == 3:
+    if len(sys.argv) > 1:
         sys.exit(work_on(Path(sys.argv[1]), Path(sys.argv[2])))
-    else:
-        sys.exit("usage: python -m noisebench.executors.worker [BATCH EVENTS]")
+    work(_parent_watch())

@@ -1,7 +1,12 @@
-"""A request for a run -> everything that decides its result, its key and its folder's name. Loads
+"""What a run's training costs, in passes over its examples, and how many epochs a budget of them
+buys.
+
+
+A request for a run -> everything that decides its result, its key and its folder's name. Loads
 no torch.
 
 Precedence: the request (command line or suite) > method preset > recipe > default.
+
 """
 
 from __future__ import annotations
@@ -23,9 +28,9 @@ from ..labels.manifest import Manifest, file_name
 from ..losses import LOSSES, build_loss
 from ..metrics.confident_learning import VERSION as ESTIMATES_VERSION
 from ..metrics.confident_learning import Estimates
-from ..strategies import STRATEGIES, normal_strategy
-from .backbones import backbone_fingerprint, canonical_backbone
-from .compute import at_budget
+from ..strategies import STRATEGIES, ComputeCost, normal_strategy
+from .backbones import VERSION as INITIAL_VERSION
+from .backbones import InitialWeights, backbone_fingerprint, canonical_backbone
 from .methods import METHODS, Method, Preset, find_method
 from .oracle import (
     estimated_facts,
@@ -35,10 +40,83 @@ from .oracle import (
     transitions,
     with_estimates,
 )
-from .recipes import Recipe, make_recipe, settled
+from .recipes import Recipe, make_recipe, read_schedule, settled
 from .run_facts import PATH_KEYS, config_of, key_of, with_noise_version
-from .weights import VERSION as INITIAL_VERSION
-from .weights import InitialWeights
+
+BUDGETS = ("epochs", "compute")
+# a run that estimates its noise spends one in four of its epochs on that: later, networks memorize
+# incorrect labels
+_WARMUP = 4
+
+
+@dataclass(frozen=True)
+class RelativeCost:
+    """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out
+    first, by plain CE.
+    """
+
+    share: float
+    estimates: bool = False
+
+    def work(self, epochs: int) -> float:
+        """Of a run of so many epochs, in epochs of CE."""
+        return epochs * self.share + (epochs_of_estimates(epochs) if self.estimates else 0)
+
+    def epochs(self, work: int) -> int:
+        """How many do as nearly as can be the work of so many epochs of CE; one is the least."""
+        return max(1, round(work / (self.share + (1 / _WARMUP if self.estimates else 0))))
+
+
+def epochs_of_estimates(epochs: int) -> int:
+    """How often a run of so many epochs sees every example before them, where it estimates its
+    noise.
+    """
+    return max(1, round(epochs / _WARMUP))
+
+
+def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost:
+    """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what
+    is none of the language.
+    """
+    call, normal = normal_strategy(strategy), LOSSES.normal(loss)
+    passes = STRATEGIES[call.name].facts.get("cost")
+    if not isinstance(passes, ComputeCost):
+        raise ConfigError(
+            f"the strategy {call.name} does not say what it costs: register it with "
+            "cost=ComputeCost(forward, backward)"
+        )
+    return RelativeCost(
+        passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))
+    )
+
+
+def checked_budget(name: str) -> str:
+    """`epochs`, the same for every method, or `compute`, the same work. Raises ConfigError."""
+    if name not in BUDGETS:
+        raise ConfigError(f"budget is one of {', '.join(BUDGETS)}, got {name!r}")
+    return name
+
+
+def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expression) -> Recipe:
+    """The recipe under a budget: by `compute` with as many epochs as do the work of its own epochs
+    of CE.
+
+    Raises ConfigError where the schedule counts epochs of its own.
+    """
+    if checked_budget(budget) == "epochs":
+        return recipe
+    check_schedule(recipe)
+    return replace(recipe, epochs=price_of(loss, strategy).epochs(recipe.epochs))
+
+
+def check_schedule(recipe: Recipe) -> None:
+    """Raises ConfigError where a budget of compute would change what a schedule means."""
+    if read_schedule(recipe.schedule)[1]:
+        raise ConfigError(
+            f"the schedule {recipe.schedule} counts epochs, and a budget of compute "
+            "changes them: take cosine or constant"
+        )
+
 
 # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 PICTURES_VERSION = 2

@@ -1,22 +1,25 @@
-"""`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and
+"""Selects runs by `axis=value`, finished ones and those of a suite.
+
+`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and
 column.
 
 
 How much a suite trains, before any of it is planned. Loads no torch.
+
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
@@ -30,8 +33,7 @@ from ..labels.subset import check_subset
 from ..losses import LOSSES
 from ..noise import normal_noise
 from ..strategies import normal_strategy
-from .backbones import canonical_backbone
-from .compute import RelativeCost, check_schedule, checked_budget, price_of
+from .backbones import canonical_backbone, check_init
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
@@ -45,8 +47,15 @@ from .recipes import (
     recipe_values,
     settled,
 )
-from .resolve import RunRequest, checked_seed, loss_and_strategy_of
-from .selection import normal_value
+from .resolve import (
+    RelativeCost,
+    RunRequest,
+    check_schedule,
+    checked_budget,
+    checked_seed,
+    loss_and_strategy_of,
+    price_of,
+)
 from .suite_file import (
     Defaults,
     Override,
@@ -60,7 +69,80 @@ from .suite_file import (
     construct,
     mark_of,
 )
-from .weights import check_init
+
+_OR = "|"  # between several values of one condition; none holds it
+
+T = TypeVar("T")
+Names = tuple[str, ...]
+
+
+def _number(text: str) -> str:
+    return str(int(text))
+
+
+_NORMAL: dict[str, Callable[[str], object]] = {
+    "model": canonical_backbone,
+    "noise": normal_noise,
+    "loss": LOSSES.canonical,
+    "strategy": normal_strategy,
+    **dict.fromkeys(("subset", "epochs", "seed", "noise_seed"), _number),
+}
+
+
+def select_matching(
+    things: Iterable[T],
+    conditions: Iterable[str],
+    axes: Sequence[str],
+    called: Callable[[T, str], Names],
+) -> list[T]:
+    """The things that meet every condition, in their order. Values are compared by meaning, not by
+    spelling; `seed=0|1` are two.
+
+    called: the names of a thing's value on an axis, first the one that is listed. Raises
+    ConfigError for another form, or a value that no thing has.
+    """
+    left = list(things)
+    for condition in conditions:
+        axis, equals, value = condition.partition("=")
+        if not equals or axis not in axes:
+            raise ConfigError(
+                f"--filter is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+            )
+        names = [called(thing, axis) for thing in left]
+        selected = _selected(condition, axis, value, set(names))
+        left = [thing for thing, own in zip(left, names, strict=True) if own in selected]
+    return left
+
+
+def _selected(condition: str, axis: str, value: str, known: set[Names]) -> set[Names]:
+    """The names that one of the values means. Raises ConfigError where a value means none."""
+    values = [value]
+    if not any(value in names for names in known):
+        values = [part.strip() for part in value.split(_OR)]
+    if "" in values and len(values) > 1:
+        raise ConfigError(f"--filter {condition}: a value beside {_OR} is empty")
+    selected: set[Names] = set()
+    for text in values:
+        found = {names for names in known if {text, normal_value(axis, text)} & set(names)}
+        if known and not found:
+            of = f" of {text}" if len(values) > 1 else ""
+            first = sorted({names[0] for names in known})
+            # what holds a comma is told from two names
+            listed = ", ".join(f'"{name}"' if "," in name else name for name in first)
+            raise ConfigError(
+                f"--filter {condition}: no run is left{of}; {axis} is one of {listed}"
+            )
+        selected |= found
+    return selected
+
+
+def normal_value(axis: str, value: str) -> str:
+    """The canonical text of a value of an axis; itself where it has no other, or means nothing."""
+    try:
+        return str(_NORMAL[axis](value)) if axis in _NORMAL else value
+    except (NoisebenchError, ValueError):
+        return value
+
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts

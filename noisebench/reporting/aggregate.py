@@ -12,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..experiments.selection import select_matching
-from ..experiments.weights import label_of
+from ..experiments.backbones import label_of
+from ..experiments.suite import select_matching
 from ..labels.manifest import short_noise
 from ..runs.folder import RunFolder
 from .metrics import Metric, find_metric

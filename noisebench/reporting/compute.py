@@ -12,7 +12,7 @@ from math import ceil, floor
 from typing import Any
 
 from ..errors import ConfigError, NoisebenchError
-from ..experiments.compute import RelativeCost, price_of
+from ..experiments.resolve import RelativeCost, price_of
 from .aggregate import Compute, Row, group_rows, recipe_text
 
 

@@ -11,8 +11,7 @@ import numpy as np
 
 from ..core.seeds import ESTIMATION_FOLD, derived_seed
 from ..datasets import Images
-from ..experiments.compute import epochs_of_estimates
-from ..experiments.resolve import RunConfig
+from ..experiments.resolve import RunConfig, epochs_of_estimates
 from ..losses import build_loss
 from ..metrics.confident_learning import Estimates
 from ..strategies import build_strategy

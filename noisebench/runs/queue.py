@@ -12,13 +12,19 @@ from pathlib import Path
 
 from ..datasets import Dataset, Fitting, fingerprint
 from ..errors import ConfigError, DataError
-from ..experiments.backbones import pack_width
+from ..experiments.backbones import label_of, pack_width
 from ..experiments.oracle import mask_true_values
 from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
-from ..experiments.selection import select_matching
-from ..experiments.suite import AXES, Suite, SuiteRun, expand, label_request_of, request_of
-from ..experiments.weights import label_of
+from ..experiments.suite import (
+    AXES,
+    Suite,
+    SuiteRun,
+    expand,
+    label_request_of,
+    request_of,
+    select_matching,
+)
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
 from ..losses import LOSSES

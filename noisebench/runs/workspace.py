@@ -31,10 +31,10 @@ from ..datasets import (
     split_column,
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
-from ..experiments import weights
+from ..experiments import backbones as weights
+from ..experiments.backbones import NONE, PRETRAINED, InitialWeights, find_file, initial_of
 from ..experiments.recipes import Recipe, fitting_of
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
-from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
 from ..labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
 from ..labels.manifest import Manifest, file_name, read_manifest
 

@@ -38,10 +38,10 @@ from noisebench.datasets.index import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
+from noisebench.experiments.backbones import InitialWeights
 from noisebench.experiments.recipes import RECIPES
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import InitialWeights
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
 from noisebench.reporting.page.label_issues import PageImages

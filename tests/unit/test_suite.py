@@ -13,6 +13,7 @@ from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
 from noisebench.executors.job import WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
+from noisebench.executors.registry import ExecutorOptions
 from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
 from noisebench.runs.queue import plan_suite, select
@@ -287,7 +288,8 @@ def agenda(workspace: Workspace) -> list:
 def run_all(workspace: Workspace, device: str = "cpu") -> list:
     items = agenda(workspace)
     pool = LocalPool(
-        WorkerConfig(str(workspace.root), str(workspace.data_dir), True, (), device), 1
+        WorkerConfig(str(workspace.root), str(workspace.data_dir), True, (), device),
+        ExecutorOptions(1),
     )
     return [event for event in pool.run(make_batches(items, items)) if event.kind != "progress"]
 
@@ -352,7 +354,8 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     items = plan_suite(workspace, find_suite("tiny", tmp_path)[1])
     pool = LocalPool(
-        WorkerConfig(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1
+        WorkerConfig(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"),
+        ExecutorOptions(1),
     )
     kinds = {
         event.number: event.kind
