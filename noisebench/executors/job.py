@@ -74,7 +74,8 @@ class Job:
         """
         settings = {**item.suite_run.settings, "precision": item.run.precision}
         suite_run, folder = replace(item.suite_run, settings=settings), str(item.folder.path)
-        return cls(number, suite_run, item.run.key, folder, item.run.facts, item.status == "done")
+        key, facts = item.run.key, {"key": item.run.key, **item.run.facts}
+        return cls(number, suite_run, key, folder, facts, item.status == "done")
 
     @property
     def title(self) -> str:

@@ -1,12 +1,7 @@
-"""What a run's training costs, in passes over its examples, and how many epochs a budget of them
-buys.
-
-
-A request for a run -> everything that decides its result, its key and its folder's name. Loads
-no torch.
+"""A request for a run -> everything that decides its result, its key and its folder's name; what
+its training costs, in passes over its examples. Loads no torch.
 
 Precedence: the request (command line or suite) > method preset > recipe > default.
-
 """
 
 from __future__ import annotations
@@ -168,14 +163,14 @@ class RunConfig:
 
     @cached_property
     def unknown_noise(self) -> list[str]:
-        """What of the noise the run has to find out first: "rate", "transition"."""
+        """What of the noise the run has to estimate first: "rate", "transition"."""
         return sorted(
             estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy)
         )
 
     @cached_property
-    def _facts(self) -> dict[str, Any]:
-        """RunFacts but for the key, which some of them make."""
+    def facts(self) -> dict[str, Any]:
+        """The RunFacts of a run that has not finished, without its key and its labels' hash."""
         meta = self.manifest.meta
         return {
             "title": self.title,
@@ -188,7 +183,6 @@ class RunConfig:
             "noise_seed": self.manifest.noise_seed,
             "source_sha256": self.source_sha256,
             "held_out": self.manifest.held_out_text,
-            "labels": self.manifest.content_hash,
             "method": self.method,
             "model": self.model,
             **({"init": self.init.facts} if self.init else {}),
@@ -226,46 +220,31 @@ class RunConfig:
     @cached_property
     def config(self) -> dict[str, Any]:
         """All that changes the result, in plain values: the key is its hash."""
-        return config_of(self._facts)
+        return config_of({**self.facts, "labels": self.manifest.content_hash})
 
     @cached_property
     def key(self) -> str:
         return key_of(self.config)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """The RunFacts of a run that has not finished, without its labels' hash."""
-        facts = {"key": self.key, **self._facts}
-        del facts["labels"]
-        return facts
-
-    @cached_property
-    def slug(self) -> str:
-        """What the run is, for people; what comes after `__` in the folder's name is for
-        machines.
-        """
+    def folder_name(self) -> str:
+        """What the run is, for people; what comes after `__` is for machines."""
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
         text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
-        return re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")[:_LONGEST_NAME]
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.slug}__{self.key[:8]}"
+        slug = re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")
+        return f"{slug[:_LONGEST_NAME]}__{self.key[:8]}"
 
     @property
     def title(self) -> str:
-        meta, held_out = (
-            self.manifest.meta,
-            f", {self.manifest.held_out_text}" if self.manifest.held_out_text else "",
-        )
-        seed = (
-            "" if self.manifest.noise_seed is None else (f", noise seed {self.manifest.noise_seed}")
-        )
-        noise = f"{meta['noise']}{seed}{held_out}"
+        noise = [self.manifest.meta["noise"]]
+        if self.manifest.noise_seed is not None:
+            noise.append(f"noise seed {self.manifest.noise_seed}")
+        if self.manifest.held_out_text:
+            noise.append(self.manifest.held_out_text)
         init = f" from {self.init.label}" if self.init else ""
         return (
-            f"{self.method} on {self.manifest.dataset_text}, {noise}, {self.model}{init}, seed "
-            f"{self.seed}"
+            f"{self.method} on {self.manifest.dataset_text}, {', '.join(noise)}, "
+            f"{self.model}{init}, seed {self.seed}"
         )
 
 
@@ -278,23 +257,27 @@ def resolve_run(
 ) -> RunConfig:
     """Decide everything that the request leaves open. Raises NoisebenchError for what cannot be."""
     loss_text, strategy_text = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
+    num_classes = dataset.num_classes
     loss = resolve_auto(LOSSES, loss_text, manifest)
     strategy = resolve_auto(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
-    placeholder = Estimates(0.5, np.eye(dataset.num_classes))  # until the noise is estimated
+    placeholder = Estimates(0.5, np.eye(num_classes))  # until the noise is estimated
     filled = with_estimates(LOSSES, loss, placeholder)
     # an error of its parameters is raised now
-    build_loss(filled, transitions(manifest, loss, placeholder), num_classes=dataset.num_classes)
+    build_loss(filled, transitions(manifest, loss, placeholder), num_classes=num_classes)
     recipe_name = request.recipe or dataset.recipe
     recipe = make_recipe(
         recipe_name, dataset.name, augment=dataset.augmentation, changes=request.changes
     )
     recipe = settled(recipe, dataset)
-    _check_tables(
-        strategy,
-        int(manifest.in_training.sum()),
-        dataset.num_classes,
-        estimated_facts(LOSSES, loss),
-    )
+    unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)
+    call, n = normal_strategy(strategy), int(manifest.in_training.sum())
+    has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
+    if (has_memory or unknown) and n * num_classes > _LARGEST_TABLE:
+        raise ConfigError(
+            f"{call.name if has_memory else 'to estimate the noise'} takes a number for each class "
+            f"of each example, {n:,} x {num_classes:,} of them, {n * num_classes * 4 / 1e9:.1f} "
+            "GB: take a --subset, or another strategy"
+        )
     row, tuned = _row(loss, strategy, dataset, manifest)
     return RunConfig(
         dataset,
@@ -312,22 +295,6 @@ def resolve_run(
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
         request.init,
     )
-
-
-def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set[str]) -> None:
-    """Raises ConfigError where a run would hold a number for every class of every example, and
-    these are too many.
-    """
-    call = normal_strategy(str(strategy))
-    has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
-    estimates = estimated or estimated_facts(STRATEGIES, strategy)
-    if (has_memory or estimates) and n * num_classes > _LARGEST_TABLE:
-        who = call.name if has_memory else "to estimate the noise"
-        raise ConfigError(
-            f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of "
-            f"them, {n * num_classes * 4 / 1e9:.1f} GB: "
-            "take a --subset, or another strategy"
-        )
 
 
 def checked_seed(seed: int) -> int:
@@ -369,11 +336,16 @@ def _row(
         mask_true_values(LOSSES, loss, manifest),
         mask_true_values(STRATEGIES, strategy, manifest),
     )
-    if row := _row_of(*texts, dataset, manifest):
-        return row
-    alone = _row_of(texts[0], "standard", dataset, manifest) or (texts[0], False)
+    rows: dict[tuple[str, str], tuple[str, bool]] = {}
+    for method in METHODS.values():
+        preset = _preset(method, dataset, manifest.meta["noise"])
+        preset_texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
+        rows.setdefault(preset_texts, (method.name, preset.tuned))
+    if texts in rows:
+        return rows[texts]
+    name, tuned = rows.get((texts[0], "standard"), (texts[0], False))
     short = _short(texts[1])
-    return (alone[0] if short == "standard" else f"{alone[0]}, {short}"), alone[1]
+    return (name if short == "standard" else f"{name}, {short}"), tuned
 
 
 def _short(text: str) -> str:
@@ -386,20 +358,6 @@ def _short(text: str) -> str:
     return str(short)
 
 
-def _row_of(
-    loss: str, strategy: str, dataset: Dataset, manifest: Manifest
-) -> tuple[str, bool] | None:
-    """The literature's name of two canonical texts, and whether that preset was chosen by the true
-    noise.
-    """
-    for method in METHODS.values():
-        preset = _preset(method, dataset, manifest.meta["noise"])
-        texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
-        if texts == (loss, strategy):
-            return method.name, preset.tuned
-    return None
-
-
 def with_loss_parameters(
     request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
@@ -408,52 +366,36 @@ def with_loss_parameters(
     """
     if not values:
         return request
-    loss, strategy = request.loss or "ce", request.strategy
-    if request.method is not None and not (request.loss or request.strategy):
-        row = find_method(request.method)
-        preset = _preset(row, dataset, manifest.meta["noise"])
-        loss, strategy = preset.loss, preset.strategy
-        request = replace(request, method=None)
-    return replace(request, loss=loss_with(loss, values), strategy=strategy)
+    loss, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
+    return replace(request, method=None, loss=_loss_with(loss, values), strategy=strategy)
 
 
-def loss_with(text: str, values: dict[str, str]) -> str:
+def _loss_with(text: str, values: dict[str, str]) -> str:
     """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more
     than one, has it.
     """
     expression = LOSSES.normal(text)
     for name, value in values.items():
-        owner = _owner(expression, name)
-
-        def change(call: Call, name: str = name, value: str = value, owner: Call = owner) -> Call:
-            others = tuple(pair for pair in call.kwargs if pair[0] != name)
-            return (
-                replace(call, kwargs=(*others, (name, parse_value(value))))
-                if call == owner
-                else call
+        names = {
+            call: [parameter.name for parameter in LOSSES[call.name].parameters]
+            for call in LOSSES.calls(expression)
+        }
+        owners = [call for call in names if name in names[call]]
+        if len(owners) > 1:
+            raise ConfigError(
+                f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
             )
+        if not owners:
+            lists = {call.name: ", ".join(names[call]) or "none" for call in names}
+            table = "; ".join(f"{call} has {listed}" for call, listed in lists.items())
+            if len(lists) == 1:
+                table = f"it has {next(iter(lists.values()))}"
+            raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
+        kwargs = {**dict(owners[0].kwargs), name: parse_value(value)}
+        changed = replace(owners[0], kwargs=tuple(kwargs.items()))
+
+        def change(call: Call, owner: Call = owners[0], changed: Call = changed) -> Call:
+            return changed if call == owner else call
 
         expression = LOSSES.normal(LOSSES.substitute(expression, change))
     return str(expression)
-
-
-def _owner(expression: Expression, name: str) -> Call:
-    """The one term that has this parameter."""
-    calls = list(LOSSES.calls(expression))
-    owners = [call for call in calls if any(p.name == name for p in LOSSES[call.name].parameters)]
-    if len(owners) > 1:
-        raise ConfigError(
-            f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
-        )
-    if not owners:
-        has = {
-            call.name: ", ".join(p.name for p in LOSSES[call.name].parameters) or "none"
-            for call in calls
-        }
-        table = (
-            f"it has {has[calls[0].name]}"
-            if len(has) == 1
-            else "; ".join(f"{call} has {names}" for call, names in has.items())
-        )
-        raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
-    return owners[0]

@@ -97,7 +97,8 @@ def _status(
         except DataError as error:
             return "failed: retry", str(error)
     if status == "run":
-        reasons = [reason for other in older.get(run.slug, []) if (reason := _outdated(run, other))]
+        same_name = older.get(run.folder_name.rpartition("__")[0], [])
+        reasons = [reason for other in same_name if (reason := _outdated(run, other))]
         return ("stale", reasons[0]) if reasons else ("run", "new")
     reasons_by_status = {
         "damaged": "its result.json or error.json is no valid record: it is run again",

@@ -24,7 +24,7 @@ _NO_NUMBERS = ("epoch", "seconds")  # the step, and a fact of the machine
 
 def facts_of(run: RunConfig, folder: RunFolder) -> RunInfo:
     """The run's settings, flat: `loss`, `noise`, `recipe.lr`, `key` ..., without empty ones."""
-    about = {**run.facts, "nominal_rate": run.manifest.meta["nominal_rate"]}
+    about = {"key": run.key, **run.facts, "nominal_rate": run.manifest.meta["nominal_rate"]}
     nested = {
         f"{part}.{name}": value
         for part in ("recipe", "init")
