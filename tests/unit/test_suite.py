@@ -184,7 +184,7 @@ MISTAKES = [
     ("match: {method: el}", "match: {method: gce}", "override matches no run"),
     ("seeds: [0, 1]", "seeds: []", "defaults.seeds: List should have at least 1 item"),
     ("seeds: [0, 1]", "seeds: [-1]", "4:44: a seed is a whole number from 0"),
-    ("epochs: 1", "epochs: 0", "epochs must be at least 1, got 0"),
+    ("epochs: 1", "epochs: 0", "epochs must be at least 1 and below 2147483648, got 0"),
     ("dataset: digits", "dataset: digits, loss: ce", "a method is a loss and a strategy already"),
     ("symmetric(rate=0.4)]", "'asymmetric(rate=0.4, map=block5-next)']", "cannot read"),
     (
