@@ -25,7 +25,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..core.hardware import ENVIRONMENT, cpu_count
 from .job import WORKER, Attempt, Event, JobBatch, WorkerConfig
@@ -60,47 +60,8 @@ def describe_exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-class WorkerProcess:
-    """A worker that has started; call `close()` at the end."""
-
-    def __init__(self, config: WorkerConfig, threads: int | str) -> None:
-        self.process = _start({**os.environ, **worker_environment(threads)})
-        self._write(config.line())
-
-    def serve(self, batch: JobBatch) -> Iterator[Event]:
-        """Its events, until each job or the worker has ended."""
-        self._write(batch.line())
-        assert self.process.stdout
-        ended: set[int] = set()
-        while len(ended) < len(batch.jobs) and (line := self.process.stdout.readline()):
-            if (event := Event.read(line)) is None:
-                continue  # half a line, the last of a worker that was killed
-            if event.kind != "progress":
-                ended.add(event.number)
-            yield event
-
-    def stop(self) -> None:
-        """Ask it to save its run and end."""
-        with suppress(ProcessLookupError):
-            self.process.send_signal(signal.SIGTERM)
-
-    def close(self) -> None:
-        """Let it end, and wait for that."""
-        assert self.process.stdin and self.process.stdout
-        with suppress(BrokenPipeError):  # the last line for a dead worker may still be buffered
-            self.process.stdin.close()
-        self.process.wait()
-        self.process.stdout.close()
-
-    def _write(self, line: str) -> None:
-        """A worker that has died reads nothing; `serve` then finds the end of its output."""
-        assert self.process.stdin
-        with suppress(BrokenPipeError):
-            self.process.stdin.write(line)
-            self.process.stdin.flush()
-
-
-def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]:
+def _start(environment: dict[str, str]) -> Any:
+    """A worker: a Popen, or a ForkedProcess, which has the part of its interface that is needed."""
     if CAN_FORK:
         with suppress(OSError):  # the server was killed, or Linux is too old
             return fork_server().fork(environment)
@@ -115,6 +76,13 @@ def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]
     )
 
 
+def _send(worker: Any, line: str) -> None:
+    """One that has died reads nothing; the end of its output tells that."""
+    with suppress(BrokenPipeError):
+        worker.stdin.write(line)
+        worker.stdin.flush()
+
+
 class LocalPool(Executor):
     """`jobs` workers, by default one per core. A worker that dies is replaced, and only the run
     that it died of fails.
@@ -124,7 +92,7 @@ class LocalPool(Executor):
         self.config, self.jobs = config, options.jobs
         self._todo: queue.SimpleQueue[JobBatch] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._workers: set[WorkerProcess] = set()
+        self._workers: set[Any] = set()
         self._stopping = threading.Event()
 
     def max_parallel(self, count: int) -> int:
@@ -166,31 +134,39 @@ class LocalPool(Executor):
         if not self._stopping.is_set():
             self._stopping.set()
             for worker in list(self._workers):
-                worker.stop()
+                with suppress(ProcessLookupError):
+                    worker.send_signal(signal.SIGTERM)
 
     def _keep_worker(self, threads: int | str) -> None:
         """Give batches to one worker, and replace it when it dies."""
         try:
             while not self._stopping.is_set() and not self._todo.empty():
-                worker = WorkerProcess(self.config, threads)
+                worker = _start({**os.environ, **worker_environment(threads)})
                 self._workers.add(worker)
                 try:
+                    _send(worker, self.config.line())
                     self._feed(worker)
                 finally:
-                    worker.close()
+                    with suppress(BrokenPipeError):  # the last line for it may still be buffered
+                        worker.stdin.close()
+                    worker.wait()
+                    worker.stdout.close()
                     self._workers.discard(worker)
         finally:
             self._events.put(None)
 
-    def _feed(self, worker: WorkerProcess) -> None:
+    def _feed(self, worker: Any) -> None:
         """Batch by batch until none is left, the worker ends or all is stopped."""
         while not self._stopping.is_set():
             try:
                 attempt = Attempt(self._todo.get_nowait())
             except queue.Empty:
                 return
-            for event in worker.serve(attempt.batch):
-                for passed_on in attempt.on_event(event):
+            _send(worker, attempt.batch.line())
+            while not attempt.answered and (line := worker.stdout.readline()):
+                event = Event.read(line)
+                # one that was killed may leave half a line
+                for passed_on in attempt.on_event(event) if event else ():
                     self._events.put(passed_on)
             if not attempt.unfinished:
                 continue
@@ -200,7 +176,7 @@ class LocalPool(Executor):
                 outcome = attempt.ended()
             else:
                 outcome = attempt.died(
-                    f"its worker process died ({describe_exit(worker.process.wait())}): out of "
+                    f"its worker process died ({describe_exit(worker.wait())}): out of "
                     "memory? fewer --jobs may help"
                 )
             for batch in outcome.retry:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +88,10 @@ def _parent_watch() -> Callable[[], bool]:
     return lambda: os.getppid() != parent
 
 
+# else failed
+_ENDS: dict[type, str] = {Interrupted: "interrupted", RunTaken: "taken"}
+
+
 class _Server:
     """Does batches. Events go to `answer`; `should_stop()` is called between steps."""
 
@@ -108,60 +113,59 @@ class _Server:
 
     def serve(self, batch: JobBatch) -> None:
         """Train the runs of one batch and report how each ended."""
-        jobs = {job.number: job for job in batch.jobs}
-        resolved = [self._resolve(job, started=batch.started_before) for job in batch.jobs]
-        runs = [run for run in resolved if run is not None]
-
-        def on_result(number: int, result: dict[str, Any] | NoisebenchError) -> None:
-            self._answer(_end_event(jobs[number], result))
-
+        runs = []
+        on_result = partial(self._report, {job.number: job for job in batch.jobs})
+        for job in batch.jobs:
+            try:
+                run = resolve_suite_run(self._workspace, job.suite_run, self._config.device)
+                if run.key != job.key:
+                    raise NoisebenchError(
+                        f"{job.title}: the data, a plugin or the code changed while "
+                        "the suite was running; run it again"
+                    )
+                images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
+                resume = batch.started_before or (self._config.resume and not job.force)
+                on_epoch_end = partial(self._report_progress, job.number)
+                options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)
+                runs.append(
+                    PackedRun(job.number, run, images, RunFolder(Path(job.folder)), options)
+                )
+            except NoisebenchError as error:
+                on_result(job.number, error)
         if batch.width > 1:
             run_packed(runs, batch.width, self._config.device, on_result)
             return
-        for run in runs:
+        for packed in runs:
             try:
-                trainer = make_trainer(run.run, run.images, self._config.device)
-                on_result(
-                    run.number,
-                    execute_run(run.run, run.images, trainer, run.folder, run.options),
+                trainer = make_trainer(packed.run, packed.images, self._config.device)
+                record = execute_run(
+                    packed.run, packed.images, trainer, packed.folder, packed.options
                 )
+                on_result(packed.number, record)
             except NoisebenchError as error:
-                on_result(run.number, error)
+                on_result(packed.number, error)
 
-    def _resolve(self, job: Job, *, started: bool) -> PackedRun | None:
-        """The job as a run; where that fails, None, and the failure is reported."""
+    def _report_progress(self, number: int, progress: Progress) -> None:
+        self._answer(Event(number, "progress", asdict(progress)))
 
-        def on_epoch_end(progress: Progress) -> None:
-            self._answer(Event(job.number, "progress", asdict(progress)))
-
-        try:
-            run = resolve_suite_run(self._workspace, job.suite_run, self._config.device)
-            if run.key != job.key:
-                raise NoisebenchError(
-                    f"{job.title}: the data, a plugin or the code changed while "
-                    "the suite was running; run it again"
-                )
-            images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
-            resume = started or (self._config.resume and not job.force)
-            options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)
-            return PackedRun(job.number, run, images, RunFolder(Path(job.folder)), options)
-        except NoisebenchError as error:
-            self._answer(_end_event(job, error))
-            return None
-
-
-_ENDS = {Interrupted: "interrupted", RunTaken: "taken"}
-
-
-def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
-    """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
-    if isinstance(result, dict):
-        accuracy = result["metrics"]["test_acc"]["last"]
-        return Event(job.number, "done", {"test_acc": accuracy, "seconds": result["seconds"]})
-    kind = _ENDS.get(type(result), "failed")
-    if kind == "failed" and not isinstance(result, RunFailed):
-        RunFolder(Path(job.folder)).note_failure(job.facts, type(result).__name__, str(result))
-    return Event(job.number, kind, {"message": str(result)})
+    def _report(
+        self, jobs: dict[int, Job], number: int, result: dict[str, Any] | NoisebenchError
+    ) -> None:
+        """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
+        kind = _ENDS.get(type(result), "failed")
+        content = {"message": str(result)}
+        if isinstance(result, dict):
+            kind, content = (
+                "done",
+                {
+                    "test_acc": result["metrics"]["test_acc"]["last"],
+                    "seconds": result["seconds"],
+                },
+            )
+        elif kind == "failed" and not isinstance(result, RunFailed):
+            folder = RunFolder(Path(jobs[number].folder))
+            folder.note_failure(jobs[number].facts, type(result).__name__, str(result))
+        self._answer(Event(number, kind, content))
 
 
 if __name__ == "__main__":

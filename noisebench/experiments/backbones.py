@@ -1,10 +1,8 @@
-"""The names of networks and where their code is; knows no torch. `timm:NAME` is any of timm's.
+"""The names of networks and where their code is; their initial weights, and the hash of those
+tensors, which a run's key holds. `timm:NAME` is any of timm's networks.
 
-Initial weights of networks: their file, and the hash of their tensors, which a run's key holds.
-
-A finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's own, from the
-Hugging Face hub or its cache. Loads torch for the last two alone.
-
+Weights are a finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's
+own, from the Hugging Face hub or its cache. Loads torch for the last two alone.
 """
 
 from __future__ import annotations
@@ -158,19 +156,18 @@ def find_file(text: str, root: Path) -> Path:
     """
     check_init(text)
     given = Path(text).expanduser()
-    found = [path for path in (given, root / given, root / "runs" / given) if path.exists()]
+    candidates = [path for path in (given, root / given, root / "runs" / given) if path.exists()]
     try:
-        found = found or [find_run(text, root / "runs")]
+        source = candidates[0] if candidates else find_run(text, root / "runs")
     except ConfigError as error:
         raise DataError(
             f"--init-weights {text}: no such file, and {error}; or give a {_SAFE}, a "
             f"{' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}"
         ) from None
-    path = found[0] / f"model{_SAFE}" if found[0].is_dir() else found[0]
+    path = source / f"model{_SAFE}" if source.is_dir() else source
     if not path.is_file():
         raise DataError(
-            f"--init-weights {text}: {found[0]} holds no model{_SAFE}: it is no finished run's "
-            "folder"
+            f"--init-weights {text}: {source} holds no model{_SAFE}: it is no finished run's folder"
         )
     if path.suffix not in (_SAFE, *_TORCH):
         raise ConfigError(
@@ -184,51 +181,42 @@ def find_run(text: str, runs: Path) -> Path:
     begins so, by at least six characters. Raises ConfigError, with the runs that could be meant.
     """
     paths = sorted(runs.glob("*__*"))
-    found = [path for path in paths if text in _names(path) or _has_key(path, text)]
-    if len(found) == 1:
-        return found[0]
-    near = found or [
+    matches = [path for path in paths if _is_called(path, text)]
+    if len(matches) == 1:
+        return matches[0]
+    near = matches or [
         path
         for path in paths
         if path.name.startswith(text) or path.name.rpartition("__")[2].startswith(text)
     ]
     listed = ", ".join(path.name for path in near[:_SHOWN]) + (" ..." if len(near) > _SHOWN else "")
-    which = (
-        f"; {len(near)} are called so: {listed}"
-        if found
-        else f"; these begin so: {listed}"
-        if near
-        else ""
-    )
-    many = "more than one" if found else "no"
+    count, which = "no", f"; these begin so: {listed}" if near else ""
+    if matches:
+        count, which = "more than one", f"; {len(near)} are called so: {listed}"
     raise ConfigError(
-        f"{many} run {text!r}{which}; give a full name or six characters of its key "
+        f"{count} run {text!r}{which}; give a full name or six characters of its key "
         "(noisebench list runs)"
     )
 
 
-def _names(path: Path) -> tuple[str, str, str]:
-    """A run's full name, without its key, and without its seed too."""
-    without_key = path.name.rpartition("__")[0]
-    return path.name, without_key, without_key.rpartition("_seed")[0]
-
-
-def _has_key(path: Path, text: str) -> bool:
-    """Whether the key of a run's folder begins so; its name holds eight characters of it, its
-    configuration all.
+def _is_called(path: Path, text: str) -> bool:
+    """Whether a run's folder has this name, with or without key and seed, or a key that begins so:
+    the name holds eight characters of the key, the configuration all.
     """
-    if not _KEY.fullmatch(text) or not path.name.rpartition("__")[2].startswith(text[:8]):
+    name, _, short_key = path.name.rpartition("__")
+    if text in (path.name, name, name.rpartition("_seed")[0]):
+        return True
+    if not _KEY.fullmatch(text) or not short_key.startswith(text[:8]):
         return False
     with suppress(OSError, ValueError):
-        return len(text) <= 8 or read_text(path / "config.yaml").replace("'", "").startswith(
-            f"key: {text}"
-        )
+        config = "" if len(text) <= 8 else read_text(path / "config.yaml").replace("'", "")
+        return not config or config.startswith(f"key: {text}")
     return False
 
 
-def initial_of(text: str, place: Path, tag: str = "") -> InitialWeights:
+def initial_of(text: str, path: Path, tag: str = "") -> InitialWeights:
     """Raises DataError where the file cannot be read or holds no tensors."""
-    return InitialWeights(text, _sha256(read_tensors(place), place), tag, place)
+    return InitialWeights(text, _sha256(read_tensors(path), path), tag, path)
 
 
 def read_initial(initial: InitialWeights) -> bytes:
@@ -247,24 +235,22 @@ def read_initial(initial: InitialWeights) -> bytes:
     return content
 
 
-def read_tensors(place: Path) -> bytes:
+def read_tensors(path: Path) -> bytes:
     """A file of weights as the bytes of a .safetensors; of a state dict no pickled code is run.
     Raises DataError.
     """
-    return read_checked(place) if place.suffix == _SAFE else _from_torch(place)
-
-
-def _from_torch(place: Path) -> bytes:
+    if path.suffix == _SAFE:
+        return read_checked(path)
     import torch
     from safetensors.torch import save
 
-    raw = read_checked(place)
+    raw = read_checked(path)
     try:
         loaded = load_torch(raw)
     except Exception:  # torch.load documents no exceptions
         raise DataError(
-            f"{place} is damaged, or holds more than tensors, and nobody's code is "
-            "run: save a state dict alone"
+            f"{path} is damaged, or holds more than tensors, and no pickled code is run: save a "
+            "state dict alone"
         ) from None
     for _ in _WRAPPERS:
         inner = [
@@ -279,7 +265,7 @@ def _from_torch(place: Path) -> bytes:
         or not all(isinstance(value, torch.Tensor) for value in loaded.values())
     ):
         raise DataError(
-            f"{place} holds no state dict: tensors by name, or that under "
+            f"{path} holds no state dict: tensors by name, or that under "
             f"{', '.join(map(repr, _WRAPPERS))}"
         )
     return save(
@@ -287,15 +273,15 @@ def _from_torch(place: Path) -> bytes:
     )
 
 
-def _sha256(content: bytes, place: Path) -> str:
+def _sha256(content: bytes, path: Path) -> str:
     from safetensors import SafetensorError, deserialize
 
     try:
         tensors = dict(deserialize(content))
     except SafetensorError as error:
-        raise DataError(f"{place} is damaged, or no {_SAFE} ({error})") from None
+        raise DataError(f"{path} is damaged, or no {_SAFE} ({error})") from None
     if not tensors:
-        raise DataError(f"{place} holds no tensors")
+        raise DataError(f"{path} holds no tensors")
     digest = hashlib.sha256()
     for plain, name in sorted((plain, name) for name, plain in plain_names(tensors).items()):
         tensor = tensors[name]
@@ -341,9 +327,44 @@ def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
             "--init-weights pretrained is for timm's networks (--model timm:resnet50), not "
             f"for {model}: give --init-weights FILE, or none"
         )
+    from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
     tag, repository = _tag(model.removeprefix(TIMM))
-    found = cached(repository)
-    return tag, found or _download(tag, repository, offline=offline)
+    for name in _FILES:
+        if isinstance(cached := try_to_load_from_cache(repository, name), str):
+            return tag, Path(cached)
+    why = (
+        "and --offline forbids to fetch them"
+        if offline or constants.HF_HUB_OFFLINE
+        else unreachable(constants.ENDPOINT)
+    )
+    for name in () if why else _FILES:
+        try:
+            path = Path(hf_hub_download(repository, name))
+            # the hub names a large file by its sha256, and its client checks the size alone
+            blob = path.resolve()
+            if not re.fullmatch("[0-9a-f]{64}", blob.name) or hash_of(blob) == blob.name:
+                return tag, path
+            blob.unlink()
+            why = "and could not be fetched (what came is not what the hub names by that sha256)"
+            break
+        except Exception as error:  # whatever the hub's client raises: the file cannot be had
+            if isinstance(error, EntryNotFoundError) and not isinstance(
+                error, LocalEntryNotFoundError
+            ):
+                continue  # the other name; the local one means that the hub was not reached
+            why = (
+                "and could not be fetched "
+                f"({(str(error).splitlines() or [type(error).__name__])[0]})"
+            )
+            break
+    url = f"{constants.ENDPOINT}/{repository}/resolve/main/{_FILES[0]}"
+    why = why or "and the hub has no file of them"
+    raise DataError(
+        f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {url} elsewhere and "
+        "give --init-weights FILE, or --init-weights none"
+    )
 
 
 def input_side(model: str) -> int:
@@ -373,57 +394,3 @@ def _tag(name: str) -> tuple[str, str]:
         )
         raise ConfigError(f"timm has no weights of {name} on the hub{where}")
     return tag, str(about.hf_hub_id)
-
-
-def cached(repository: str) -> Path | None:
-    """The file in the cache of the hub (HF_HOME), if it is there."""
-    from huggingface_hub import try_to_load_from_cache
-
-    found: list[Any] = [try_to_load_from_cache(repository, name) for name in _FILES]
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-def cached_pretrained(model: str) -> Path | None:
-    """The file of a network's own weights, if it is in the cache; nothing is downloaded."""
-    return cached(_tag(model.removeprefix(TIMM))[1])
-
-
-def _download(tag: str, repository: str, *, offline: bool) -> Path:
-    from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    why = (
-        "and --offline forbids to fetch them"
-        if offline or constants.HF_HUB_OFFLINE
-        else unreachable(constants.ENDPOINT)
-    )
-    for name in () if why else _FILES:
-        try:
-            return _checked(Path(hf_hub_download(repository, name)))
-        except Exception as error:  # whatever the hub's client raises: the file cannot be had
-            if isinstance(error, EntryNotFoundError) and not isinstance(
-                error, LocalEntryNotFoundError
-            ):
-                continue  # the other name; the local one means that the hub was not reached
-            why = (
-                "and could not be fetched "
-                f"({(str(error).splitlines() or [type(error).__name__])[0]})"
-            )
-            break
-    place = f"{constants.ENDPOINT}/{repository}/resolve/main/{_FILES[0]}"
-    why = why or "and the hub has no file of them"
-    raise DataError(
-        f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {place} elsewhere and "
-        "give --init-weights FILE, or --init-weights none"
-    )
-
-
-def _checked(path: Path) -> Path:
-    """The hub names a large file by its sha256, and its client looks at the size alone. A file that
-    is another is not kept: DataError.
-    """
-    blob = path.resolve()
-    if re.fullmatch("[0-9a-f]{64}", blob.name) and hash_of(blob) != blob.name:
-        blob.unlink()
-        raise DataError("what came is not what the hub names by that sha256")
-    return path

@@ -215,7 +215,7 @@ class Workspace:
         text, path = facts["text"], None
         with suppress(NoisebenchError):
             if text == PRETRAINED:
-                path = weights.cached_pretrained(model)
+                path = weights.find_pretrained(model, offline=True)[1]
             else:
                 path = find_file(text, self.root)
         return InitialWeights(text, facts["sha256"], facts.get("tag", ""), path)
