@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import submitit
@@ -180,8 +179,9 @@ class Command:
 
         Runs in a signal's handler: Popen, which may be in the midst of a method, is not used.
         """
-        if child := self._child:
-            self._signal_child()
+        child = self._child
+        self._terminate()
+        if child:
             _await(child)
         return DelayedSubmission(Command(self.words))
 
@@ -193,11 +193,8 @@ class Command:
         code = process.wait()
         return INTERRUPTED if code in _STOPPED_EARLY else code
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
+    def _terminate(self, *_: object) -> None:
         self._terminated = True
-        self._signal_child()
-
-    def _signal_child(self) -> None:
         if self._child:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGTERM)
@@ -255,13 +252,6 @@ class _Watched:
         for event in self.events.read():
             if event.number in self.numbers:
                 yield from self.attempt.on_event(replace(event, number=self.numbers[event.number]))
-
-    def is_over(self) -> bool:
-        """Whether its cluster job has ended, as of the last poll."""
-        if time.monotonic() - self.asked_at < _ASK and not self.task.paths.result_pickle.exists():
-            return False
-        self.asked_at = time.monotonic()
-        return _has_ended(self.task)
 
 
 class SlurmPool(Executor):
@@ -383,7 +373,11 @@ class SlurmPool(Executor):
             if attempt.answered or over or not watched.events.started or _has_ended(watched.task):
                 return attempt.stopped()
             return None
-        if not watched.is_over():
+        is_recent = time.monotonic() - watched.asked_at < _ASK
+        if is_recent and not watched.task.paths.result_pickle.exists():
+            return None
+        watched.asked_at = time.monotonic()
+        if not _has_ended(watched.task):
             return None
         events = list(watched.new_events())  # between the last look and its end
         outcome = attempt.ended()

@@ -27,13 +27,11 @@ def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest)
     Raises LanguageError where the manifest does not know.
     """
 
-    tables = _tables(manifest)
-
     def fill(call: Call, parameter: Parameter, value: Value) -> Value:
         if value not in (AUTO, OVERALL):
             return value
         is_transition = parameter.auto == "transition"
-        if is_transition and tables:
+        if is_transition and (tables := _tables(manifest)):
             return next(iter(tables))
         is_rate = parameter.auto == "rate" and value == AUTO
         rate = manifest.rate if is_rate else manifest.expected_share

@@ -103,7 +103,8 @@ class Recipe:
             value = getattr(self, name)
             if not least <= value < limit:
                 raise ConfigError(f"{name} must be at least {least} and below {limit}, got {value}")
-        check_fit(self.fit)
+        from ..datasets import FITS
+
         size = self.size
         checks = (
             (self.momentum < 1, f"momentum must be below 1, got {self.momentum}"),
@@ -111,6 +112,7 @@ class Recipe:
                 self.momentum or not self.nesterov,
                 "nesterov needs a momentum: give one, or nesterov: false",
             ),
+            (self.fit in FITS, f"fit is one of {', '.join(FITS)}, got {self.fit!r}"),
             (self.crop < 64, f"crop is padding in pixels, got {self.crop}"),
             (
                 0 < self.layer_decay <= 1,
@@ -162,14 +164,6 @@ def option_name(name: str) -> str:
 def recipe_values(settings: dict[str, Any]) -> dict[str, Any]:
     """Those of some settings that are a recipe's."""
     return {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
-
-
-def check_fit(fit: str) -> None:
-    """Raises ConfigError."""
-    from ..datasets import FITS
-
-    if fit not in FITS:
-        raise ConfigError(f"fit is one of {', '.join(FITS)}, got {fit!r}")
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:

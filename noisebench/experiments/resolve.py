@@ -336,16 +336,16 @@ def _row(
         mask_true_values(LOSSES, loss, manifest),
         mask_true_values(STRATEGIES, strategy, manifest),
     )
-    rows: dict[tuple[str, str], tuple[str, bool]] = {}
+    alone = texts[0], False  # the loss by itself
     for method in METHODS.values():
         preset = _preset(method, dataset, manifest.meta["noise"])
-        preset_texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
-        rows.setdefault(preset_texts, (method.name, preset.tuned))
-    if texts in rows:
-        return rows[texts]
-    name, tuned = rows.get((texts[0], "standard"), (texts[0], False))
+        row = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
+        if row == texts:
+            return method.name, preset.tuned
+        if row == (texts[0], "standard") and alone == (texts[0], False):
+            alone = method.name, preset.tuned
     short = _short(texts[1])
-    return (name if short == "standard" else f"{name}, {short}"), tuned
+    return (alone[0] if short == "standard" else f"{alone[0]}, {short}"), alone[1]
 
 
 def _short(text: str) -> str:
@@ -364,8 +364,6 @@ def with_loss_parameters(
     """The request with parameters of its loss set by name. A method becomes its loss and strategy,
     and is no longer that row.
     """
-    if not values:
-        return request
     loss, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     return replace(request, method=None, loss=_loss_with(loss, values), strategy=strategy)
 

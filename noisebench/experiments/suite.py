@@ -14,10 +14,17 @@ from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from ..core.files.untrusted import check_nesting, read_text
 from ..core.hardware import checked_precision
@@ -34,7 +41,7 @@ from .published import find_paper
 from .recipes import (
     RECIPE_FIELDS,
     RECIPES,
-    check_fit,
+    Recipe,
     find_recipe,
     make_recipe,
     option_name,
@@ -72,6 +79,13 @@ _DEPTH = 8  # of the YAML: a selector's value in an override in a suite
 _MOST_VALUES = 50_000  # of the YAML
 
 
+# a single one is a list of one
+Choices = Annotated[
+    list[str | int],
+    BeforeValidator(lambda given: [given] if isinstance(given, str | int | float) else given),
+]
+
+
 class Suite(StrictModel):
     """One suite of a file. takes: its runtime, measured or estimated, and on what: `40 s on
     two cores`.
@@ -80,21 +94,10 @@ class Suite(StrictModel):
     summary: str = ""
     takes: str = ""
     defaults: Defaults = Defaults()
-    matrix: dict[str, list[str | int]]
+    matrix: dict[str, Choices]
     exclude: list[Selector] = Field(default=[])
     override: list[Override] = Field(default=[])
     report: ReportShape = ReportShape()
-
-    @field_validator("matrix", mode="before")
-    @classmethod
-    def _listed(cls, matrix: Any) -> Any:
-        """A single choice is a list of one."""
-        if not isinstance(matrix, dict):
-            return matrix
-        return {
-            axis: [choices] if isinstance(choices, str | int | float) else choices
-            for axis, choices in matrix.items()
-        }
 
     @field_validator("summary", "takes")
     @classmethod
@@ -286,7 +289,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "recipe": find_recipe,
     "init": check_init,
     "schedule": read_schedule,
-    "fit": check_fit,
+    "fit": lambda fit: Recipe(1, fit=fit),
     "val_fraction": lambda fraction: LabelRequest("", val_fraction=fraction),
     "val_split": lambda when: LabelRequest("", val_split=when),
     "trusted": lambda share: LabelRequest("", trusted=share),
@@ -473,7 +476,7 @@ def label_request_of(run: SuiteRun) -> LabelRequest:
     settings = run.settings
     return LabelRequest(
         settings["noise"],
-        checked_seed(run.noise_seed),
+        run.noise_seed,
         float(settings.get("val_fraction") or 0.0),
         settings.get("val_split") or VAL_SPLITS[0],
         None,
