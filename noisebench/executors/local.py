@@ -28,8 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ..core.hardware import ENVIRONMENT, cpu_count
-from .job import WORKER, Attempt, Event, JobBatch, WorkerConfig
-from .registry import Executor, ExecutorOptions
+from .job import WORKER, Attempt, Event, Executor, ExecutorOptions, JobBatch, WorkerConfig
 
 # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 _MOST_BY_DEFAULT = 8

@@ -21,9 +21,19 @@ from typing import Any
 
 from ..core.hardware import cpu_count
 from ..errors import ConfigError
-from .job import INTERRUPTED, Attempt, Event, EventFile, JobBatch, Outcome, Submission, WorkerConfig
+from .job import (
+    INTERRUPTED,
+    Attempt,
+    Event,
+    EventFile,
+    Executor,
+    ExecutorOptions,
+    JobBatch,
+    Outcome,
+    Submission,
+    WorkerConfig,
+)
 from .local import describe_exit, worker_environment
-from .registry import Executor, ExecutorOptions
 
 OWN = "local"  # Ray's word for a cluster that starts and ends with this process
 # seconds in which a cluster answers; Ray itself would try for minutes, with lines on stderr
@@ -104,7 +114,16 @@ class RayPool(Executor):
         with Path(os.devnull).open("w") as devnull, redirect_stdout(devnull):
             self._connect()
             try:
-                self._check_room()
+                nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+                sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+                if not any(cpus >= self._cpus and gpus >= self._gpus for cpus, gpus in sizes):
+                    # Ray would wait for ever for a node that is large enough
+                    raise ConfigError(
+                        f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} "
+                        "GPUs, which a run asks for by --cpus-per-run and --gpus-per-run; the most "
+                        f"there are on one: {max(cpus for cpus, _ in sizes):g} and "
+                        f"{max(gpus for _, gpus in sizes):g}"
+                    )
                 while self._tasks or (self._todo and not self._stopping):
                     if stopped():
                         self.stop()
@@ -175,20 +194,6 @@ class RayPool(Executor):
             f"its worker process died ({describe_exit(code)}): out of memory? a "
             "larger --cpus-per-run leaves each more"
         )
-
-    def _check_room(self) -> None:
-        """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        cpus, gpus = ([node.get(name, 0) for node in nodes] for name in ("CPU", "GPU"))
-        if not any(
-            num_cpus >= self._cpus and num_gpus >= self._gpus
-            for num_cpus, num_gpus in zip(cpus, gpus, strict=True)
-        ):
-            raise ConfigError(
-                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which "
-                "a run asks for by --cpus-per-run and --gpus-per-run; the most there are on one: "
-                f"{max(cpus):g} and {max(gpus):g}"
-            )
 
     def _connect(self) -> None:
         """Once in this process. Raises ConfigError where there is no such cluster."""

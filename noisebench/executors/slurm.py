@@ -31,13 +31,14 @@ from .job import (
     Attempt,
     Event,
     EventFile,
+    Executor,
+    ExecutorOptions,
     JobBatch,
     Outcome,
     Submission,
     WorkerConfig,
 )
 from .local import describe_exit, worker_environment
-from .registry import Executor, ExecutorOptions
 
 _CLUSTERS = ("slurm", "local")  # local: submitit's own, processes on this machine; for tests
 _OTHER_OPTIONS = {

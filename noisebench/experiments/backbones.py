@@ -108,7 +108,7 @@ _OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
 @dataclass(frozen=True)
 class InitialWeights:
     """text: as the user gave it; sha256: of names, types, shapes and bytes of the tensors, wherever
-    they lie and in which format; tag: timm's name for its own; place: the file, None where it is
+    they lie and in which format; tag: timm's name for its own; path: the file, None where it is
     not at hand.
     """
 
@@ -295,15 +295,9 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
     run had one network.
     """
     plain = {name: name for name in names}
-    while prefix := next(
-        (
-            each
-            for each in ("network0.", *_PREFIXES)
-            if all(name.startswith(each) for name in plain.values())
-        ),
-        None,
-    ):
-        plain = {name: short.removeprefix(prefix) for name, short in plain.items()}
+    prefixes = ["network0.", *_PREFIXES]
+    while common := [p for p in prefixes if all(name.startswith(p) for name in plain.values())]:
+        plain = {name: short.removeprefix(common[0]) for name, short in plain.items()}
     return plain
 
 

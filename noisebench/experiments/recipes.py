@@ -282,10 +282,6 @@ def make_recipe(
     recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
     if augment.get("centre") and changes.get("fit", "crop") != "crop":
         changes = {"centre": 1.0, **changes}  # all of a padded or squashed image is used
-    if unknown := set(changes) - set(RECIPE_FIELDS):
-        raise ConfigError(
-            f"a recipe has no setting {sorted(unknown)[0]!r}; it has {', '.join(RECIPE_FIELDS)}"
-        )
     return replace(recipe, **changes)
 
 

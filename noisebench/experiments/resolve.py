@@ -361,17 +361,11 @@ def _short(text: str) -> str:
 def with_loss_parameters(
     request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
-    """The request with parameters of its loss set by name. A method becomes its loss and strategy,
-    and is no longer that row.
+    """The request with parameters of its loss set by name (`--eps 0.4`). A method becomes its loss
+    and strategy, and is no longer that row. Raises ConfigError where no term, or more than one, has
+    the parameter.
     """
-    loss, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
-    return replace(request, method=None, loss=_loss_with(loss, values), strategy=strategy)
-
-
-def _loss_with(text: str, values: dict[str, str]) -> str:
-    """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more
-    than one, has it.
-    """
+    text, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     expression = LOSSES.normal(text)
     for name, value in values.items():
         names = {
@@ -396,4 +390,4 @@ def _loss_with(text: str, values: dict[str, str]) -> str:
             return changed if call == owner else call
 
         expression = LOSSES.normal(LOSSES.substitute(expression, change))
-    return str(expression)
+    return replace(request, method=None, loss=str(expression), strategy=strategy)

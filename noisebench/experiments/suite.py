@@ -370,8 +370,7 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
                 messages.setdefault(str(error), at)
         except ConfigError as error:
             messages.setdefault(str(error), ("defaults",))
-    for message, at in messages.items():
-        yield at, message
+    yield from ((at, message) for message, at in messages.items())
 
 
 def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]]) -> None:

@@ -21,6 +21,7 @@ from noisebench.executors.job import (
     Attempt,
     Event,
     EventFile,
+    ExecutorOptions,
     Job,
     JobBatch,
     Submission,
@@ -28,7 +29,6 @@ from noisebench.executors.job import (
     make_batches,
 )
 from noisebench.executors.local import LocalPool
-from noisebench.executors.registry import ExecutorOptions
 from noisebench.executors.worker import work_on
 from noisebench.experiments.suite import SuiteRun
 from tests.unit.test_pack import agenda

@@ -16,7 +16,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.executors.registry import ExecutorOptions
+from noisebench.executors.job import ExecutorOptions
 from noisebench.executors.slurm import read_settings
 from tests.support.suites import ancestors, finish, numbers, start, under_way, wait_until, workspace
 

@@ -11,9 +11,8 @@ import yaml
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
-from noisebench.executors.job import WorkerConfig, make_batches
+from noisebench.executors.job import ExecutorOptions, WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
-from noisebench.executors.registry import ExecutorOptions
 from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
 from noisebench.runs.queue import plan_suite, select
