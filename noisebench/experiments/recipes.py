@@ -102,7 +102,8 @@ class Recipe:
         for name, (least, limit) in _LIMITS.items():
             value = getattr(self, name)
             if not least <= value < limit:
-                raise ConfigError(f"{name} must be at least {least} and below {limit}, got {value}")
+                most = "finite" if limit == math.inf else f"below {limit}"
+                raise ConfigError(f"{name} must be at least {least} and {most}, got {value}")
         from ..datasets import FITS
 
         size = self.size
