@@ -172,7 +172,7 @@ def _check_effects(given: dict[str, Any]) -> None:
 
 def _folder(name: str, runs: Path) -> RunFolder:
     """The run of a path, or of a name or key."""
-    from ..experiments.weights import find_run
+    from ..experiments.backbones import find_run
     from ..runs.folder import RunFolder
 
     for path in (Path(name), runs / name):

@@ -9,7 +9,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from ..experiments.weights import NONE
+from ..experiments.backbones import NONE
 from .console import console, duration, percent, say
 
 if TYPE_CHECKING:

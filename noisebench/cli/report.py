@@ -359,7 +359,7 @@ def layout_of(
     compare_to: str | None = None,
 ) -> TableLayout:
     """The layout of tables. Raises UnknownName for a metric, ConfigError for a budget."""
-    from ..experiments.compute import checked_budget
+    from ..experiments.resolve import checked_budget
     from ..reporting import TableLayout, find_metric
 
     layout = TableLayout(rows, cols, metric, ranks, published, checked_budget(budget), compare_to)

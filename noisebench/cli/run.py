@@ -34,8 +34,7 @@ from .suspects import check_suite_list, write_suite_list
 
 if TYPE_CHECKING:
     from ..core.signals import TimeLimit
-    from ..executors.job import JobBatch
-    from ..executors.registry import Executor
+    from ..executors.job import Executor, JobBatch
     from ..experiments.suite import Suite
     from ..reporting import Report, RunLike, RunRecord
     from ..runs.queue import Pack, QueuedRun
@@ -184,8 +183,7 @@ def run(
 
     noisebench run quick
     """
-    from ..executors.job import WorkerConfig, make_batches
-    from ..executors.registry import ExecutorOptions, open_executor
+    from ..executors.job import ExecutorOptions, WorkerConfig, make_batches, open_executor
     from ..experiments.suite import find_suite
     from ..reporting import finished_runs
     from ..runs.queue import (

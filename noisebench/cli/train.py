@@ -171,7 +171,8 @@ def train(
             recipe.budget or "epochs",
             workspace.initial(init_weights, model or labels.dataset.model),
         )
-        request = with_loss_parameters(request, labels.dataset, labels.manifest, parameters)
+        if parameters:
+            request = with_loss_parameters(request, labels.dataset, labels.manifest, parameters)
         clean = workspace.labels(labels.dataset)
         classes = labels.dataset.num_classes
         labels.manifest.verify(clean.labels, clean.ids, classes=classes)

@@ -14,9 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from ..errors import ConfigError, DataError, NoisebenchError
-from ..experiments.compute import RelativeCost, price_of
-from ..experiments.selection import select_matching
-from ..experiments.weights import label_of
+from ..experiments.backbones import label_of
+from ..experiments.resolve import RelativeCost, price_of
+from ..experiments.suite import select_matching
 from ..labels.manifest import short_noise
 from ..runs.folder import RunFolder
 from .metrics import Metric, find_metric

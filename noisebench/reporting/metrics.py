@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import NoisebenchError, UnknownName
-from ..experiments.compute import price_of
+from ..experiments.resolve import price_of
 
 RunValues = dict[str, Any]
 """What `RunFolder.about` says of a run."""

@@ -12,10 +12,10 @@ from typing import Any
 
 from ..core.expressions import Call
 from ..errors import ConfigError, NoisebenchError
-from ..experiments.compute import checked_budget
+from ..experiments.backbones import NONE
 from ..experiments.methods import METHODS
 from ..experiments.published import PublishedMatch
-from ..experiments.weights import NONE
+from ..experiments.resolve import checked_budget
 from ..labels.manifest import of_which, short_noise
 from ..losses import LOSSES
 from ..noise import NOISES, normal_noise

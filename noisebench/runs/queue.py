@@ -17,13 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets import Dataset, Fitting, fingerprint
 from ..errors import ConfigError, DataError, RunFailed
-from ..experiments.backbones import pack_width
+from ..experiments.backbones import label_of, pack_width
 from ..experiments.oracle import mask_true_values
 from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
-from ..experiments.selection import select_matching
-from ..experiments.suite import AXES, Suite, SuiteRun, expand, label_request_of, request_of
-from ..experiments.weights import label_of
+from ..experiments.suite import (
+    AXES,
+    Suite,
+    SuiteRun,
+    expand,
+    label_request_of,
+    request_of,
+    select_matching,
+)
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
 from ..losses import LOSSES
@@ -102,7 +108,7 @@ def _status(
         except DataError as error:
             return "failed: retry", str(error)
     if status == "run":
-        for other in older.get(run.slug, []):
+        for other in older.get(run.folder_name.rpartition("__")[0], []):
             with suppress(DataError):
                 before = other.configuration()
                 changed = [key for key in run.config if before.get(key) != run.config[key]]

@@ -14,8 +14,7 @@ from ..core.files.arrays import packed_npz
 from ..core.hardware import environment, resolve_precision
 from ..datasets import Fitting, Images, LazyImages
 from ..errors import DataError, RunFailed
-from ..experiments.compute import epochs_of_estimates
-from ..experiments.resolve import RunConfig
+from ..experiments.resolve import RunConfig, epochs_of_estimates
 from ..experiments.run_facts import PATH_KEYS
 from ..labels.manifest import LARGEST_T, Manifest
 from ..metrics import scores

@@ -259,7 +259,7 @@ def record_failure(run: RunConfig, folder: RunFolder, error: Exception) -> RunFa
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))
     batch = error.batch if isinstance(error, RunFailed) else ()
     kind = getattr(error, "kind", type(error).__name__)
-    folder.write_error(run.facts, kind, reason(error), trace, batch)
+    folder.write_error({"key": run.key, **run.facts}, kind, reason(error), trace, batch)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 

@@ -178,7 +178,7 @@ class RunLogger(AbstractContextManager["RunLogger"]):
                 content = read_json(folder.trackers)
                 check_form(content, dict[str, str])
                 known = dict(content)
-        facts = {**run.facts, "nominal_rate": run.manifest.meta["nominal_rate"]}
+        facts = {"key": run.key, **run.facts, "nominal_rate": run.manifest.meta["nominal_rate"]}
         for part in ("recipe", "init"):
             facts |= {f"{part}.{name}": value for name, value in facts.pop(part, {}).items()}
         config = {

@@ -32,11 +32,11 @@ from ..datasets import (
     split_column,
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
-from ..experiments import weights
+from ..experiments import backbones as weights
+from ..experiments.backbones import NONE, PRETRAINED, InitialWeights, find_file, initial_of
 from ..experiments.recipes import Recipe, all_settings, fitting_of
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
 from ..experiments.run_facts import config_of, facts_of_record
-from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
 from ..labels.build import (
     DatasetInputs,
     LabelRequest,
@@ -285,7 +285,7 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
         # their path only where they are found without a download
         with suppress(NoisebenchError):
             if facts["text"] == PRETRAINED:
-                path = weights.cached_pretrained(model)
+                path = weights.find_pretrained(model, offline=True)[1]
             else:
                 path = find_file(facts["text"], workspace.root)
         init = InitialWeights(facts["text"], facts["sha256"], facts.get("tag", ""), path)

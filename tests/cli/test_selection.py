@@ -351,7 +351,7 @@ IMPOSSIBLE = [
     (["--completed", "s.yaml"], "s.yaml"),
     (
         ["--seeds", "25001"],
-        "--seeds 25001: the suite is too large: 100004 runs, and may have 100000",
+        "--seeds 25001: the suite is too large: 100004 runs, at most 100000",
     ),
     (["--seeds", "9" * 30], "the suite is too large"),
     (["--completed", "none.csv"], "none.csv"),

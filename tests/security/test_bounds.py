@@ -221,7 +221,7 @@ def test_a_suite_of_more_runs_than_anybody_has_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps({"version": 1, "suites": {"x": {"matrix": many}}}))
     with pytest.raises(
         ConfigError,
-        match="the suite is too large: 119700 runs, and may have 100000; make several of it",
+        match="the suite is too large: 119700 runs, at most 100000; split it into several suites",
     ):
         read_suites(path)
 

@@ -30,8 +30,8 @@ from noisebench.datasets import find_dataset, read_images
 from noisebench.datasets.images import LARGEST, ImageIndex, Names, decoded, opener
 from noisebench.datasets.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
+from noisebench.experiments.backbones import initial_of
 from noisebench.experiments.suite import read_suites
-from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
 from noisebench.runs.checkpoint import RunOptions, RunState, load_state, read, save
@@ -505,7 +505,9 @@ def sealed(content: bytes) -> bytes:
 def test_an_inflated_checkpoint_is_refused_within_its_own_size(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(compressed(torch_file({"a": torch.zeros(1 << 26)})))
     assert (tmp_path / "x.pt").stat().st_size < 1 << 20
-    code = 'from noisebench.experiments.weights import initial_of; initial_of("x.pt", Path("x.pt"))'
+    code = (
+        'from noisebench.experiments.backbones import initial_of; initial_of("x.pt", Path("x.pt"))'
+    )
     assert "refused" in bounded(
         code, tmp_path, imports="import torch, safetensors.torch", memory=1 << 27
     )

@@ -23,9 +23,9 @@ from torch import Tensor
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
+from noisebench.experiments.backbones import find_file, find_pretrained, initial_of
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import read_suites
-from noisebench.experiments.weights import find_file, find_pretrained, initial_of
 from noisebench.labels.build import LabelRequest
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.queue import plan_suite
@@ -374,7 +374,7 @@ def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.backbones.unreachable", lambda endpoint: "")
     with pytest.raises(
         DataError,
         match=r"could not be fetched \(An error happened while trying "
@@ -398,7 +398,7 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.backbones.unreachable", lambda endpoint: "")
     if right:
         assert find_pretrained(TINY, offline=False)[1].read_bytes() == content
     else:

@@ -38,10 +38,10 @@ from noisebench.datasets.images import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
+from noisebench.experiments.backbones import InitialWeights
 from noisebench.experiments.recipes import RECIPES
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import InitialWeights
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
 from noisebench.reporting.page.label_issues import PageImages
@@ -800,15 +800,15 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     [
         (
             ["--crop", "4"],
-            "crop pads images in memory, and pets-.* is streamed: its random crop is area",
+            "crop pads images in memory, and pets-.* is streamed: its random crop is scale",
         ),
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
         (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
         (
             ["--fit", "pad", "--crop-pct", "0.9"],
-            "centre has an effect with fit crop only, got 0.9 with pad",
+            "crop_pct has an effect with fit crop only, got 0.9 with pad",
         ),
-        (["--scale", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
+        (["--scale", "1.5"], r"scale is a share in \(0, 1\], got 1.5"),
         (["--crop-pct", "0"], "crop_pct must be above 0 on pets-"),
     ],
 )

@@ -14,10 +14,10 @@ from typing import Any
 from ...core.expressions import parse
 from ...core.registry import Registry
 from ...errors import DataError, NoisebenchError
+from ...experiments.backbones import label_of
 from ...experiments.command import ReproCommand, repro_command
 from ...experiments.oracle import EMPIRICAL, TRUE, is_rate
 from ...experiments.run_facts import facts_of_record
-from ...experiments.weights import label_of
 from ...labels.manifest import of_which
 from ...losses import LOSSES
 from ...runs.folder import RunFolder

@@ -15,7 +15,7 @@ from typing import Any
 
 from ...core.sanitize import printable_json, word_as_cell
 from ...errors import printable
-from ...experiments.weights import NONE
+from ...experiments.backbones import NONE
 from ..aggregate import ALL, Cell
 from ..metrics import METRICS
 from ..table import Table

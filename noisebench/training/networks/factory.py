@@ -11,8 +11,7 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from ...errors import DataError
-from ...experiments.backbones import TIMM
-from ...experiments.weights import InitialWeights, is_ours, plain_names, read_initial
+from ...experiments.backbones import TIMM, InitialWeights, is_ours, plain_names, read_initial
 from . import make_network
 
 _NUMBER = "network{}."
