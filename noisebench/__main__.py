@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from importlib import import_module
 
 
 def entry() -> None:
@@ -23,7 +22,6 @@ def entry() -> None:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from .cli import main
 
-    import_module(".cli.app", __package__)
     signal.signal(signal.SIGINT, at_ctrl_c)
     sys.exit(main())
 

@@ -5,22 +5,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, Regressed, Undecided
-from .console import estimated, percent, show, write_json
-from .options import Globals, Json, Workers, option, with_options
+from ..errors import Regressed, Undecided
+from .console import estimated, facts_table, percent, show, text_table, write_json
+from .options import Globals, Json, Workers, option, refuse, with_options
 from .suspects import Inference, ListRequest, of_the_same_labels, write_lists
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
 
+    from ..core.console import Text
     from ..datasets import ImageArray
-    from ..labels.manifest import Manifest
     from ..runs.folder import RunFolder
 
 _WORST = 10  # classes that are shown
@@ -138,36 +138,41 @@ def evaluate(
         listed = of_the_same_labels(folders, quiet=options.quiet)
     request = ListRequest(suspects, predictions, folds, score)
     entries[folders.index(listed[0])].update(write_lists(listed, request, inference))
-    if on:
-        for folder, entry in zip(folders, entries, strict=True):
-            entry["on"] = _evaluate_on(folder, on, inference)
+    for folder, entry in zip(folders, entries, strict=True) if on else ():
+        entry["on"] = _evaluate_on(folder, on or [], inference)
     if json:
         write_json(entries)
     else:
-        show(*(draw_run(entry) for entry in entries))
+        show(*(part for entry in entries for part in draw_run(entry)))
 
 
 def _check_effects(given: dict[str, Any]) -> None:
     """Refuse options without effect."""
     on, verify, folds = given["on"] or [], given["verify"], given["folds"] is not None
-    if given["test"] is not None and len(on) != 1:
-        raise ConfigError(
-            "--test names the test images of one folder of images: give it with one --eval-on"
-        )
-    if verify and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
-        raise ConfigError(
-            "--verify stands alone: it writes no file and looks at the run's own data"
-        )
     inference = on or verify or folds
     needs = "--eval-on, --verify and --cv-folds"
-    if given["device"] != "auto" and not inference:
-        raise ConfigError(f"--device has an effect with {needs} only: nothing else uses a network")
-    if given["workers"] is not None and not inference:
-        raise ConfigError(f"--workers has an effect with {needs} only: nothing else reads images")
-    if given["manifest"] is not None and not (inference or given["suspects"]):
-        raise ConfigError(
-            "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only"
-        )
+    refuse(
+        (
+            given["test"] is not None and len(on) != 1,
+            "--test names the test images of one folder of images: give it with one --eval-on",
+        ),
+        (
+            verify and (on or folds or given["suspects"] or given["predictions"] or given["score"]),
+            "--verify stands alone: it writes no file and looks at the run's own data",
+        ),
+        (
+            given["device"] != "auto" and not inference,
+            f"--device has an effect with {needs} only: nothing else uses a network",
+        ),
+        (
+            given["workers"] is not None and not inference,
+            f"--workers has an effect with {needs} only: nothing else reads images",
+        ),
+        (
+            given["manifest"] is not None and not (inference or given["suspects"]),
+            f"--manifest has an effect with {needs.replace(' and', ',')} and --suspects only",
+        ),
+    )
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
@@ -175,10 +180,8 @@ def _folder(name: str, runs: Path) -> RunFolder:
     from ..experiments.weights import find_run
     from ..runs.folder import RunFolder
 
-    for path in (Path(name), runs / name):
-        if path.is_dir():
-            return RunFolder(path)
-    return RunFolder(find_run(name, runs))
+    paths = [path for path in (Path(name), runs / name) if path.is_dir()]
+    return RunFolder(paths[0] if paths else find_run(name, runs))
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
@@ -215,26 +218,30 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         return images.train_images[run.manifest.in_training]
 
-    def manifest() -> Manifest:
-        return manifest_of(folder, workspace, inference.manifest)
-
     networks = load_ensemble(folder, inference.device, training_images)
-    record, results = folder.full_record(), {}
-    for name in names:
-        dataset = workspace.dataset(name, inference.test)
-        results[name] = evaluate_on(record, networks, workspace, dataset, manifest)
-    return results
+    record = folder.full_record()
+    manifest = partial(manifest_of, folder, workspace, inference.manifest)
+    return {
+        name: evaluate_on(
+            record, networks, workspace, workspace.dataset(name, inference.test), manifest
+        )
+        for name in names
+    }
 
 
 def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> None:
     """Show every check of each run. Raises Regressed where something differs, Undecided where
     something could not be decided.
     """
+    from rich.table import Table
+
+    from ..core.console import Text
     from ..runs.session import find_device
     from ..runs.verify import DIFFERS, UNDECIDED, verify_run, worst_status
 
     find_device(inference.device)  # a wrong name is no outcome of a check
-    entries: list[dict[str, Any]] = []
+    style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
+    entries, parts = list[dict[str, Any]](), list[Text | Table]()
     titles_of: dict[str, list[str]] = {}
     for folder in folders:
         checks = verify_run(folder, inference.workspace, inference.manifest, inference.device)
@@ -242,10 +249,15 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
         outcome = {"verdict": status, "checks": [vars(check) for check in checks]}
         entries.append({"run": str(folder.path), "title": title, "recheck": outcome})
         titles_of.setdefault(status, []).append(title)
+        lines = Table.grid(padding=(0, 2))
+        for check in checks:
+            result = Text(check.status, style=style[check.status])
+            lines.add_row(Text(check.name, style="dim"), result, Text(check.detail))
+        parts += [Text(title, style="bold"), lines]
     if json:
         write_json(entries)
     else:
-        show(*(draw_checks(entry) for entry in entries))
+        show(*parts)
     if DIFFERS in titles_of:
         raise Regressed(f"not reproduced: {', '.join(titles_of[DIFFERS])}")
     if UNDECIDED in titles_of:
@@ -253,67 +265,45 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
         raise Undecided(f"it cannot be decided whether this is reproduced: {titles}")
 
 
-def draw_run(entry: dict[str, Any]) -> Group:
+def draw_run(entry: dict[str, Any]) -> list[Text | Table]:
     """All results of a run."""
-    from rich.console import Group
-
     from ..core.console import Text
 
     title = entry["title"] + (" (oracle)" if entry["oracle"] else "")
-    parts: list[Any] = [
+    parts: list[Text | Table] = [
         Text(title, style="bold"),
-        _draw_facts(_facts(entry)),
-        _draw_classes(entry["test"], entry["confusion"], entry["classes"]),
+        facts_table(_facts(entry)),
+        _draw_classes(entry["test"], entry["classes"], entry["confusion"]),
     ]
     for name, result in entry.get("on", {}).items():
+        facts = [*_test_facts(result, "accuracy"), *(("images", text) for text in result["images"])]
+        number = result["trained_on"]
+        if number is None:
+            text = "unknown: images are streamed, or the run's training images are not here"
+            facts.append(("trained on", text))
+        elif number:
+            text = f"{number} of these {result['expected']} images"
+            facts.append(("trained on", f"{text}: accuracy on them is no test accuracy"))
         parts += [
             Text(f"on {name}, classes by {result['classes_by']}", style="bold"),
-            _draw_facts(_facts_on(result)),
-            _draw_classes(result, result["confusion"], entry["classes"]),
+            facts_table(facts),
+            _draw_classes(result, entry["classes"], result["confusion"]),
         ]
-    return Group(*parts)
-
-
-def draw_checks(entry: dict[str, Any]) -> Group:
-    """A line for each check of a run."""
-    from rich.console import Group
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
-    lines = Table.grid(padding=(0, 2))
-    for check in entry["recheck"]["checks"]:
-        lines.add_row(
-            Text(check["name"], style="dim"),
-            Text(check["status"], style=style[check["status"]]),
-            Text(check["detail"]),
-        )
-    return Group(Text(entry["title"], style="bold"), lines)
-
-
-def _draw_facts(rows: Iterator[tuple[str, str]]) -> Table:
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    facts = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        facts.add_row(Text(name, style="dim"), Text(value))
-    return facts
+    return parts
 
 
 def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    train = entry["train"]
+    train, wrong = entry["train"], entry["train"]["wrong_labels"]
     yield from _test_facts(entry["test"], "test accuracy")
-    yield (
-        "training accuracy",
-        f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones",
-    )
+    clean = f"{percent(train['clean'])} on clean ones"
+    yield "training accuracy", f"{percent(train['recorded'])} on recorded labels, {clean}"
     if "val" in entry:
         val = entry["val"]
         yield "held out", f"{percent(val['recorded'])} of {val['n']} recorded labels"
-    yield from _noisy_label_facts(train)
+    if wrong:
+        yield from _noisy_label_facts(train)
+    else:
+        yield "wrong labels", "unknown" if wrong is None else "none"
     if "suspects" in entry:
         issues = entry["suspects"]
         text = f"{issues['listed']} of {issues['of']} labels"
@@ -334,19 +324,17 @@ def _detection(scores: dict[str, float]) -> str:
     )
 
 
-def _test_facts(test: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
+def _test_facts(test: dict[str, Any], name: str) -> list[tuple[str, str]]:
     top5 = "" if test["top5"] is None else f", top-5 {percent(test['top5'])}"
-    yield name, f"{percent(test['top1'])} of {test['n']}{top5}"
     brier = "not recorded" if test["brier"] is None else f"{test['brier']:.4f} of 2"
-    yield "calibration", f"NLL {test['nll']:.4f} nats, Brier {brier}, ECE {percent(test['ece'])}"
+    calibration = f"NLL {test['nll']:.4f} nats, Brier {brier}, ECE {percent(test['ece'])}"
+    accuracy = f"{percent(test['top1'])} of {test['n']}{top5}"
+    return [(name, accuracy), ("calibration", calibration)]
 
 
 def _noisy_label_facts(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The number of wrong labels, and how well the loss finds them."""
     wrong, detection = train["wrong_labels"], train["detection"]
-    if not wrong:
-        yield "wrong labels", "unknown" if wrong is None else "none"
-        return
     memorized = f"{percent(train['memorised'])} memorised"
     if detection["auroc"] is None:
         yield "wrong labels", f"all {wrong} that are known, {memorized}"
@@ -363,36 +351,12 @@ def _noisy_label_facts(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "ranked by loss", f"{', '.join(shown)}, by chance {percent(detection['chance'])}"
 
 
-def _draw_classes(test: dict[str, Any], confusion: list[list[int]], names: list[str]) -> Table:
+def _draw_classes(test: dict[str, Any], names: list[str], confusion: list[list[int]]) -> Table:
     """The classes with the lowest accuracy, and their most frequent mistake."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    classes = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("class", "accuracy", "most often taken for"):
-        classes.add_column(head, justify="right" if head == "accuracy" else "left")
     known = [(rate, k) for k, rate in enumerate(test["per_class"]) if rate is not None]
+    rows = []
     for rate, k in sorted(known)[:_WORST]:
-        row = [0 if j == k else count for j, count in enumerate(confusion[k])]
-        mistake = names[row.index(max(row))] if max(row) else ""
-        classes.add_row(Text(names[k]), percent(rate), Text(mistake))
-    return classes
-
-
-def _facts_on(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from _test_facts(result, "accuracy")
-    for sentence in result["images"]:
-        yield "images", sentence
-    number = result["trained_on"]
-    if number is None:
-        yield (
-            "trained on",
-            "unknown: images are streamed, or the run's training images are not here",
-        )
-    elif number:
-        yield (
-            "trained on",
-            f"{number} of these {result['expected']} images: accuracy on them is no test accuracy",
-        )
+        counts = [0 if j == k else count for j, count in enumerate(confusion[k])]
+        mistake = names[counts.index(max(counts))] if max(counts) else ""
+        rows.append((names[k], percent(rate), mistake))
+    return text_table(("class", "accuracy", "most often taken for"), rows, right=("accuracy",))

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ConfigError, DataError
-from .console import duration, say
+from ..errors import DataError
+from .console import RunProgress, say
+from .options import refuse
 
 if TYPE_CHECKING:
-    from ..experiments.resolve import RunConfig
     from ..experiments.suite import Suite
     from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
@@ -31,7 +31,6 @@ _WHY = {
     ),
 }
 _FOLDS = "predictions by networks that were not trained on the example (--cv-folds)"
-_LONG = 600.0  # seconds from which the time left is shown
 
 
 @dataclass(frozen=True)
@@ -60,54 +59,68 @@ class ListRequest:
         """Raises ConfigError."""
         from ..labels.issues import SCORES
 
-        if self.score is not None and self.score not in SCORES:
-            raise ConfigError(f"--score is {' or '.join(SCORES)}, got {self.score!r}")
-        if self.score is not None and (self.folds or not (self.suspects or self.predictions)):
-            raise ConfigError(
+        refuse(
+            (
+                self.score not in (None, *SCORES),
+                f"--score is {' or '.join(SCORES)}, got {self.score!r}",
+            ),
+            (
+                self.score is not None and (self.folds or not (self.suspects or self.predictions)),
                 "--score is how the training run judges: it goes with --suspects or "
-                "--predictions, and not with --cv-folds"
-            )
-        for flag, path, suffixes in (
-            ("--suspects", self.suspects, (".csv",)),
-            ("--predictions", self.predictions, (".npz", ".npy")),
-        ):
-            if path is not None and path.suffix not in suffixes:
-                raise ConfigError(f"{flag} writes a {' or '.join(suffixes)}, got {path}")
-        if num_runs == 1:
-            return
-        if self.predictions is not None:
-            raise ConfigError(f"--predictions is of one run, got {num_runs}")
-        if self.folds is not None:
-            raise ConfigError(f"--cv-folds is of one run, got {num_runs}")
+                "--predictions, and not with --cv-folds",
+            ),
+            (
+                self.suspects and self.suspects.suffix != ".csv",
+                f"--suspects writes a .csv, got {self.suspects}",
+            ),
+            (
+                self.predictions and self.predictions.suffix not in (".npz", ".npy"),
+                f"--predictions writes a .npz or .npy, got {self.predictions}",
+            ),
+            (
+                self.predictions and num_runs > 1,
+                f"--predictions is of one run, got {num_runs}",
+            ),
+            (
+                self.folds is not None and num_runs > 1,
+                f"--cv-folds is of one run, got {num_runs}",
+            ),
+        )
 
 
 def write_lists(
     folders: list[RunFolder], request: ListRequest, inference: Inference
 ) -> dict[str, Any]:
     """Write the requested files; under "suspects" the facts of the list. Raises NoisebenchError."""
+    from ..labels.issues import combine, precision_text, write_suspects
+    from ..runs.rebuild import manifest_of
+
     request.check(len(folders))
     folder, written = folders[0], dict[str, Any]()
-    if len(folders) > 1 and request.suspects is not None:
-        entry = _write_list(
-            request.suspects, *_combine(folders, request.score, inference), inference
-        )
-        return {"suspects": {**entry, "runs": [folder.name for folder in folders]}}
-    if request.suspects is None and request.folds is None:
-        if request.predictions is not None:
-            predicted, by = _of_training(folder, request.score or "last")
-            written["predictions"] = _write_predictions(
-                request.predictions, folder, predicted, by, inference
-            )
-        return written
-    predicted, manifest, by = _predict(folder, request, inference)
+    if request.folds is not None:
+        predicted, manifest = _judged_by_folds(folder, request.folds, inference)
+        by = f"{request.folds} folds"
+    elif request.suspects is not None:
+        manifest = manifest_of(folder, inference.workspace, inference.manifest)
+        runs, by = _predictions_of(folders, request.score)
+        predicted = combine(runs, manifest.labels)
+    elif request.predictions is not None:
+        (predicted,), by = _predictions_of([folder], request.score or "last")
     if request.predictions is not None:
         written["predictions"] = _write_predictions(
             request.predictions, folder, predicted, by, inference
         )
-    return {
-        **written,
-        "suspects": _write_list(request.suspects, predicted, manifest, by, inference),
-    }
+    if request.suspects is not None or request.folds is not None:
+        facts = precision_text(predicted, manifest)
+        file = None if request.suspects is None else str(request.suspects)
+        written["suspects"] = {"file": file, "by": by, **facts}
+    if request.suspects is not None:
+        write_suspects(request.suspects, predicted, manifest)
+        text = f"{request.suspects} written: {facts['listed']} label issues in {facts['of']} labels"
+        say(f"{text}; {_WHY.get(by, _FOLDS)}", quiet=inference.quiet)
+        if len(folders) > 1:
+            written["suspects"]["runs"] = [folder.name for folder in folders]
+    return written
 
 
 def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
@@ -128,96 +141,48 @@ def of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFold
     return chosen
 
 
-def _combine(
-    folders: list[RunFolder], score: str | None, inference: Inference
-) -> tuple[Predictions, Manifest, str]:
-    """The mean predictions of several runs on the same labels."""
-    from ..labels.issues import combine
-    from ..runs.rebuild import manifest_of
-
-    manifest = manifest_of(folders[0], inference.workspace, inference.manifest)
-    pairs = [_of_training(folder, score) for folder in folders]
-    by = " and ".join(sorted({name for _, name in pairs}))
-    return combine([predicted for predicted, _ in pairs], manifest.labels), manifest, by
-
-
-def _of_training(folder: RunFolder, score: str | None) -> tuple[Predictions, str]:
-    """The run's predictions of every training image, and the score that they are of; without clean
-    labels.
-    """
+def _predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Predictions], str]:
+    """The predictions of runs for every training image, and the scores that they are of."""
     from ..labels.issues import better_score, score_labels
     from ..runs.predictions import checked_arrays
 
-    arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
-    chosen = score or better_score(arrays)
-    return score_labels(arrays, chosen), chosen
+    predictions, names = [], set()
+    for folder in folders:
+        arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
+        name = score or better_score(arrays)
+        predictions.append(score_labels(arrays, name))
+        names.add(name)
+    return predictions, " and ".join(sorted(names))
 
 
-def _predict(
-    folder: RunFolder, request: ListRequest, inference: Inference
-) -> tuple[Predictions, Manifest, str]:
-    """The predictions of a run, or of its folds, the labels that it was trained on, and the score
-    that they are of.
-    """
-    from ..runs.cross_validation import judged, make_folds
-    from ..runs.rebuild import manifest_of, rebuild
-
-    if request.folds is None:
-        manifest = manifest_of(folder, inference.workspace, inference.manifest)
-        predicted, by = _of_training(folder, request.score)
-        return predicted, manifest, by
-    run = rebuild(folder, inference.workspace, inference.manifest)
-    folds = make_folds(run, folder, request.folds)
-    if not all(fold.done for fold in folds):
-        _train(folds, run, inference)
-    return judged(folds), run.manifest, f"{request.folds} folds"
-
-
-def _train(folds: list[Any], run: RunConfig, inference: Inference) -> None:
+def _judged_by_folds(
+    folder: RunFolder, count: int, inference: Inference
+) -> tuple[Predictions, Manifest]:
+    """The predictions by the folds of a run, which are trained if need be, and its labels."""
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
     from ..runs.checkpoint import RunOptions
-    from ..runs.cross_validation import train_folds
-    from .progress import RunProgress
+    from ..runs.cross_validation import judged, make_folds, train_folds
+    from ..runs.rebuild import rebuild
 
+    run = rebuild(folder, inference.workspace, inference.manifest)
+    folds = make_folds(run, folder, count)
+    if all(fold.done for fold in folds):  # images need not be here
+        return judged(folds), run.manifest
     images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)
     keep_memory()
     with StopSignals() as signals, RunProgress(quiet=inference.quiet) as lines:
 
         def options(left: int) -> RunOptions:
-            lines.say(f"fold {len(folds) - left + 1} of {len(folds)}")
-
-            def on_estimate(seconds: float) -> None:
-                if seconds * left > _LONG:
-                    lines.say(
-                        f"the folds will take about {duration(seconds * left)}; Ctrl-C saves, the "
-                        "same command resumes"
-                    )
-
+            lines.say(f"fold {count - left + 1} of {count}")
             return RunOptions(
                 on_epoch_end=lines.update,
                 should_stop=lambda: signals.stopped,
-                on_time_estimate=on_estimate,
+                on_time_estimate=lambda seconds: lines.say_duration(seconds * left, "the folds"),
             )
 
         train_folds(folds, images, inference.device, options)
-
-
-def _write_list(
-    path: Path | None, predicted: Predictions, manifest: Manifest, by: str, inference: Inference
-) -> dict[str, Any]:
-    """The list written, and the facts of it."""
-    from ..labels.issues import precision_text, write_suspects
-
-    facts = precision_text(predicted, manifest)
-    if path is not None:
-        write_suspects(path, predicted, manifest)
-        say(
-            f"{path} written: {facts['listed']} label issues in {facts['of']} labels; "
-            f"{_WHY.get(by, _FOLDS)}",
-            quiet=inference.quiet,
-        )
-    return {"file": None if path is None else str(path), "by": by, **facts}
+    return judged(folds), run.manifest
 
 
 def _write_predictions(
@@ -259,16 +224,19 @@ def check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace)
     if not suite.report.suspects:
         return
     path, root = workspace.root / suite.report.suspects, workspace.root.resolve()
-    if not path.resolve().is_relative_to(root):
-        raise ConfigError(
+    several = len({item.run.manifest.content_hash for item in items})
+    refuse(
+        (
+            not path.resolve().is_relative_to(root),
             f"report.suspects {suite.report.suspects}: a link leads it out of the "
-            f"workspace {workspace.root}"
-        )
-    if (several := len({item.run.manifest.content_hash for item in items})) > 1:
-        raise ConfigError(
+            f"workspace {workspace.root}",
+        ),
+        (
+            several > 1,
             "report.suspects is a list of one set of labels, the suite's runs see "
-            f"{several}: fix noise, data set and noise_seed"
-        )
+            f"{several}: fix noise, data set and noise_seed",
+        ),
+    )
 
 
 def write_suite_list(
@@ -279,6 +247,9 @@ def write_suite_list(
     """
     if not suite.report.suspects:
         return
+    from ..experiments.suite import label_request_of
+    from ..labels.issues import combine, precision_text, write_suspects
+
     path = workspace.root / suite.report.suspects
     left = sum(item.folder.status() != "done" for item in items)
     if left:
@@ -286,27 +257,18 @@ def write_suite_list(
     elif path.exists():
         text = "is there already and left as it is: move it away for a new list"
     else:
-        text = f"written: {_write_suite_list(path, items, workspace)}"
+        run = items[0].run
+        runs, by = _predictions_of([item.folder for item in items], None)
+        predicted = combine(runs, run.manifest.labels)
+        write_suspects(path, predicted, run.manifest)
+        facts = precision_text(predicted, run.manifest)
+        _, manifest = workspace.make(run.dataset, label_request_of(items[0].suite_run))
+        precision = ""
+        if facts["precision"] is not None:
+            precision = f", {100 * facts['precision']:.1f} % of them wrong"
+        text = (
+            f"written: {facts['listed']} label issues in {facts['of']} labels, by its {len(runs)} "
+            f"runs together{precision}; {_WHY[by]}. Delete the lines that are right, then: "
+            f"noisebench corrupt --manifest {manifest} --suspects {path} --drop (or --relabel)"
+        )
     say(f"{path} {text}", quiet=options.quiet)
-
-
-def _write_suite_list(path: Path, items: list[QueuedRun], workspace: Workspace) -> str:
-    """The facts of the list, with the next command."""
-    from ..experiments.suite import label_request_of
-    from ..labels.issues import combine, precision_text, write_suspects
-
-    run = items[0].run
-    runs = [_of_training(item.folder, None)[0] for item in items]
-    predicted = combine(runs, run.manifest.labels)
-    write_suspects(path, predicted, run.manifest)
-    facts = precision_text(predicted, run.manifest)
-    _, manifest_path = workspace.make(run.dataset, label_request_of(items[0].suite_run))
-    precision = ""
-    if facts["precision"] is not None:
-        precision = f", {100 * facts['precision']:.1f} % of them wrong"
-    return (
-        f"{facts['listed']} label issues in {facts['of']} labels, by its {len(items)} runs "
-        f"together{precision}. Delete the lines that are right, "
-        f"then: noisebench corrupt --manifest {manifest_path} --suspects {path} --drop "
-        "(or --relabel)"
-    )

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError
-from .console import duration, estimated, percent, say, show, write_json
+from .console import RunProgress, duration, estimated, percent, plural, say, show, write_json
+from .corrupt import ChosenLabels, check_choice, choose_labels
 from .options import (
     Device,
     Globals,
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from ..experiments.resolve import RunConfig
     from ..runs.checkpoint import Progress
     from ..runs.folder import RunFolder
-    from ..training.distributed.processes import ParallelConfig, RankInfo, SingleProcess
 
 TRAIN_SETTINGS = {"ignore_unknown_options": True}  # a loss's own parameters are options
-_LONG = 600.0  # seconds from which a run's estimate is shown
 
 
 @with_options
@@ -145,19 +144,22 @@ def train(
     from ..runs.result import preprocessing
     from ..runs.session import execute_run, make_trainer
     from ..runs.trackers import known_trackers
-    from ..training.distributed.processes import ParallelConfig, check_spread, rank_info
-    from .labels import ChosenLabels, LabelChoice, choose_labels
-    from .progress import RunProgress
+    from ..training.distributed.processes import (
+        ParallelConfig,
+        SingleProcess,
+        check_spread,
+        rank_info,
+    )
 
     rank = rank_info()
     options: Globals = context.obj if rank.first else replace(context.obj, quiet=True)
     # with plugins, whose parameters are options too
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     dataset, parameters = split_words(context, words or [])
-    choice = LabelChoice(dataset, manifest, noise, test)
+    check_choice(dataset, manifest, noise)
 
     def resolve() -> tuple[ChosenLabels, RunConfig]:
-        labels = choose_labels(workspace, choice)
+        labels = choose_labels(workspace, dataset, manifest, noise, test)
         check_workers(workers, [labels.dataset])
         request = RunRequest(
             method,
@@ -165,7 +167,7 @@ def train(
             strategy,
             model,
             recipe.recipe,
-            recipe.changes,
+            recipe.values,
             seed,
             precision,
             device,
@@ -178,11 +180,19 @@ def train(
         labels.manifest.verify(clean.labels, clean.ids, classes=classes)
         return labels, workspace.plan(request, labels.dataset, labels.manifest)
 
-    with _ranks(rank, device, dry_run=dry_run) as ranks:
+    # this process by itself, or all that torchrun started, joined
+    processes: AbstractContextManager[SingleProcess] = nullcontext(
+        SingleProcess(rank.rank, rank.size)
+    )
+    if rank.several and not dry_run:  # without training each process resolves the run by itself
+        from ..training.distributed.process_group import open_process_group
+
+        processes = open_process_group(rank, device)
+    with processes as ranks:
         labels, run = ranks.rank_zero_first(resolve)
+        parallel = ParallelConfig(ranks, accumulate, sync_bn)
         for note in labels.notes:
             say(note, quiet=options.quiet)
-        parallel = ParallelConfig(ranks, accumulate, sync_bn)
         check_spread(min(run.recipe.batch_size, smallest_training_set(run)), parallel)
         folder = RunFolder(workspace.runs / run.folder_name)
         if dry_run:
@@ -191,11 +201,13 @@ def train(
             return
         record = None if force else ranks.on_rank_zero(lambda: folder.finished(run.key))
         if record is not None:
-            say(
-                f"{folder.path} is finished already{_otherwise(record, parallel)}; --force runs it "
-                "again",
-                quiet=options.quiet,
-            )
+            # in no key, though with batch norm they change the numbers
+            plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
+            before, now = plain | record.get("environment", {}), plain | parallel.facts()
+            changed = [f"{name} {before[name]}" for name in plain if before[name] != now[name]]
+            with_changed = f", with {', '.join(changed)}" if changed else ""
+            text = f"{folder.path} is finished already{with_changed}; --force runs it again"
+            say(text, quiet=options.quiet)
             if rank.first:
                 _show_record(record, json=json)
             return
@@ -204,7 +216,12 @@ def train(
                 f"{folder.path} was finished or failed, but its record is damaged: it is run again",
                 quiet=options.quiet,
             )
-        _check_alike(ranks, run)
+        if (key := ranks.on_rank_zero(lambda: run.key)) != run.key:
+            raise ConfigError(
+                f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
+                f"({key[:8]}): their data, plugins or processors differ; --precision fp32 is the "
+                "same everywhere"
+            )
         logger = options.open_logger(trackers if rank.first else [])
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainer = make_trainer(run, images, ranks.device or device, spread=parallel)
@@ -225,15 +242,8 @@ def train(
                 lines.update(progress)
                 logger.log(run, folder, progress.lines)
 
-            def on_estimate(seconds: float) -> None:
-                if seconds > _LONG:
-                    lines.say(
-                        f"this will take about {duration(seconds)}; Ctrl-C saves, the same "
-                        "command resumes"
-                    )
-
             run_options = RunOptions(
-                resume, force, on_epoch_end, lambda: signals.stopped, on_estimate
+                resume, force, on_epoch_end, lambda: signals.stopped, lines.say_duration
             )
             record = execute_run(run, images, trainer, folder, run_options)
             logger.finish(folder)
@@ -245,18 +255,19 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
     """`cifar10 --eps 0.4 --q=0.7` -> the data set and the loss's own parameters,
     `{"eps": "0.4", "q": "0.7"}`. Raises ConfigError.
     """
-    dataset, parameters, rest = None, dict[str, str](), list(words)
-    while rest:
-        word = rest.pop(0)
+    dataset, parameters, rest = None, dict[str, str](), iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        key = flag[2:].replace("-", "_")
         if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            _check_option(context, name)
-            if not equals and not rest:
-                raise ConfigError(f"--{name} needs a value")
-            key = name.replace("-", "_")
+            _check_flag(context, flag)
+            if not equals:
+                value = next(rest, "")
+            if not value:
+                raise ConfigError(f"{flag} needs a value")
             if key in parameters:
-                raise ConfigError(f"--{name} is given twice")
-            parameters[key] = value if equals else rest.pop(0)
+                raise ConfigError(f"{flag} is given twice")
+            parameters[key] = value
         elif word.startswith("-"):
             raise ConfigError(f"no such option: {word} (noisebench train --help)")
         elif dataset is not None:
@@ -266,58 +277,18 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
     return dataset, parameters
 
 
-def _check_option(context: typer.Context, name: str) -> None:
+def _check_flag(context: Any, flag: str) -> None:
     """Refuse a misplaced or misspelt option, which would otherwise count as a loss's parameter."""
     from ..losses import LOSSES
 
-    if name.replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
+    if flag[2:].replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
         return
-    flag = f"--{name}"
-    if flag in _flags(context.parent):
+    if any(flag in parameter.opts for parameter in context.parent.command.params):
         raise ConfigError(f"{flag} stands before the command: noisebench {flag} ... train")
-    if near := difflib.get_close_matches(flag, _flags(context), n=1, cutoff=0.75):
+    flags = [known for parameter in context.command.params for known in parameter.opts]
+    if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
         raise ConfigError(
             f"no such option: {flag}; did you mean {near[0]}? (noisebench train --help)"
-        )
-
-
-def _flags(context: Any) -> list[str]:
-    parameters = context.command.params if context else []
-    return [flag for parameter in parameters for flag in parameter.opts]
-
-
-def _otherwise(record: dict[str, Any], parallel: ParallelConfig) -> str:
-    """The parallel settings of a finished run, where they are not the requested ones: they are in
-    no key, and with batch norm they change the numbers.
-    """
-    plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
-    before = {**plain, **{k: v for k, v in record.get("environment", {}).items() if k in plain}}
-    now = {**plain, **parallel.facts()}
-    changed = [f"{name} {value}" for name, value in before.items() if value != now[name]]
-    return f", with {', '.join(changed)}" if changed else ""
-
-
-def _ranks(rank: RankInfo, device: str, *, dry_run: bool) -> AbstractContextManager[SingleProcess]:
-    """This process by itself, or all that torchrun started, joined."""
-    from ..training.distributed.processes import SingleProcess
-
-    if not rank.several or dry_run:  # without training each process resolves the run by itself
-        return nullcontext(SingleProcess(rank.rank, rank.size))
-    from ..training.distributed.process_group import open_process_group
-
-    return open_process_group(rank, device)
-
-
-def _check_alike(ranks: SingleProcess, run: RunConfig) -> None:
-    """Raises ConfigError where the machines of a run have different data, plugins or processors."""
-    if (key := ranks.on_rank_zero(lambda: run.key)) != run.key:
-        other = (
-            f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
-            f"({key[:8]})"
-        )
-        raise ConfigError(
-            f"{other}: their data, plugins or processors differ; --precision fp32 "
-            "is the same everywhere"
         )
 
 
@@ -327,7 +298,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         write_json({**facts, **run.config})
         return
     settings = ", ".join(f"{key} {value}" for key, value in run.recipe.asdict().items())
-    lines = [
+    show(
         f"{folder.status()}: {run.title}",
         f"folder: {folder.path}",
         f"oracle: {'yes' if run.oracle else 'no'}",
@@ -336,8 +307,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         *([f"begins from: {run.init.label}"] if run.init else []),
         f"recipe {run.recipe_name}: {settings}",
         f"precision: {run.precision}",
-    ]
-    show("\n".join(lines))
+    )
 
 
 def _show_record(record: dict[str, Any], *, json: bool) -> None:
@@ -363,11 +333,11 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
         return
     share = "" if memorized is None else f"; wrong labels memorised {percent(memorized)}"
     by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
-    if estimates := estimated(record):
-        show(estimates)
+    estimates = estimated(record)
     show(
+        *([estimates] if estimates else []),
         f"test accuracy {percent(test['last'])} (last), {percent(test.get('mean_last10'))} "
         f"({METRICS['mean_last10'].selection_of([epochs])}), {percent(test.get('best'))} (best on "
         f"test, optimistic){share}\n"
-        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}{by}"
+        f"{path}\n{plural(epochs, 'epoch')} in {duration(record['seconds'])}{by}",
     )
