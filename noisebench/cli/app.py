@@ -13,13 +13,13 @@ from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, NoisebenchError, RunFailed
+from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
 from .console import say
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
-from .options import Command, Globals
+from .options import Command, Globals, refuse
 from .report import report
 from .run import run
 from .train import TRAIN_SETTINGS, train
@@ -90,11 +90,14 @@ def before(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != "train" and (size := rank_info().size) > 1:
-        raise ConfigError(
-            f"torchrun started {size} processes, and only train is of several: "
-            f"noisebench {context.invoked_subcommand} ..."
+    name, size = context.invoked_subcommand, rank_info().size
+    refuse(
+        (
+            name != "train" and size > 1,
+            f"torchrun started {size} processes, and only train is of several: noisebench {name} "
+            "...",
         )
+    )
     context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)
 
 
@@ -102,7 +105,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. An error that a user can mend is one line on stderr, by the
     first of several processes.
     """
-    _open_streams()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a letter that it cannot write is written out (`\\u2500`)
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     verbose = bool({"-v", "--verbose"} & set(arguments))
     try:
@@ -132,21 +138,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None
         )
-
-
-def _open_streams() -> None:
-    """A stream that is closed leads nowhere, and no file takes its number; a letter that one cannot
-    write is written out (`\\u2500`).
-    """
-    for name, way in (("stdin", os.O_RDONLY), ("stdout", os.O_WRONLY), ("stderr", os.O_WRONLY)):
-        stream = getattr(sys, name)
-        if stream is None:
-            # the lowest number that is free, which is the closed one's
-            nowhere = os.open(os.devnull, way)
-            os.set_inheritable(nowhere, True)  # as a worker's own
-            setattr(sys, name, os.fdopen(nowhere, "r" if name == "stdin" else "w"))
-        elif isinstance(stream, io.TextIOWrapper) and stream.writable():
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _fail(message: str, code: int, error: BaseException | None = None) -> int:

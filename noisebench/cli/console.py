@@ -54,9 +54,11 @@ def write_json(content: Any) -> None:
     sys.stdout.write(printable_json(json.dumps(content, indent=1)) + "\n")
 
 
-def say(text: str, *, quiet: bool = False) -> None:
-    """A line of progress or a warning on stderr."""
-    if not quiet:
+def say(text: str, *, quiet: bool = False, live: Bar | Live | None = None) -> None:
+    """A line of progress or a warning on stderr; live: what is drawn there."""
+    if live:
+        live.console.print(text)
+    elif not quiet:
         sys.stderr.write(printable_line(text) + "\n")
 
 
@@ -179,10 +181,7 @@ class RunProgress:
 
     def say(self, text: str) -> None:
         """A line beside the bar."""
-        if self._bar:
-            self._bar.console.print(text)
-        else:
-            say(text, quiet=self._quiet)
+        say(text, quiet=self._quiet, live=self._bar)
 
     def say_duration(self, seconds: float, what: str = "this") -> None:
         """How long a long run will take."""
@@ -297,10 +296,8 @@ class GridProgress:
         elif event.kind == "failed":
             self._failed.add(event.number)
             message = f"error: {event.content['message']}"
-        if message and self._live:
-            self._live.console.print(message)
-        elif message:
-            say(message)  # even when quiet
+        if message:
+            say(message, live=self._live)  # even when quiet
         finished = len(self._accuracy) + len(self._failed)
         if self._live:
             self._live.update(self._drawn())

@@ -5,18 +5,21 @@ read of sets by path alone. And the labels that `train` trains on.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.files.atomic import is_text
+from ..datasets import DATASETS, Dataset
 from ..errors import ConfigError
+from ..noise import MAPS, is_random, normal_noise
+from ..noise.conventions import CONVENTIONS
 from .console import facts_table, percent, say, show, text_table, write_json
-from .options import Globals, Json, NoiseOptions, TestFolder, option, with_options
+from .options import Globals, Json, NoiseOptions, TestFolder, option, refuse, with_options
 
 if TYPE_CHECKING:
-    from ..datasets import Dataset
     from ..labels.manifest import Manifest
     from ..runs.workspace import Workspace
 
@@ -91,37 +94,44 @@ def corrupt(
 
     noisebench corrupt cifar10 --asym 0.3
     """
-    from ..core.files.atomic import is_text
     from ..labels.build import DatasetInputs, size_sentences
     from ..labels.manifest import file_name, read_manifest
     from ..labels.review import review_manifest
 
     options: Globals = context.obj
-    if manifest is not None or suspects is not None or drop or relabel:
-        if manifest is None or suspects is None or drop == relabel:
-            raise ConfigError(
-                "a review is corrupt --manifest FILE --suspects FILE and one of "
-                "--drop and --relabel"
-            )
-        check_choice(dataset, manifest, noise)
-    elif not noise.any and noise.convention:
-        raise ConfigError(
+    review = manifest is not None or suspects is not None or drop or relabel
+    incomplete = manifest is None or suspects is None or drop == relabel
+    refuse(
+        (
+            review and incomplete,
+            "a review is corrupt --manifest FILE --suspects FILE and one of --drop and --relabel",
+        ),
+        *(_choice_rules(dataset, manifest, noise) if review else ()),
+        (
+            not review and not noise.any and noise.convention,
             f"--convention {noise.convention} says how, not how much: give --sym, --asym, "
-            "--pair or --idn a rate"
-        )
-    elif not noise.any and not is_recorded(dataset):
-        raise ConfigError(
+            "--pair or --idn a rate",
+        ),
+        (
+            not review and not noise.any and not is_recorded(dataset),
             "name a noise: --sym 0.4, --asym 0.3, --human worse, --labels FILE, "
-            "--noise TEXT ... (noisebench list noises)"
-        )
-    elif dataset is None:
-        raise ConfigError("a noise needs a data set: noisebench corrupt cifar10 --sym 0.4")
-    if out is not None and not out.name.endswith((".csv", ".csv.gz", ".parquet")):
-        raise ConfigError(f"--out is a .csv, .csv.gz or .parquet, got {out}")
-    if out is not None and not is_text(str(out)):
-        raise ConfigError(f"--out is a path in UTF-8, got {str(out)!a}")
-    workspace, review = options.open(), dict[str, Any]()
-    if manifest is not None and suspects is not None:
+            "--noise TEXT ... (noisebench list noises)",
+        ),
+        (
+            not review and dataset is None,
+            "a noise needs a data set: noisebench corrupt cifar10 --sym 0.4",
+        ),
+        (
+            out and not out.name.endswith((".csv", ".csv.gz", ".parquet")),
+            f"--out is a .csv, .csv.gz or .parquet, got {out}",
+        ),
+        (
+            not is_text(str(out)),
+            f"--out is a path in UTF-8, got {str(out)!a}",
+        ),
+    )
+    workspace, summary = options.open(), dict[str, Any]()
+    if manifest and suspects:
         before = read_manifest(manifest)
         data = dataset_of(workspace, before, dataset, test)
         clean = workspace.labels(data)
@@ -136,7 +146,7 @@ def corrupt(
         action = "drop" if drop else "relabel"
         reviewed = review_manifest(clean, before, suspects, action, inputs)
         labels, path = reviewed.after, workspace.manifests / file_name(reviewed.after, data)
-        review = {**reviewed.summary, **({"notes": reviewed.notes} if reviewed.notes else {})}
+        summary = {**reviewed.summary, **({"notes": reviewed.notes} if reviewed.notes else {})}
         notes = [f"{suspects}: {note}" for note in reviewed.notes]
     else:
         data = workspace.dataset(str(dataset), test, noise.label_file)
@@ -154,10 +164,10 @@ def corrupt(
     )
     if json:
         facts = {name: labels.meta[name] for name in _SUMMARY if name in labels.meta}
-        more = {"review": review} if review else {}
+        more = {"review": summary} if summary else {}
         write_json({"manifest": str(path), **facts, "sha256": labels.sha256, **more})
         return
-    tables = [facts_table([("manifest", str(path)), *_facts(labels, review)])]
+    tables = [facts_table([("manifest", str(path)), *_facts(labels, summary)])]
     if labels.meta["realised_rate"] is not None:
         heads = ("class", "wrong labels", "most often recorded as")
         tables.append(text_table(heads, _class_rows(labels), right=heads[1:2]))
@@ -165,9 +175,6 @@ def corrupt(
 
 
 def _facts(manifest: Manifest, review: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    from ..noise import MAPS, is_random, normal_noise
-    from ..noise.conventions import CONVENTIONS
-
     meta = manifest.meta
     yield "noise", meta["noise"]
     # whose noise it is, since "0.4" means another overall rate in each paper
@@ -240,32 +247,22 @@ def _class_rows(manifest: Manifest, most: int = 10) -> list[tuple[str, str, str]
     return rows
 
 
-@dataclass(frozen=True)
-class ChosenLabels:
-    """A manifest, its path, its data set, a sentence about them, and notes on how its files were
-    read.
-    """
-
-    manifest: Manifest
-    path: Path
-    dataset: Dataset
-    sentence: str
-    notes: list[str]
-
-
 def choose_labels(
     workspace: Workspace,
     name: str | None,
     path: Path | None,
     options: NoiseOptions,
     test: Path | None,
-) -> ChosenLabels:
+) -> tuple[Manifest, Path, Dataset, str, list[str]]:
     """What to train on: a manifest, a noise on a data set, what corrupt wrote last, or the embedded
     digits; nothing is written. Raises NoisebenchError.
+
+    The manifest, its path, its data set, a sentence about them, and notes on how its files were
+    read.
     """
     from ..labels.manifest import read_manifest
 
-    check_choice(name, path, options)
+    refuse(*_choice_rules(name, path, options))
     reason = ""
     if path is None and not options.any:
         hint = f"noisebench train {name} --sym 0.4"
@@ -293,29 +290,31 @@ def choose_labels(
         notes = [*notes_of(dataset, manifest), *decisions_of(manifest)]
     noise = manifest.meta["noise"]
     sentence = f"{reason}training on {path}: {manifest.dataset_text}, {noise}"
-    return ChosenLabels(manifest, path, dataset, sentence, notes)
+    return manifest, path, dataset, sentence, notes
 
 
-def check_choice(name: str | None, path: Path | None, options: NoiseOptions) -> None:
-    """Refuse options of a noise without one, and a noise without a data set or beside a
-    manifest.
-    """
+def _choice_rules(
+    name: str | None, path: Path | None, options: NoiseOptions
+) -> list[tuple[object, str]]:
+    """Options of a noise without one, and a noise without a data set or beside a manifest."""
     changed = [key for key, value in vars(options).items() if value != vars(NoiseOptions())[key]]
-    if not options.any and changed and not is_recorded(name):
-        flag = changed[0].replace("_", "-")
-        raise ConfigError(
-            f"--{flag} has an effect with a noise only: --sym, --asym, --human, --noise ..."
-        )
-    if options.any and path is not None:
-        raise ConfigError("give a noise or a --manifest, not both")
-    if options.any and name is None:
-        raise ConfigError("a noise needs a data set: noisebench train cifar10 --sym 0.4")
+    flags = [f"--{key.replace('_', '-')}" for key in changed]
+    return [
+        (
+            flags and not options.any and not is_recorded(name),
+            f"{''.join(flags[:1])} has an effect with a noise only: --sym, --asym, --human, "
+            "--noise ...",
+        ),
+        (options.any and path, "give a noise or a --manifest, not both"),
+        (
+            options.any and name is None,
+            "a noise needs a data set: noisebench train cifar10 --sym 0.4",
+        ),
+    ]
 
 
 def is_recorded(dataset: str | None) -> bool:
     """Whether a data set is used as it is where no noise is named."""
-    from ..datasets import DATASETS
-
     return dataset in DATASETS and DATASETS[dataset].recorded
 
 

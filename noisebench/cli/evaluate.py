@@ -5,25 +5,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import Regressed, Undecided
-from .console import estimated, facts_table, percent, show, text_table, write_json
+from ..errors import DataError, Regressed, Undecided
+from .console import RunProgress, estimated, facts_table, percent, say, show, text_table, write_json
 from .options import Globals, Json, Workers, option, refuse, with_options
-from .suspects import Inference, ListRequest, of_the_same_labels, write_lists
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from ..core.console import Text
     from ..datasets import ImageArray
+    from ..labels.manifest import Manifest
+    from ..metrics.predictions import Predictions
     from ..runs.folder import RunFolder
+    from ..runs.workspace import Workspace
 
+WHY = {
+    "early": (
+        "mean of the first half of training, before the network memorizes noisy labels "
+        "(--score early)"
+    ),
+    "last": "predictions of the last epoch (--score last)",
+    "early and last": (
+        "mean of the first half of training of some runs, the last epoch of others (--score)"
+    ),
+}
+_FOLDS = "predictions by networks that were not trained on the example (--cv-folds)"
 _WORST = 10  # classes that are shown
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What inference with the networks of a finished run needs. manifest: of the run, where it is
+    not in the workspace; test: the test images of another folder set.
+    """
+
+    workspace: Workspace
+    manifest: Path | None
+    device: str
+    test: Path | None
+    quiet: bool
 
 
 @with_options
@@ -135,9 +162,9 @@ def evaluate(
     entries = [_evaluate(folder) for folder in folders]
     listed = folders
     if suspects is not None and len(folders) > 1:
-        listed = of_the_same_labels(folders, quiet=options.quiet)
-    request = ListRequest(suspects, predictions, folds, score)
-    entries[folders.index(listed[0])].update(write_lists(listed, request, inference))
+        listed = _of_the_same_labels(folders, quiet=options.quiet)
+    lists = _write_lists(listed, inference, suspects, predictions, folds, score)
+    entries[folders.index(listed[0])].update(lists)
     for folder, entry in zip(folders, entries, strict=True) if on else ():
         entry["on"] = _evaluate_on(folder, on or [], inference)
     if json:
@@ -148,7 +175,10 @@ def evaluate(
 
 def _check_effects(given: dict[str, Any]) -> None:
     """Refuse options without effect."""
+    from ..labels.issues import SCORES
+
     on, verify, folds = given["on"] or [], given["verify"], given["folds"] is not None
+    suspects, predictions, score = given["suspects"], given["predictions"], given["score"]
     inference = on or verify or folds
     needs = "--eval-on, --verify and --cv-folds"
     refuse(
@@ -169,8 +199,25 @@ def _check_effects(given: dict[str, Any]) -> None:
             f"--workers has an effect with {needs} only: nothing else reads images",
         ),
         (
-            given["manifest"] is not None and not (inference or given["suspects"]),
+            given["manifest"] is not None and not (inference or suspects),
             f"--manifest has an effect with {needs.replace(' and', ',')} and --suspects only",
+        ),
+        (
+            score not in (None, *SCORES),
+            f"--score is {' or '.join(SCORES)}, got {score!r}",
+        ),
+        (
+            score is not None and (folds or not (suspects or predictions)),
+            "--score is how the training run judges: it goes with --suspects or --predictions, "
+            "and not with --cv-folds",
+        ),
+        (
+            suspects and suspects.suffix != ".csv",
+            f"--suspects writes a .csv, got {suspects}",
+        ),
+        (
+            predictions and predictions.suffix not in (".npz", ".npy"),
+            f"--predictions writes a .npz or .npy, got {predictions}",
         ),
     )
 
@@ -227,6 +274,142 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
         )
         for name in names
     }
+
+
+def _write_lists(
+    folders: list[RunFolder],
+    inference: Inference,
+    suspects: Path | None,
+    predictions: Path | None,
+    folds: int | None,
+    score: str | None,
+) -> dict[str, Any]:
+    """Write the requested files; under "suspects" the facts of the list. Raises NoisebenchError."""
+    from ..labels.issues import combine, precision_text, write_suspects
+    from ..runs.rebuild import manifest_of
+
+    several = len(folders) > 1
+    refuse(
+        (several and predictions, f"--predictions is of one run, got {len(folders)}"),
+        (several and folds is not None, f"--cv-folds is of one run, got {len(folders)}"),
+    )
+    folder, written = folders[0], dict[str, Any]()
+    if folds is not None:
+        predicted, manifest = _judged_by_folds(folder, folds, inference)
+        by = f"{folds} folds"
+    elif suspects is not None:
+        manifest = manifest_of(folder, inference.workspace, inference.manifest)
+        runs, by = predictions_of(folders, score)
+        predicted = combine(runs, manifest.labels)
+    elif predictions is not None:
+        (predicted,), by = predictions_of([folder], score or "last")
+    if predictions is not None:
+        written["predictions"] = _write_predictions(predictions, folder, predicted, by, inference)
+    if suspects is not None or folds is not None:
+        facts = precision_text(predicted, manifest)
+        file = None if suspects is None else str(suspects)
+        written["suspects"] = {"file": file, "by": by, **facts}
+    if suspects is not None:
+        write_suspects(suspects, predicted, manifest)
+        text = f"{suspects} written: {facts['listed']} label issues in {facts['of']} labels"
+        say(f"{text}; {WHY.get(by, _FOLDS)}", quiet=inference.quiet)
+        if several:
+            written["suspects"]["runs"] = [folder.name for folder in folders]
+    return written
+
+
+def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
+    """The runs on the labels that the run which finished last was trained on, which a list of
+    several runs is of. Prints which are left out.
+    """
+    labels = [folder.full_record()["noise"].get("manifest_sha256") for folder in folders]
+    latest = max(zip(folders, labels, strict=True), key=lambda pair: pair[0].ended or 0.0)[1]
+    chosen = [folder for folder, sha256 in zip(folders, labels, strict=True) if sha256 == latest]
+    others = ", ".join(folder.name for folder in folders if folder not in chosen)
+    if others:
+        names = ", ".join(folder.name for folder in chosen)
+        say(
+            "--suspects lists the labels that the run which finished last was trained on: "
+            f"{names}; left out, on other labels: {others}",
+            quiet=quiet,
+        )
+    return chosen
+
+
+def predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Predictions], str]:
+    """The predictions of runs for every training image, and the scores that they are of."""
+    from ..labels.issues import better_score, score_labels
+    from ..runs.predictions import checked_arrays
+
+    predictions, names = [], set()
+    for folder in folders:
+        arrays = checked_arrays(folder, folder.full_record()["data"]["num_classes"])
+        name = score or better_score(arrays)
+        predictions.append(score_labels(arrays, name))
+        names.add(name)
+    return predictions, " and ".join(sorted(names))
+
+
+def _judged_by_folds(
+    folder: RunFolder, count: int, inference: Inference
+) -> tuple[Predictions, Manifest]:
+    """The predictions by the folds of a run, which are trained if need be, and its labels."""
+    from ..core.hardware import keep_memory
+    from ..core.signals import StopSignals
+    from ..runs.checkpoint import RunOptions
+    from ..runs.cross_validation import judged, make_folds, train_folds
+    from ..runs.rebuild import rebuild
+
+    run = rebuild(folder, inference.workspace, inference.manifest)
+    folds = make_folds(run, folder, count)
+    if all(fold.done for fold in folds):  # images need not be here
+        return judged(folds), run.manifest
+    images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)
+    keep_memory()
+    with StopSignals() as signals, RunProgress(quiet=inference.quiet) as lines:
+
+        def options(left: int) -> RunOptions:
+            lines.say(f"fold {count - left + 1} of {count}")
+            return RunOptions(
+                on_epoch_end=lines.update,
+                should_stop=lambda: signals.stopped,
+                on_time_estimate=lambda seconds: lines.say_duration(seconds * left, "the folds"),
+            )
+
+        train_folds(folds, images, inference.device, options)
+    return judged(folds), run.manifest
+
+
+def _write_predictions(
+    path: Path, folder: RunFolder, predicted: Predictions, by: str, inference: Inference
+) -> dict[str, str]:
+    """The predictions of every training image; of a teacher also the hash of the labels that these
+    images have. The file, and the score.
+    """
+    from ..metrics.predictions import write_probabilities, write_teacher
+
+    record = folder.full_record()
+    noise = record["noise"]
+    if path.suffix == ".npy":
+        write_probabilities(path, predicted)
+    elif "labels_sha256" not in noise:
+        raise DataError(
+            f"{folder.path} is of an older version, which did not note whose labels "
+            "these are: run it again with --force"
+        )
+    elif "source" in noise:
+        raise DataError(
+            f"{folder.path} saw images of {noise['source']} in the place of "
+            "some: it cannot teach for these examples"
+        )
+    else:
+        num_classes = record["data"]["num_classes"]
+        write_teacher(path, predicted, num_classes, noise["labels_sha256"], record["title"])
+    say(
+        f"{path} written: {len(predicted.classes)} predictions; {WHY.get(by, _FOLDS)}",
+        quiet=inference.quiet,
+    )
+    return {"file": str(path), "by": by}
 
 
 def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> None:

@@ -263,10 +263,9 @@ def _strategies(options: Globals) -> Rows:
 
     rows = []
     for entry in sorted(STRATEGIES, key=lambda strategy: strategy.name != "standard"):
-        cost, passes = entry.facts.get("cost"), ""
-        if isinstance(cost, ComputeCost):
-            cost, passes = f"{cost.share:.3g} x CE", str(cost)
-        rows.append(_entry(entry, cost=cost or "", passes=passes))
+        cost = entry.facts.get("cost")
+        share = f"{cost.share:.3g} x CE" if isinstance(cost, ComputeCost) else ""
+        rows.append(_entry(entry, cost=share, passes=str(cost) if share else ""))
     return rows
 
 

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 import typer.core
 
+from ..core.expressions import Call
 from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
-from ..noise import noise_of_option, noise_options
+from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
+from ..noise.conventions import find_convention
 from .console import DownloadProgress, say
 
 if TYPE_CHECKING:
@@ -144,12 +146,6 @@ TestFolder = Annotated[
         help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/.",
     ),
 ]
-Model = Annotated[
-    str | None,
-    option(
-        "Method", "--model", metavar="NAME|timm:NAME", help="The network; default: the data set's."
-    ),
-]
 InitWeights = Annotated[
     str | None,
     option(
@@ -235,11 +231,13 @@ class Globals:
 def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
     """Raises ConfigError where --workers has no effect, since every set is in memory."""
     known = list(datasets)
-    if workers is not None and not any(dataset.reader for dataset in known):
-        raise ConfigError(
+    refuse(
+        (
+            workers is not None and not any(dataset.reader for dataset in known),
             "--workers reads images ahead that are streamed (folder:DIR ...); "
-            f"{known[0].name} is in memory"
+            f"{known[0].name} is in memory",
         )
+    )
 
 
 @dataclass(frozen=True)
@@ -395,8 +393,6 @@ class NoiseOptions(Options):
         """The label file of the noise, if any: the classes of a folder without class folders are
         its labels.
         """
-        from ..noise import label_file_of
-
         file = self.values.get("labels")
         if file is None:
             return label_file_of(self.noise) if self.noise else None
@@ -406,11 +402,8 @@ class NoiseOptions(Options):
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or
         an option without effect.
         """
-        from ..core.expressions import Call
         from ..experiments.resolve import checked_seed
         from ..labels.build import VAL_SPLITS, LabelRequest
-        from ..noise import parse_noise
-        from ..noise.conventions import find_convention
 
         names = [name for name in (*self.values, "noise") if name != "openset"]
         if self.noise is None:

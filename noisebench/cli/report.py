@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.files.atomic import write_bytes, write_text
 from ..errors import ConfigError, DataError
 from .console import say, show, write_json
 from .options import Filter, Globals, Json, option, refuse, with_options
@@ -195,7 +196,6 @@ def report(
 
     noisebench report --metric mean_last10
     """
-    from ..core.files.atomic import write_text
     from ..reporting import Rules, find_metric, read_baseline, read_tolerance
     from ..reporting import check as compare
 
@@ -203,19 +203,20 @@ def report(
     workspace = options.open()  # plugins name noises
     _check_figure(context)
     if figure is not None:
-        if json and out:
-            raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
+        refuse((json and out, "--json prints the figure's numbers, --out writes it: choose one"))
         _show_figure(context, workspace)
         return
     form = _checked_format(context)
     layout = layout_of(
         rows, cols, metric, ranks=ranks, published=published, budget=budget, compare_to=compare_to
     )
-    if check and all(find_metric(name).spent for name in layout.metrics):
-        raise ConfigError(
+    refuse(
+        (
+            check and all(find_metric(name).spent for name in layout.metrics),
             f"--check judges results, and {layout.metric} is what a run took: give "
-            "another --metric, alone or beside it"
+            "another --metric, alone or beside it",
         )
+    )
     rules = Rules(read_tolerance(tolerance, layout.metrics), alpha, allow_missing)
     runs = _find_runs(options, paths, check=check)
     made = make(runs, layout, conditions or [], workspace, needed=not check)
@@ -262,7 +263,6 @@ def _check_figure(context: typer.Context) -> None:
 
 def _show_figure(context: typer.Context, workspace: Workspace) -> None:
     """Print or write the figure that the options name."""
-    from ..core.files.atomic import write_bytes
     from ..labels.manifest import read_manifest
     from ..reporting.figures import find_figure
     from ..reporting.figures.style import form_of
@@ -307,19 +307,21 @@ def _checked_format(context: typer.Context) -> str:
 
     given = context.params
     check, out, form = given["check"], given["out"], given["form"]
-    if given["json"] and form not in (None, "json"):
-        raise ConfigError(f"--json and --format {form} contradict each other")
     if given["json"]:
         form = "json"
     elif form is None:
         form = SUFFIXES.get(out.suffix) if out else "table"
-    if form is None:
-        raise ConfigError(
-            f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format"
-        )
     laid_out = [_flag(name) for name in _TABLE_OPTIONS if _given(context, name)]
     checked = [_flag(name) for name in _CHECK_OPTIONS if _given(context, name)]
     refuse(
+        (
+            given["json"] and given["form"] not in (None, "json"),
+            f"--json and --format {given['form']} contradict each other",
+        ),
+        (
+            form is None,
+            f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format",
+        ),
         (form not in FORMATS, f"--format is one of {', '.join(FORMATS)}, got {form!r}"),
         (form == "table" and out, f"a table is for the terminal: write {', '.join(SUFFIXES)}"),
         (
@@ -404,10 +406,13 @@ def make(
     """
     from ..reporting import report_of
 
-    def warn(error: DataError) -> None:
-        say(f"warning: passed over: {error}")
-
-    made = report_of(runs, layout, conditions, warn, workspace)
+    made = report_of(
+        runs,
+        layout,
+        conditions,
+        lambda error: say(f"warning: passed over: {error}"),
+        workspace,
+    )
     if needed and not made.tables:
         raise DataError(
             "no finished run there; noisebench list runs says what became of each run "
@@ -420,7 +425,6 @@ def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None
     """Print or write the report; in a GitHub job append it to the step's summary too, and print
     problems as error lines.
     """
-    from ..core.files.atomic import write_text
     from ..reporting.render.terminal import draw_table
 
     if out is not None:

@@ -14,6 +14,7 @@ import typer
 from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
 from .console import GridProgress, duration, plural, say, show, write_json
 from .corrupt import decisions_of, notes_of
+from .evaluate import WHY, predictions_of
 from .options import (
     Device,
     Filter,
@@ -31,7 +32,6 @@ from .options import (
     with_options,
 )
 from .report import emit, layout_of, make
-from .suspects import check_suite_list, write_suite_list
 
 if TYPE_CHECKING:
     from ..core.signals import TimeLimit
@@ -246,7 +246,7 @@ def run(
     items = mark_done(plan_suite(workspace, settings, device), records, str(completed))
     chosen = where(items, conditions or [])
     todo = select(chosen, rerun, shard)
-    check_suite_list(settings, items, workspace)
+    _check_suite_list(settings, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     runs = [item.run for item in todo]
     notes = [
@@ -295,7 +295,7 @@ def run(
     report = _report(settings, shown, workspace)
     if report.tables or json:
         emit(report, "json" if json else "table")
-    write_suite_list(settings, items, workspace, options)
+    _write_suite_list(settings, items, workspace, options)
     if failed := ended["failed"] + (0 if cut else ended["left"]):
         text = f"error: {plural(failed, 'run')} failed; the same command tries again"
         say(text, quiet=options.quiet)
@@ -426,3 +426,60 @@ def _show_plan(
     estimate = f"about {duration(total)}, {at_once} at a time" if packs else "none"
     total_line = f"{plural(len(items), 'run')}: {counts}; {len(width)} to run{together}; "
     show(*lines, f"{total_line}estimated time: {estimate}")
+
+
+def _check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace) -> None:
+    """Raises ConfigError where a suite's runs have no one list, or links lead it out of the
+    workspace, before the first run.
+    """
+    if not suite.report.suspects:
+        return
+    path, root = workspace.root / suite.report.suspects, workspace.root.resolve()
+    several = len({item.run.manifest.content_hash for item in items})
+    refuse(
+        (
+            not path.resolve().is_relative_to(root),
+            f"report.suspects {suite.report.suspects}: a link leads it out of the "
+            f"workspace {workspace.root}",
+        ),
+        (
+            several > 1,
+            "report.suspects is a list of one set of labels, the suite's runs see "
+            f"{several}: fix noise, data set and noise_seed",
+        ),
+    )
+
+
+def _write_suite_list(
+    suite: Suite, items: list[QueuedRun], workspace: Workspace, options: Globals
+) -> None:
+    """Write it once all runs are finished; an existing one stays, since a person may be working on
+    it.
+    """
+    if not suite.report.suspects:
+        return
+    from ..experiments.suite import label_request_of
+    from ..labels.issues import combine, precision_text, write_suspects
+
+    path = workspace.root / suite.report.suspects
+    left = sum(item.folder.status() != "done" for item in items)
+    if left:
+        text = f"is not written: {left} of {len(items)} runs are not finished"
+    elif path.exists():
+        text = "is there already and left as it is: move it away for a new list"
+    else:
+        run = items[0].run
+        runs, by = predictions_of([item.folder for item in items], None)
+        predicted = combine(runs, run.manifest.labels)
+        write_suspects(path, predicted, run.manifest)
+        facts = precision_text(predicted, run.manifest)
+        _, manifest = workspace.make(run.dataset, label_request_of(items[0].suite_run))
+        precision = ""
+        if facts["precision"] is not None:
+            precision = f", {100 * facts['precision']:.1f} % of them wrong"
+        text = (
+            f"written: {facts['listed']} label issues in {facts['of']} labels, by its {len(runs)} "
+            f"runs together{precision}; {WHY[by]}. Delete the lines that are right, then: "
+            f"noisebench corrupt --manifest {manifest} --suspects {path} --drop (or --relabel)"
+        )
+    say(f"{path} {text}", quiet=options.quiet)

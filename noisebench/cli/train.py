@@ -13,14 +13,13 @@ import typer
 
 from ..errors import ConfigError
 from .console import RunProgress, duration, estimated, percent, plural, say, show, write_json
-from .corrupt import ChosenLabels, check_choice, choose_labels
+from .corrupt import choose_labels
 from .options import (
     Device,
     Globals,
     InitWeights,
     Json,
     LogTo,
-    Model,
     NoiseOptions,
     NoResume,
     RecipeOptions,
@@ -28,11 +27,13 @@ from .options import (
     Workers,
     check_workers,
     option,
+    refuse,
     with_options,
 )
 
 if TYPE_CHECKING:
     from ..experiments.resolve import RunConfig
+    from ..labels.manifest import Manifest
     from ..runs.checkpoint import Progress
     from ..runs.folder import RunFolder
 
@@ -77,7 +78,15 @@ def train(
             help="A row of the literature, instead of --loss and --strategy.",
         ),
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        option(
+            "Method",
+            "--model",
+            metavar="NAME|timm:NAME",
+            help="The network; default: the data set's.",
+        ),
+    ] = None,
     init_weights: InitWeights = None,
     noise: NoiseOptions = NoiseOptions(),
     manifest: Annotated[
@@ -156,11 +165,12 @@ def train(
     # with plugins, whose parameters are options too
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     dataset, parameters = split_words(context, words or [])
-    check_choice(dataset, manifest, noise)
 
-    def resolve() -> tuple[ChosenLabels, RunConfig]:
-        labels = choose_labels(workspace, dataset, manifest, noise, test)
-        check_workers(workers, [labels.dataset])
+    def resolve() -> tuple[RunConfig, Manifest, Path, str, list[str]]:
+        labels, path, data, sentence, notes = choose_labels(
+            workspace, dataset, manifest, noise, test
+        )
+        check_workers(workers, [data])
         request = RunRequest(
             method,
             loss,
@@ -172,13 +182,12 @@ def train(
             precision,
             device,
             recipe.budget or "epochs",
-            workspace.initial(init_weights, model or labels.dataset.model),
+            workspace.initial(init_weights, model or data.model),
         )
-        request = with_loss_parameters(request, labels.dataset, labels.manifest, parameters)
-        clean = workspace.labels(labels.dataset)
-        classes = labels.dataset.num_classes
-        labels.manifest.verify(clean.labels, clean.ids, classes=classes)
-        return labels, workspace.plan(request, labels.dataset, labels.manifest)
+        request = with_loss_parameters(request, data, labels, parameters)
+        clean = workspace.labels(data)
+        labels.verify(clean.labels, clean.ids, classes=data.num_classes)
+        return workspace.plan(request, data, labels), labels, path, sentence, notes
 
     # this process by itself, or all that torchrun started, joined
     processes: AbstractContextManager[SingleProcess] = nullcontext(
@@ -189,9 +198,9 @@ def train(
 
         processes = open_process_group(rank, device)
     with processes as ranks:
-        labels, run = ranks.rank_zero_first(resolve)
+        run, labels, path, sentence, notes = ranks.rank_zero_first(resolve)
         parallel = ParallelConfig(ranks, accumulate, sync_bn)
-        for note in labels.notes:
+        for note in notes:
             say(note, quiet=options.quiet)
         check_spread(min(run.recipe.batch_size, smallest_training_set(run)), parallel)
         folder = RunFolder(workspace.runs / run.folder_name)
@@ -216,19 +225,22 @@ def train(
                 f"{folder.path} was finished or failed, but its record is damaged: it is run again",
                 quiet=options.quiet,
             )
-        if (key := ranks.on_rank_zero(lambda: run.key)) != run.key:
-            raise ConfigError(
+        key = ranks.on_rank_zero(lambda: run.key)
+        refuse(
+            (
+                key != run.key,
                 f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
                 f"({key[:8]}): their data, plugins or processors differ; --precision fp32 is the "
-                "same everywhere"
+                "same everywhere",
             )
+        )
         logger = options.open_logger(trackers if rank.first else [])
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainer = make_trainer(run, images, ranks.device or device, spread=parallel)
-        ranks.on_rank_zero(lambda: workspace.keep(labels.manifest, labels.path))
+        ranks.on_rank_zero(lambda: workspace.keep(labels, path))
         resume = not no_resume and not force
         for text in (
-            labels.sentence,
+            sentence,
             *preprocessing(run, images),
             *(f"--init-weights {init_weights}: {note}" for note in trainer.adapted),
             f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}",
