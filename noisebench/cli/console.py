@@ -142,11 +142,10 @@ def estimated(record: dict[str, Any]) -> str:
             # total variation, the mean over the rows
             distance = np.abs(np.subtract(T["estimate"], T["truth"])).sum(1).mean() / 2
             parts.append(f"{percent(distance)} of a class's labels in the wrong place")
-    accuracy = ""
-    if "accuracy" in estimates:
-        share = percent(estimates["accuracy"])
-        accuracy = f"; out-of-fold accuracy on the given labels {share}"
-    return f"estimated {', '.join(parts)}{accuracy}" if parts else ""
+    text = f"estimated {', '.join(parts)}" if parts else ""
+    if parts and "accuracy" in estimates:
+        text += f"; out-of-fold accuracy on the given labels {percent(estimates['accuracy'])}"
+    return text
 
 
 def _start_bar(first: ProgressColumn | str, third: ProgressColumn | str) -> Bar:
@@ -309,9 +308,8 @@ class GridProgress:
         """`12/56 runs, 1 failed, 40 s, 18 runs/min, 45,000 images/s, about 2 min 20 s left`."""
         spent, finished = time.monotonic() - self._started, len(self._accuracy) + len(self._failed)
         share = sum(self._share.values()) / len(self._items)
-        parts = [f"{finished}/{len(self._items)} runs"]
-        parts += [f"{len(self._failed)} failed"] if self._failed else []
-        parts.append(duration(spent))
+        failed = [f"{len(self._failed)} failed"] if self._failed else []
+        parts = [f"{finished}/{len(self._items)} runs", *failed, duration(spent)]
         parts += [f"{60 * finished / spent:.3g} runs/min"] if finished and spent else []
         parts += [f"{self._images / spent:,.0f} images/s"] if self._images and spent else []
         left = spent * (1 - share) / share if share else 0.0

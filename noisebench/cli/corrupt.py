@@ -152,7 +152,7 @@ def corrupt(
         data = workspace.dataset(str(dataset), test, noise.label_file)
         noise = noise if noise.any else replace(noise, values={"labels": "own"})
         labels, path = workspace.make(data, noise.request(data.name))
-        notes = [*size_sentences(data), *notes_of(data, labels)]
+        notes = [*size_sentences(data), *notes_of(data, labels, decisions=False)]
     for note in notes:
         say(note, quiet=options.quiet)
     path = out or path
@@ -263,9 +263,8 @@ def choose_labels(
     from ..labels.manifest import read_manifest
 
     refuse(*_choice_rules(name, path, options))
-    reason = ""
+    reason, hint = "", f"noisebench train {name} --sym 0.4"
     if path is None and not options.any:
-        hint = f"noisebench train {name} --sym 0.4"
         if is_recorded(name):
             options = replace(options, values={"labels": "own"})
         elif (current := workspace.current) is not None:
@@ -279,15 +278,17 @@ def choose_labels(
             )
     if path is not None:
         manifest, notes = read_manifest(path), []
-        dataset, own = dataset_of(workspace, manifest, name, test), manifest.meta["dataset"]
-        if reason and name is not None and dataset.name != own:
-            raise ConfigError(
-                f"what corrupt wrote last, {path}, is for {own}: say which noise, e.g. {hint}"
+        dataset, known = dataset_of(workspace, manifest, name, test), manifest.meta["dataset"]
+        refuse(
+            (
+                reason and name is not None and dataset.name != known,
+                f"what corrupt wrote last, {path}, is for {known}: say which noise, e.g. {hint}",
             )
+        )
     else:
         dataset = workspace.dataset(str(name), test, options.label_file)
         manifest, path = workspace.make(dataset, options.request(dataset.name))
-        notes = [*notes_of(dataset, manifest), *decisions_of(manifest)]
+        notes = notes_of(dataset, manifest)
     noise = manifest.meta["noise"]
     sentence = f"{reason}training on {path}: {manifest.dataset_text}, {noise}"
     return manifest, path, dataset, sentence, notes
@@ -328,16 +329,12 @@ def dataset_of(
     return workspace.dataset(named, test, manifest.meta.get("labels_path"))
 
 
-def notes_of(dataset: Dataset, manifest: Manifest) -> list[str]:
+def notes_of(dataset: Dataset, manifest: Manifest, *, decisions: bool = True) -> list[str]:
     """How the tables of a data set and of its labels were read: the meaning of columns, and those
-    that are not used.
+    that are not used; and what was passed over and chosen in the data set. Changes of its images
+    are noted of each run.
     """
-    label_file = [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
-    return [*(dataset.listed.notes if dataset.listed else ()), *label_file]
-
-
-def decisions_of(manifest: Manifest) -> list[str]:
-    """Notes on what was passed over and chosen in a data set; changes of its images are noted of
-    each run.
-    """
-    return [line for line in manifest.meta.get("decisions", ()) if not line.startswith("images: ")]
+    notes = list(dataset.listed.notes if dataset.listed else ())
+    notes += [manifest.meta["label_file"]] if "label_file" in manifest.meta else []
+    lines = manifest.meta.get("decisions", ()) if decisions else ()
+    return [*notes, *(line for line in lines if not line.startswith("images: "))]

@@ -238,7 +238,6 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]
     predictions = load_predictions(folder, num_classes)
-    test = predictions.test
     return {
         "run": str(folder.path),
         "title": record["title"],
@@ -248,7 +247,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         **check_counts(record, predictions),
         **predictions.metrics(num_classes),
         "confusion": scores.confusion(
-            test.predicted, predictions.labels["test"], num_classes
+            predictions.test.predicted, predictions.labels["test"], num_classes
         ).tolist(),
     }
 
@@ -327,10 +326,9 @@ def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFol
     chosen = [folder for folder, sha256 in zip(folders, labels, strict=True) if sha256 == latest]
     others = ", ".join(folder.name for folder in folders if folder not in chosen)
     if others:
-        names = ", ".join(folder.name for folder in chosen)
         say(
             "--suspects lists the labels that the run which finished last was trained on: "
-            f"{names}; left out, on other labels: {others}",
+            f"{', '.join(folder.name for folder in chosen)}; left out, on other labels: {others}",
             quiet=quiet,
         )
     return chosen

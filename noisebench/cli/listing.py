@@ -73,8 +73,12 @@ def list_(
         show(table, *(_paper_tables(name) if kind == "published" else []))
     elif rows:
         keys = [key for key in rows[0] if key not in _ONLY_IN_FULL]
-        cells = ([_cell(key, row.get(key)) for key in keys] for row in rows)
-        show(text_table((key.replace("_", " ") for key in keys), cells))
+        show(
+            text_table(
+                (key.replace("_", " ") for key in keys),
+                ([_cell(key, row.get(key)) for key in keys] for row in rows),
+            )
+        )
     else:
         show("none")
 
@@ -169,8 +173,7 @@ def _noises(options: Globals) -> Rows:
     rows: Rows = []
     for entry in NOISES:
         overall = entry.facts.get("overall", "")
-        first = {"name": entry.name, "text": entry.signature, "overall": overall}
-        rows.append({**first, **_entry(entry)})
+        rows.append({"name": "", "text": "", "overall": overall, **_entry(entry)})
         if any(p.name == "map" for p in entry.parameters):
             rows[-1]["maps"] = {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}
             rows += maps
@@ -252,8 +255,9 @@ def _paper_tables(name: str) -> list[Table]:
             for method in copied
         ]
         heads = ["method", *noises, *(["copied from"] if any(row[-1] for row in rows) else [])]
-        rows = [row[: len(heads)] for row in rows]
-        tables.append(text_table(heads, rows, right=noises, title=title))
+        tables.append(
+            text_table(heads, (row[: len(heads)] for row in rows), right=noises, title=title)
+        )
     return tables
 
 

@@ -5,7 +5,7 @@ help shows a panel for each group.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -38,9 +38,12 @@ RENAMED = {
     "--folds": "--cv-folds",
     "--init": "--init-weights",
 }
-for _field in RECIPE_FIELDS.values():
-    for _alias in _field.metadata.get("aliases", ()):
-        RENAMED.update(zip(_alias.split("/"), _field.metadata["flag"].split("/"), strict=True))
+RENAMED |= {
+    old: new
+    for value in RECIPE_FIELDS.values()
+    for alias in value.metadata.get("aliases", ())
+    for old, new in zip(alias.split("/"), value.metadata["flag"].split("/"), strict=True)
+}
 
 
 class Command(typer.core.TyperCommand):
@@ -120,8 +123,9 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
             groups[name] = hints[name], hints[name].parameters()
             parameters += groups[name][1].values()
         else:
-            kind = Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=hints[name], kind=kind))
+            parameters.append(
+                parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+            )
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
@@ -228,14 +232,13 @@ class Globals:
         return RunLogger(trackers, lambda text: say(f"warning: {text}"))
 
 
-def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
+def check_workers(workers: int | None, datasets: Sequence[Dataset]) -> None:
     """Raises ConfigError where --workers has no effect, since every set is in memory."""
-    known = list(datasets)
     refuse(
         (
-            workers is not None and not any(dataset.reader for dataset in known),
+            workers is not None and not any(dataset.reader for dataset in datasets),
             "--workers reads images ahead that are streamed (folder:DIR ...); "
-            f"{known[0].name} is in memory",
+            f"{datasets[0].name} is in memory",
         )
     )
 
@@ -405,17 +408,13 @@ class NoiseOptions(Options):
         from ..experiments.resolve import checked_seed
         from ..labels.build import VAL_SPLITS, LabelRequest
 
-        names = [name for name in (*self.values, "noise") if name != "openset"]
-        if self.noise is None:
-            names.remove("noise")
-        if len(names) > 1:
-            named = " and ".join(f"--{name}" for name in names)
-            raise ConfigError(f"name one noise only, got {named}")
+        text = self.noise or ""
+        names = [name for name in self.values if name != "openset"]
+        names += [] if self.noise is None else ["noise"]
         kind, openset = names[0] if names else "", self.values.get("openset")
-        self._check(kind, openset)
+        self._check(names, kind, openset)
         paper = find_convention(self.convention) if self.convention else None
         value: Any = self.values.get(kind)
-        text = self.noise or ""
         if kind == "noise" and self.predictions:
             call = parse_noise(text)
             if not isinstance(call, Call) or call.name != "plc":
@@ -438,8 +437,12 @@ class NoiseOptions(Options):
         if paper:
             fraction = paper.val_fraction if fraction is None else fraction
             when = when or paper.val_split
-        if self.val_split and not fraction:
-            raise ConfigError("--val-split has an effect with --val-fraction only")
+        refuse(
+            (
+                self.val_split and not fraction,
+                "--val-split has an effect with --val-fraction only",
+            )
+        )
         return LabelRequest(
             text,
             checked_seed(self.noise_seed),
@@ -450,7 +453,7 @@ class NoiseOptions(Options):
             self.subset,
         )
 
-    def _check(self, kind: str, openset: float | None) -> None:
+    def _check(self, names: list[str], kind: str, openset: float | None) -> None:
         """Refuse options without effect on this noise."""
         sampled = self.val_fraction or self.trusted or openset is not None
         only = (
@@ -470,6 +473,10 @@ class NoiseOptions(Options):
             ("source", openset is not None, "--openset only"),
         )
         refuse(
+            (
+                len(names) > 1,
+                f"name one noise only, got {' and '.join(f'--{name}' for name in names)}",
+            ),
             *(
                 (getattr(self, name) and not effect, f"--{name} has an effect with {kinds}")
                 for name, effect, kinds in only

@@ -219,17 +219,17 @@ def report(
     )
     rules = Rules(read_tolerance(tolerance, layout.metrics), alpha, allow_missing)
     runs = _find_runs(options, paths, check=check)
-    made = make(runs, layout, conditions or [], workspace, needed=not check)
+    results = make(runs, layout, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
-        write_text(save_baseline, made.render("json"))
-        failed = sum(cell["failed"] for cell in made.document()["cells"])
+        write_text(save_baseline, results.render("json"))
+        failed = sum(cell["failed"] for cell in results.document()["cells"])
         left_out = f"; {failed} failed runs are not in it" if failed else ""
         say(f"{save_baseline} written{left_out}")
     verdict = None
     if baseline is not None:
-        before = read_baseline(baseline, made.metric)
-        verdict = compare(made.document(), before, rules, made.damaged)
-    emit(made, form, out, verdict)
+        before = read_baseline(baseline, results.metric)
+        verdict = compare(results.document(), before, rules, results.damaged)
+    emit(results, form, out, verdict)
     if verdict is not None and verdict.error is not None:
         raise verdict.error
 
@@ -282,8 +282,8 @@ def _show_figure(context: typer.Context, workspace: Workspace) -> None:
     else:
         layout = layout_of("method", "noise", given["metric"], budget=given["budget"])
         runs = _find_runs(context.obj, paths)
-        made = make(runs, layout, given["conditions"] or [], workspace, needed=True)
-        figure = spec.of_runs(made.tables, given["epoch"])
+        results = make(runs, layout, given["conditions"] or [], workspace, needed=True)
+        figure = spec.of_runs(results.tables, given["epoch"])
     if out:
         form = form_of(out)
         write_bytes(out, figure.as_csv().encode() if form == "csv" else figure.picture(form))
@@ -406,35 +406,35 @@ def make(
     """
     from ..reporting import report_of
 
-    made = report_of(
+    results = report_of(
         runs,
         layout,
         conditions,
         lambda error: say(f"warning: passed over: {error}"),
         workspace,
     )
-    if needed and not made.tables:
+    if needed and not results.tables:
         raise DataError(
             "no finished run there; noisebench list runs says what became of each run "
             "of a workspace"
         )
-    return made
+    return results
 
 
-def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
+def emit(results: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
     """Print or write the report; in a GitHub job append it to the step's summary too, and print
     problems as error lines.
     """
     from ..reporting.render.terminal import draw_table
 
     if out is not None:
-        write_text(out, made.render(form, verdict))
+        write_text(out, results.render(form, verdict))
         say(f"{out} written")
     elif form == "table":
         width = terminal_width()
-        show(*(draw_table(table, width, ranks=made.shape.ranks) for table in made.tables))
+        show(*(draw_table(table, width, ranks=results.shape.ranks) for table in results.tables))
     else:
-        sys.stdout.write(made.render(form, verdict))
+        sys.stdout.write(results.render(form, verdict))
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if verdict is not None:
         if summary is not None:
@@ -446,16 +446,16 @@ def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None
                 say(line)
         say(verdict.summary)
     if summary:
-        _append_summary(Path(summary), made, verdict)
+        _append_summary(Path(summary), results, verdict)
 
 
-def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:
+def _append_summary(path: Path, results: Report, verdict: Check | None) -> None:
     from ..reporting.ci.github import step_summary
 
     lines = [verdict.summary, *verdict.troubles] if verdict else []
     try:
         used = path.stat().st_size if path.exists() else 0
         with path.open("a", encoding="utf-8") as file:
-            file.write(step_summary(made.tables, lines, used=used, ranks=made.shape.ranks))
+            file.write(step_summary(results.tables, lines, used=used, ranks=results.shape.ranks))
     except OSError as error:
         say(f"warning: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")

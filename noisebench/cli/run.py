@@ -13,7 +13,7 @@ import typer
 
 from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
 from .console import GridProgress, duration, plural, say, show, write_json
-from .corrupt import decisions_of, notes_of
+from .corrupt import notes_of
 from .evaluate import WHY, predictions_of
 from .options import (
     Device,
@@ -249,11 +249,7 @@ def run(
     _check_suite_list(settings, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     runs = [item.run for item in todo]
-    notes = [
-        note
-        for queued in runs
-        for note in (*notes_of(queued.dataset, queued.manifest), *decisions_of(queued.manifest))
-    ]
+    notes = [note for queued in runs for note in notes_of(queued.dataset, queued.manifest)]
     notes += [*image_sentences(todo), *check_networks(workspace, runs)]
     for text in dict.fromkeys(notes):
         say(text, quiet=options.quiet)
@@ -277,8 +273,8 @@ def run(
     for item in chosen:  # partial files of interrupted commands
         item.folder.clean_up()
     done = [item for item in chosen if item.status == "done" or item.folder.status() == "done"]
-    verb = "is" if len(chosen) == 1 else "are"
-    finished = f"{len(done)} of {plural(len(chosen), 'run')} {verb} finished"
+    runs_are = "run is" if len(chosen) == 1 else "runs are"
+    finished = f"{len(done)} of {len(chosen)} {runs_are} finished"
     cut = ended["left"] > 0 and limit.up
     if not todo:
         pool.tidy()
@@ -317,9 +313,12 @@ def _execute(
     """
     from ..core.signals import StopSignals
 
-    count = pool.max_parallel(len(batches))
     kinds: Counter[str] = Counter()
-    with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logger:
+    with (
+        StopSignals() as signals,
+        GridProgress(todo, pool.max_parallel(len(batches)), quiet=options.quiet) as grid,
+        logger,
+    ):
         for event in () if limit.up else pool.run(batches, lambda: signals.stopped or limit.up):
             item = todo[event.number]
             grid.update(event)
@@ -382,8 +381,9 @@ def _show_plan(
     total = 0.0
     if packs:
         folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
-        quiet = context.obj.quiet
-        records = read_records(folders, lambda error: say(f"warning: {error}", quiet=quiet))
+        records = read_records(
+            folders, lambda error: say(f"warning: {error}", quiet=context.obj.quiet)
+        )
         total = estimate_suite_seconds(workspace, packs, records, at_once, pool.config.device)
     if context.params["json"]:
         runs = [

@@ -6,6 +6,7 @@ import difflib
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -208,7 +209,7 @@ def train(
             if rank.first:
                 _show_run(run, folder, json=json)
             return
-        record = None if force else ranks.on_rank_zero(lambda: folder.finished(run.key))
+        record = None if force else ranks.on_rank_zero(partial(folder.finished, run.key))
         if record is not None:
             # in no key, though with batch norm they change the numbers
             plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
@@ -237,7 +238,7 @@ def train(
         logger = options.open_logger(trackers if rank.first else [])
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainer = make_trainer(run, images, ranks.device or device, spread=parallel)
-        ranks.on_rank_zero(lambda: workspace.keep(labels, path))
+        ranks.on_rank_zero(partial(workspace.keep, labels, path))
         resume = not no_resume and not force
         for text in (
             sentence,
@@ -275,10 +276,10 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
             _check_flag(context, flag)
             if not equals:
                 value = next(rest, "")
-            if not value:
-                raise ConfigError(f"{flag} needs a value")
-            if key in parameters:
-                raise ConfigError(f"{flag} is given twice")
+            refuse(
+                (not value, f"{flag} needs a value"),
+                (key in parameters, f"{flag} is given twice"),
+            )
             parameters[key] = value
         elif word.startswith("-"):
             raise ConfigError(f"no such option: {word} (noisebench train --help)")
@@ -295,13 +296,18 @@ def _check_flag(context: Any, flag: str) -> None:
 
     if flag[2:].replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
         return
-    if any(flag in parameter.opts for parameter in context.parent.command.params):
-        raise ConfigError(f"{flag} stands before the command: noisebench {flag} ... train")
     flags = [known for parameter in context.command.params for known in parameter.opts]
-    if near := difflib.get_close_matches(flag, flags, n=1, cutoff=0.75):
-        raise ConfigError(
-            f"no such option: {flag}; did you mean {near[0]}? (noisebench train --help)"
-        )
+    near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
+    refuse(
+        (
+            any(flag in parameter.opts for parameter in context.parent.command.params),
+            f"{flag} stands before the command: noisebench {flag} ... train",
+        ),
+        (
+            near,
+            f"no such option: {flag}; did you mean {''.join(near)}? (noisebench train --help)",
+        ),
+    )
 
 
 def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
