@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.cli.console import images
-from noisebench.cli.progress import GridProgress
+from noisebench.cli.console import GridProgress, images
 from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, images_of, read_suites

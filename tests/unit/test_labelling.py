@@ -587,7 +587,7 @@ def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_i
 
 def wish(dataset="cifar10", **options):
     short = {name: options.pop(name) for name in [*options] if name in noise_options()}
-    return NoiseOptions(short=short, **options).request(dataset)
+    return NoiseOptions(short, **options).request(dataset)
 
 
 def test_a_convention_says_all_of_the_noise_but_its_rate():

@@ -822,7 +822,7 @@ def test_who_reads_nothing_ahead_has_no_use_for_workers(tmp_path, capsys):
     for words in (["train", "digits", "--sym", "0.4"], ["run", "smoke"]):
         assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
         assert capsys.readouterr().err == (
-            "error: --workers reads pictures ahead that are "
+            "error: --workers reads images ahead that are "
             "streamed (folder:DIR ...); digits is in memory\n"
         )
 
