@@ -125,10 +125,10 @@ class Evil:
 def test_no_pickles_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for content in (Evil(), {"state_dict": state_of(), "args": Evil()}):
-        with pytest.raises(DataError, match="nobody's code is run"):
+        with pytest.raises(DataError, match="no pickled code is run"):
             initial_of("w.pt", saved(tmp_path / "w.pt", content))
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(DataError, match="nobody's code is run"):
+    with pytest.raises(DataError, match="no pickled code is run"):
         initial_of("raw.pt", tmp_path / "raw.pt")
     assert not (tmp_path / "evil").exists()
 
