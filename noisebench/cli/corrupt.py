@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.files.atomic import is_text
-from ..datasets import DATASETS, Dataset
 from ..errors import ConfigError
 from ..noise import MAPS, is_random, normal_noise
 from ..noise.conventions import CONVENTIONS
@@ -20,6 +19,7 @@ from .console import facts_table, percent, say, show, text_table, write_json
 from .options import Globals, Json, NoiseOptions, TestFolder, option, refuse, with_options
 
 if TYPE_CHECKING:
+    from ..datasets import Dataset
     from ..labels.manifest import Manifest
     from ..runs.workspace import Workspace
 
@@ -316,6 +316,8 @@ def _choice_rules(
 
 def is_recorded(dataset: str | None) -> bool:
     """Whether a data set is used as it is where no noise is named."""
+    from ..datasets import DATASETS
+
     return dataset in DATASETS and DATASETS[dataset].recorded
 
 

@@ -17,18 +17,39 @@ from .metrics import METRICS
 # the fewest seeds whose variance counts where the number of examples of a share is not known
 FEWEST_SEEDS = 3
 ROUNDING = 1e-24  # a variance below it is due to rounding
-# Student's t at 97.5 % by degrees of freedom, of two to ten seeds
-_QUANTILES: dict[float, float] = {
-    1: 12.706204736174694,
-    2: 4.302652729749462,
-    3: 3.1824463052837078,
-    4: 2.7764451051977934,
-    5: 2.5705818356363146,
-    6: 2.4469118511449786,
-    7: 2.364624251592784,
-    8: 2.306004135204166,
-    9: 2.262157162798205,
-}
+# Student's t at 97.5 % for 1 to 30 degrees of freedom, as scipy.special.stdtrit gives it
+_QUANTILES = (
+    12.706204736174694,
+    4.302652729749462,
+    3.1824463052837078,
+    2.7764451051977934,
+    2.5705818356363146,
+    2.4469118511449786,
+    2.364624251592784,
+    2.306004135204166,
+    2.262157162798205,
+    2.228138851986274,
+    2.200985160091639,
+    2.1788128296672284,
+    2.1603686564627913,
+    2.144786687917804,
+    2.131449545559776,
+    2.1199052992212546,
+    2.1098155778333156,
+    2.1009220402410382,
+    2.0930240544083087,
+    2.085963447265864,
+    2.0796138447276795,
+    2.0738730679040254,
+    2.0686576104190486,
+    2.0638985616280245,
+    2.0595385527532972,
+    2.0555294386428735,
+    2.0518305164802846,
+    2.0484071417952454,
+    2.045229642132703,
+    2.0422724563012378,
+)
 
 
 @dataclass(frozen=True)
@@ -110,8 +131,8 @@ def difference(cell: Cell, other: Cell) -> Difference | None:
 
 def _quantile(df: float) -> float:
     """Student's t at 97.5 %."""
-    if df in _QUANTILES:
-        return _QUANTILES[df]
+    if df in range(1, len(_QUANTILES) + 1):
+        return _QUANTILES[int(df) - 1]
     from scipy.special import stdtrit
 
     return float(stdtrit(df, 0.975))
