@@ -1,0 +1,684 @@
+"""Writes the verdicts of README.md, and el-forest.svg, from the results CSVs of this directory:
+`python results/claims.py`.
+
+A claim is a list of comparisons, each a difference in points with a 95 % interval, positive where
+the claim is right. `Claim.verdict` follows from the intervals alone; RULE states how.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from scipy.stats import rankdata, ttest_rel
+
+import noisebench as nb
+
+HERE = Path(__file__).parent
+RULE = (
+    "**holds**: every interval lies above 0. **partly**: some do. **does not hold**: none does, and "
+    "one lies below 0 or all lie within ±1 point. **undecided**: none of these. **no interval**: there are "
+    "too few seeds. A claim with “(within m points)” holds where the whole interval lies within ±m, and "
+    "does not where one lies outside."
+)
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A difference in points, and its 95 % interval where there are seeds enough."""
+
+    where: str
+    mean: float
+    low: float | None
+    high: float | None
+    n: int
+
+    def __neg__(self) -> Gap:
+        low, high = (None if end is None else -end for end in (self.high, self.low))
+        return replace(self, mean=-self.mean, low=low, high=high)
+
+    def __str__(self) -> str:
+        interval = "" if self.low is None else f" [{self.low:+.2f}, {self.high:+.2f}]"
+        return f"{self.mean:+.2f}{interval}"
+
+
+Measure = Callable[[Path], list[Gap]]  # of a results CSV
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence, the data it was tried on, and the comparisons that decide it.
+
+    margin: the claim is that two things are equal to within so many points.
+    """
+
+    text: str
+    file: str
+    measure: Measure | None = None  # None: not tried
+    margin: float | None = None
+
+    def gaps(self, folder: Path) -> list[Gap]:
+        return [] if self.measure is None else self.measure(folder / f"{self.file}.csv")
+
+    def supports(self, gap: Gap) -> bool:
+        """Whether the interval is on the claim's side."""
+        if gap.low is None or gap.high is None:
+            return False
+        return gap.low > 0 if self.margin is None else max(-gap.low, gap.high) <= self.margin
+
+    def contradicts(self, gap: Gap) -> bool:
+        """Whether the interval excludes the claim."""
+        if gap.low is None or gap.high is None:
+            return False
+        return gap.high < 0 if self.margin is None else max(gap.low, -gap.high) > self.margin
+
+    def verdict(self, gaps: list[Gap]) -> str:
+        """By RULE."""
+        known = [gap for gap in gaps if gap.low is not None and gap.high is not None]
+        if not known:
+            return "no interval" if gaps else "not tried"
+        right = sum(map(self.supports, known))
+        if right:
+            return "holds" if right == len(known) else "partly"
+        negligible = self.margin is None and all(max(-gap.low, gap.high) < 1 for gap in known)
+        return "does not hold" if negligible or any(map(self.contradicts, known)) else "undecided"
+
+    def strongest(self, gaps: list[Gap]) -> list[Gap]:
+        """The number furthest on the side of the verdict; the ends of both sides where it is
+        mixed.
+        """
+        ordered = sorted(gaps, key=lambda gap: gap.mean if self.margin is None else -abs(gap.mean))
+        if self.verdict(gaps) in {"partly", "no interval"}:
+            return list(dict.fromkeys((ordered[-1], ordered[0])))
+        at_low_end = self.verdict(gaps) == "does not hold" or self.margin is not None
+        return ordered[:1] if at_low_end else ordered[-1:]
+
+
+def short(noise: str) -> str:
+    """`sym 0.4`, `asym 0.4 two-way`, `human labels`."""
+    kind, rate, way = re.findall(
+        r"^(sym|asym|pair|human)\w*\((?:rate=([\d.]+))?.*?(two-way)?'?\)$", noise
+    )[0]
+    return "human labels" if kind == "human" else f"{kind} {float(rate):g} {way}".strip()
+
+
+@cache
+def _cells(path: Path, rows: str, metric: str, other: str) -> list[dict[str, Any]]:
+    return nb.report(path, rows=rows, metric=metric, against=other).document()["cells"]
+
+
+def less(
+    row: str, other: str, noises: str = ".*", *, metric: str = "last", rows: str = "method"
+) -> Measure:
+    """A row less another under each noise that the expression matches, as `noisebench report
+    --compare-to` has it. `{rate}` is the noise rate of the column, `{half}` half of it.
+    """
+
+    def measure(path: Path) -> list[Gap]:
+        gaps = []
+        for noise in dict.fromkeys(run["noise"] for run in _runs(path)):
+            if re.fullmatch(noises, short(noise)):
+                rate = float(re.findall(r"rate=([\d.]+)|$", noise)[0] or 0)
+                names = {"rate": f"{rate:g}", "half": f"{rate / 2:g}"}
+                cells = _cells(path, rows, metric, other.format(**names))
+                gaps += [
+                    _gap(short(noise), cell["difference"])
+                    for cell in cells
+                    if cell["noise"] == noise and cell[rows] == row.format(**names)
+                ]
+        return sorted(gaps, key=lambda gap: ("asym" in gap.where, "two" in gap.where, gap.where))
+
+    return measure
+
+
+def _gap(where: str, found: dict[str, Any]) -> Gap:
+    ends = (None if found[end] is None else 100 * found[end] for end in ("low", "high"))
+    return Gap(where, 100 * found["mean"], *ends, found["pairs"])
+
+
+def negated(measure: Measure) -> Measure:
+    """Of a metric of which less is better."""
+    return lambda path: [-gap for gap in measure(path)]
+
+
+def each(rows: dict[str, str], other: str, noises: str) -> Measure:
+    """The rows by the name to show, each less another."""
+    return lambda path: [
+        replace(gap, where=f"{name}, {gap.where}")
+        for name, row in rows.items()
+        for gap in less(row, other, noises, rows="loss")(path)
+    ]
+
+
+@cache
+def _runs(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as lines:
+        return [run for run in csv.DictReader(lines) if not run["failed"]]
+
+
+def _by_seed(path: Path, metric: str, method: str, noise: str) -> dict[str, float]:
+    """In percent."""
+    return {
+        run["seed"]: 100 * float(run[metric])
+        for run in _runs(path)
+        if run["method"] == method and run["noise"] == noise and run[metric]
+    }
+
+
+def _paired(where: str, values: dict[str, float], others: dict[str, float]) -> Gap:
+    seeds = sorted(values.keys() & others.keys())
+    left, right = ([side[seed] for seed in seeds] for side in (values, others))
+    ends = ttest_rel(left, right).confidence_interval(0.95)
+    return Gap(
+        where, statistics.fmean(left) - statistics.fmean(right), ends.low, ends.high, len(seeds)
+    )
+
+
+def mean_over_noises(*, rank: bool = False) -> Measure:
+    """EL less the best of the other methods, by test accuracy or by rank, averaged over the noises."""
+
+    def measure(path: Path) -> list[Gap]:
+        scores: dict[tuple[str, str], list[float]] = {}
+        runs = sorted(_runs(path), key=lambda run: (run["noise"], run["seed"]))
+        for (_, seed), group in groupby(runs, key=lambda run: (run["noise"], run["seed"])):
+            rivals = list(group)
+            accuracies = [100 * float(run["last"]) for run in rivals]
+            for run, score in zip(
+                rivals, rankdata(accuracies) if rank else accuracies, strict=True
+            ):
+                scores.setdefault((run["method"], seed), []).append(float(score))
+        means: dict[str, dict[str, float]] = {}
+        for (method, seed), values in scores.items():
+            means.setdefault(method, {})[seed] = statistics.fmean(values)
+        ours = means.pop("el")
+        best = max(means, key=lambda method: statistics.fmean(means[method].values()))
+        return [_paired(f"against {best}", ours, means[best])]
+
+    return measure
+
+
+def change(method: str, metric: str, other: str, noises: str = ".*", rival: str = "") -> Measure:
+    """A metric of a method less another metric of it; with a rival, of the lead over it."""
+
+    def measure(path: Path) -> list[Gap]:
+        gaps = []
+        for noise in dict.fromkeys(run["noise"] for run in _runs(path)):
+            if re.fullmatch(noises, short(noise)):
+                sides = [_by_seed(path, name, method, noise) for name in (metric, other)]
+                if rival:
+                    rivals = [_by_seed(path, name, rival, noise) for name in (metric, other)]
+                    sides = [
+                        {seed: side[seed] - theirs[seed] for seed in side}
+                        for side, theirs in zip(sides, rivals, strict=True)
+                    ]
+                gaps.append(_paired(short(noise), *sides))
+        return sorted(gaps, key=lambda gap: ("asym" in gap.where, gap.where))
+
+    return measure
+
+
+def as_predicted(method: str) -> Measure:
+    """Mean p of the correct class, less its theoretical value times the mean p on clean labels."""
+
+    def measure(path: Path) -> list[Gap]:
+        with path.with_name("el-theory-optimum.csv").open(encoding="utf-8", newline="") as lines:
+            expected = {
+                row["panel"]: float(row["expected"])
+                for row in csv.DictReader(lines)
+                if row["row"] == method and row["series"] == "right class"
+            }
+        noises = {short(run["noise"]): run["noise"] for run in _runs(path)}
+        reached = _by_seed(path, "p_true", method, noises["sym 0"])
+        return [
+            _paired(
+                where,
+                _by_seed(path, "p_true", method, noises[where]),
+                {seed: p * value for seed, value in reached.items()},
+            )
+            for where, p in expected.items()
+        ]
+
+    return measure
+
+
+def less_published(path: Path) -> list[Gap]:
+    """EL's test accuracy less the paper's."""
+    cells = nb.report(path, published="equal-loss").document()["cells"]
+    return [
+        Gap(
+            short(cell["noise"]),
+            100 * (cell["mean"] - cell["published"]["mean"]),
+            None,
+            None,
+            cell["n"],
+        )
+        for cell in cells
+        if cell["method"] == "el" and cell["published"]
+    ]
+
+
+def less_chance(path: Path) -> list[Gap]:
+    """The test accuracy of CE and EL at symmetric 0.8, less that of a guess among ten classes."""
+    return [
+        Gap(f"{run['method']}, sym 0.8", 100 * float(run["last"]) - 10, None, None, 1)
+        for run in _runs(path)
+        if short(run["noise"]) == "sym 0.8" and run["method"] in {"ce", "el"}
+    ]
+
+
+GRIDS = ("quick", "fashion-short", "cifar10-short")
+DATA = {
+    "quick": "digits",
+    "fashion-short": "Fashion-MNIST",
+    "cifar10-short": "CIFAR-10 subset",
+    "cifar10-short-two-way": "CIFAR-10 subset",
+    "cifar10-short-plain": "CIFAR-10 subset",
+    "cifar10n-short": "CIFAR-10N subset",
+    "el-cifar10": "CIFAR-10",
+    "el-theory": "Fashion-MNIST",
+    "el-theory-long": "Fashion-MNIST",
+}
+_SYM, _ASYM, _EPS = r"sym .*", r"asym [\d.]+", (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 2, 10)
+_ANY_EPS = {f"eps {eps}": f"el(eps={eps})" for eps in (*_EPS, "estimated")}
+_WEAK, _COTEACHING = "elr(lam=1, beta=0.9)", "coteaching(ramp=0.25)"
+CE_SYM, CE_ASYM = "EL beats CE under symmetric noise", "EL beats CE under asymmetric noise"
+CE_HUMAN, GCE, SL = "EL beats CE on human labels", "EL beats GCE", "EL beats SL"
+BEST_MEAN = "EL has the best mean accuracy over the noises"
+MEMORIZES = "EL memorizes fewer noisy labels than CE"
+LATE = "EL's lead over CE is larger in the last epoch than in the best one"
+
+PAPER = (
+    *(Claim(CE_SYM, file, less("el", "ce", _SYM)) for file in GRIDS),
+    *(Claim(CE_ASYM, file, less("el", "ce", _ASYM)) for file in GRIDS),
+    Claim(CE_HUMAN, "cifar10n-short", less("el", "ce")),
+    *(Claim(GCE, file, less("el", "gce")) for file in GRIDS),
+    *(Claim(SL, file, less("el", "sl")) for file in GRIDS),
+    *(Claim(BEST_MEAN, file, mean_over_noises()) for file in GRIDS[:2]),
+    *(
+        Claim(
+            "EL has the best mean rank over the noises (in ranks)",
+            file,
+            mean_over_noises(rank=True),
+        )
+        for file in GRIDS[:2]
+    ),
+    *(
+        Claim(MEMORIZES, file, negated(less("el", "ce", metric="memorised")))
+        for file in (*GRIDS, "cifar10n-short", "cifar10-short-plain", "el-cifar10")
+    ),
+    Claim("Label smoothing improves EL", "el-plugin", less("lsr_el", "el")),
+    Claim(
+        "Co-teaching is better with EL than with CE",
+        "el-plugin",
+        less(f"el, {_COTEACHING}", "coteaching"),
+    ),
+    Claim(
+        "ELR in its weaker setting is better with EL than with CE",
+        "el-plugin",
+        less(f"el, {_WEAK}", f"ce, {_WEAK}"),
+    ),
+    Claim(
+        "ELR in its stronger setting is better with EL than with CE",
+        "el-plugin",
+        less("el, elr", "elr"),
+    ),
+    Claim(
+        "EL with eps the noise rate beats EL with eps 2",
+        "el-eps",
+        less("el(eps={rate})", "el(eps=2)", r"(a?sym|pair) 0.*[1-9]", rows="loss"),
+    ),
+    Claim(
+        "EL has the accuracy of the paper's Table 1 (within 1 point)",
+        "el-cifar10",
+        less_published,
+        1,
+    ),
+    Claim("EL beats CE and GCE on CIFAR-100 and ImageNet; the paper's proofs about risks", ""),
+)
+FINDINGS = (
+    Claim(
+        "By the paper's recipe CE and EL end at chance at symmetric 0.8 (within 1 point)",
+        "el-cifar10",
+        less_chance,
+        1,
+    ),
+    Claim(LATE, "quick", change("el", "last", "best", _SYM, "ce")),
+    Claim(LATE, "fashion-short", change("el", "last", "best", _SYM, "ce")),
+    Claim("EL beats CE, each in its best epoch on test", "quick", less("el", "ce", metric="best")),
+    Claim(
+        "EL beats GCE, each in its best epoch on test", "quick", less("el", "gce", metric="best")
+    ),
+    Claim(
+        "EL beats CE, both stopped on noisy validation labels",
+        "el-stopping",
+        less("el", "ce", metric="at_noisy_val"),
+    ),
+    Claim(
+        "EL beats SL, both stopped on noisy validation labels",
+        "el-stopping",
+        less("el", "sl", metric="at_noisy_val"),
+    ),
+    Claim(
+        "Stopping on noisy validation labels improves CE",
+        "el-stopping",
+        change("ce", "at_noisy_val", "last"),
+    ),
+    Claim(
+        "Stopping on noisy validation labels improves EL",
+        "el-stopping",
+        change("el", "at_noisy_val", "last"),
+    ),
+    Claim(
+        "EL beats CE, asymmetric noise one way (CIFAR-10's classes)",
+        "el-two-way",
+        less("el", "ce", _ASYM),
+    ),
+    Claim("EL beats CE, asymmetric noise two ways", "el-two-way", less("el", "ce", ".*two-way")),
+    Claim("EL beats CE, asymmetric noise two ways", "cifar10-short-two-way", less("el", "ce")),
+    *(
+        Claim(
+            f"EL beats {title}, asymmetric noise two ways",
+            "el-two-way",
+            less("el", rival, ".*two-way"),
+        )
+        for title, rival in (("GCE", "gce"), ("SL", "sl"), ("Forward", "forward"))
+    ),
+    Claim(
+        "EL is better with eps the share of incorrect labels than with the rate",
+        "el-two-way",
+        less("el_overall", "el"),
+    ),
+    Claim(
+        "EL is better with eps the rate than with the share of incorrect labels",
+        "el-eps",
+        less("el(eps={rate})", "el(eps={half})", _ASYM, rows="loss"),
+    ),
+    Claim(
+        "EL with eps 0.05 is worse than with the noise rate, symmetric noise",
+        "el-eps",
+        less("el(eps={rate})", "el(eps=0.05)", r"sym 0\..*", rows="loss"),
+    ),
+    Claim("EL with eps 2 beats CE", "el-theory", less("el(eps=2)", "ce")),
+    Claim(
+        "EL with some eps beats CE at asymmetric 0.4", "el-eps", each(_ANY_EPS, "ce", "asym 0.4")
+    ),
+    Claim(
+        "EL with some eps beats GCE under asymmetric noise",
+        "el-eps",
+        each(_ANY_EPS, "gce(q=0.7)", _ASYM),
+    ),
+    Claim(
+        "EL with the estimated eps is level with eps the rate, symmetric noise (within 1 point)",
+        "el-eps",
+        less("el(eps=estimated)", "el(eps={rate})", r"sym 0\..*", rows="loss"),
+        1,
+    ),
+    Claim(
+        "EL with the estimated eps beats CE under asymmetric noise",
+        "el-eps",
+        less("el(eps=estimated)", "ce", _ASYM, rows="loss"),
+    ),
+    Claim(
+        "On clean labels EL is level with CE (within 1 point)",
+        "el-eps",
+        each(_ANY_EPS, "ce", "sym 0"),
+        1,
+    ),
+    Claim(
+        "AGCE with q near 0 trains as EL does (within 1 point)",
+        "el-neighbours",
+        less("1.4*agce(a=0.4, q=0.001)", "el(eps=0.4)", rows="loss"),
+        1,
+    ),
+    Claim(
+        "AGCE as its authors set it beats EL with eps 0.4",
+        "el-neighbours",
+        less("agce(a=0.6, q=0.6)", "el(eps=0.4)", rows="loss"),
+    ),
+    Claim("EL with ELR in its weaker setting beats EL", "el-plugin", less(f"el, {_WEAK}", "el")),
+    Claim(
+        "... beats ELR in its stronger setting with CE", "el-plugin", less(f"el, {_WEAK}", "elr")
+    ),
+    Claim("... and that with label smoothing", "el-plugin", less(f"el, {_WEAK}", "lsr, elr")),
+    Claim(
+        "Co-teaching is better with EL than with label smoothing",
+        "el-plugin",
+        less(f"el, {_COTEACHING}", f"lsr, {_COTEACHING}"),
+    ),
+    *(
+        Claim("D2L, which uses no noise rate, beats EL", file, less("d2l", "el"))
+        for file in GRIDS[:2]
+    ),
+    *(
+        Claim(
+            f"p of the correct class is what theory predicts, {title} (within 5 points)",
+            "el-theory",
+            as_predicted(method),
+            5,
+        )
+        for title, method in (
+            ("CE", "ce"),
+            ("EL with eps the rate", "el"),
+            ("EL with eps 2", "el(eps=2)"),
+            ("MAE", "mae"),
+        )
+    ),
+    Claim(
+        "EL with eps 2 gives the correct class a higher p than MAE",
+        "el-theory",
+        less("el(eps=2)", "mae", metric="p_true"),
+    ),
+    *(
+        Claim(
+            f"EL gives the correct class a higher p than CE, {epochs} epochs",
+            file,
+            less("el", "ce", r".* 0\..*", metric="p_true"),
+        )
+        for file, epochs in (("el-theory", 10), ("el-theory-long", 40))
+    ),
+    *(
+        Claim(
+            f"... and is the better classifier, {epochs} epochs",
+            file,
+            less("el", "ce", r".* 0\..*"),
+        )
+        for file, epochs in (("el-theory", 10), ("el-theory-long", 40))
+    ),
+)
+# the verdict lines: a sentence, and the claims that it puts together, by text
+LINES = {
+    "EL beats CE under symmetric noise and on human labels": (CE_SYM, CE_HUMAN),
+    CE_ASYM: (CE_ASYM,),
+    "EL beats GCE and SL": (GCE, SL),
+    BEST_MEAN: (BEST_MEAN,),
+    LATE: (LATE,),
+}
+
+
+def row(claim: Claim, folder: Path) -> str:
+    """A line of the claims table."""
+    gaps = claim.gaps(folder)
+    right = [gap for gap in gaps if claim.supports(gap)]
+    verdict = f"**{claim.verdict(gaps)}**"
+    if len(gaps) > 1 and claim.verdict(gaps) != "no interval":
+        verdict += f", {len(right)} of {len(gaps)}"
+        if 0 < len(right) < min(len(gaps), 5):
+            verdict += f": {_places(right)}"
+    numbers = "; ".join(f"{gap} ({gap.where})" for gap in claim.strongest(gaps)) if gaps else "–"
+    n = max((gap.n for gap in gaps), default="–")
+    page = f"[{claim.file}]({claim.file}.md)" if claim.file else "–"
+    data = DATA.get(claim.file, "digits" if claim.file else "–")
+    return f"| {claim.text} | {verdict} | {numbers} | {n} | {data} | {page} |"
+
+
+def _places(gaps: list[Gap]) -> str:
+    """`sym 0.6, 0.8; asym 0.2`."""
+    kinds = groupby((gap.where.partition(" ") for gap in gaps), key=lambda parts: parts[0])
+    return "; ".join(f"{kind} {', '.join(rest for _, _, rest in parts)}" for kind, parts in kinds)
+
+
+def table(claims: tuple[Claim, ...], folder: Path) -> str:
+    """The claims table."""
+    head = "| claim | verdict | strongest number | n | data | page |\n| --- | --- | --- | ---: | --- | --- |"
+    return "\n".join([head, *(row(claim, folder) for claim in claims)])
+
+
+def lines(folder: Path) -> str:
+    """The verdict lines."""
+    return "\n".join(
+        f"{number}. {_line(text, names, folder)}"
+        for number, (text, names) in enumerate(LINES.items(), 1)
+    )
+
+
+def _line(text: str, names: tuple[str, ...], folder: Path) -> str:
+    members = [(claim, claim.gaps(folder)) for claim in (*PAPER, *FINDINGS) if claim.text in names]
+    gaps = [(gap, claim) for claim, found in members for gap in found]
+    verdict = members[0][0].verdict([gap for gap, _ in gaps])
+    counts = ", ".join(
+        f"{claim.text.removeprefix('EL beats ') + ' on ' if names == (GCE, SL) else ''}{DATA[claim.file]} "
+        f"{sum(map(claim.supports, found))} of {len(found)}"
+        for claim, found in members
+    )
+    strongest = members[0][0].strongest([gap for gap, _ in gaps])
+    numbers = ", ".join(
+        f"{gap} ({DATA[claim.file]}, {gap.where})" for gap, claim in gaps if gap in strongest
+    )
+    return f"{text}: **{verdict}**. Intervals in favour: {counts}. Strongest: {numbers}."
+
+
+RIVALS = {
+    "ce": ("#0072B2", "o"),
+    "gce": ("#D55E00", "s"),
+    "sl": ("#009E73", "D"),
+}  # Okabe & Ito 2008
+_ROWS = (
+    "sym 0.2",
+    "sym 0.4",
+    "sym 0.6",
+    "sym 0.8",
+    "asym 0.2",
+    "asym 0.3",
+    "asym 0.4",
+    "human labels",
+)
+_LIMITS = (-22, 45)  # points; wider intervals end in an arrow
+
+
+def forest(folder: Path) -> dict[str, dict[str, list[Gap]]]:
+    """The differences of the figure, by data set and rival."""
+    found = {
+        DATA[file]: {rival: less("el", rival)(folder / f"{file}.csv") for rival in RIVALS}
+        for file in GRIDS
+    }
+    found[DATA["cifar10-short"]]["ce"] += less("el", "ce")(folder / "cifar10n-short.csv")
+    return found
+
+
+def description(folder: Path) -> str:
+    """The numbers of the figure, which its file carries as text."""
+    return "\n".join(
+        f"{data}, {gap.where}, EL minus {rival.upper()}: {gap}, n = {gap.n}"
+        for data, rivals in forest(folder).items()
+        for rival, gaps in rivals.items()
+        for gap in gaps
+    )
+
+
+def draw(folder: Path, file: Path) -> None:
+    """The forest plot."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style: dict[str, Any] = {"svg.hashsalt": "noisebench", "svg.fonttype": "none", "font.size": 9}
+    with rc_context(style):
+        fig = Figure(figsize=(8, 4.9), layout="constrained", facecolor="white")
+        panels = fig.subplots(1, len(GRIDS), sharex=True, sharey=True)
+        for ax, (data, rivals) in zip(panels, forest(folder).items(), strict=True):
+            counts = sorted({gap.n for gaps in rivals.values() for gap in gaps})
+            ax.set_title(f"{data}, n = {' or '.join(map(str, counts))}", fontsize=9)
+            ax.axvline(0, color="0.25", linewidth=1)
+            for offset, (rival, gaps) in zip((-0.26, 0, 0.26), rivals.items(), strict=True):
+                _draw_rival(ax, offset, rival, gaps)
+            ax.set_xlim(*_LIMITS)
+            ax.grid(axis="x", color="0.92")
+            ax.set_axisbelow(True)
+            run = {gap.where for gaps in rivals.values() for gap in gaps}
+            for level, noise in enumerate(_ROWS):
+                ax.axhline(level + 0.5, color="0.85", linewidth=0.6)
+                if noise not in run:
+                    ax.text(2, level, "not run", color="0.5", fontsize=8, va="center")
+            ax.spines[["top", "right"]].set_visible(False)
+        panels[0].set_yticks(range(len(_ROWS)), _ROWS)
+        panels[0].set_ylim(len(_ROWS) - 0.5, -0.5)
+        panels[0].set_ylabel("noise")
+        fig.supxlabel(
+            "difference in test accuracy, last epoch (points); right of 0: EL is better", fontsize=9
+        )
+        handles = panels[0].get_legend_handles_labels()
+        fig.legend(*handles, loc="outside upper center", ncols=3, frameon=False)
+        metadata = (
+            {"Date": None, "Description": description(folder)} if file.suffix == ".svg" else None
+        )
+        fig.savefig(file, metadata=metadata, dpi=100)
+
+
+def _draw_rival(ax: Any, offset: float, rival: str, gaps: list[Gap]) -> None:
+    color, mark = RIVALS[rival]
+    levels = [_ROWS.index(gap.where) + offset for gap in gaps]
+    ax.plot(
+        [gap.mean for gap in gaps],
+        levels,
+        mark,
+        color=color,
+        markersize=4,
+        label=f"EL minus {rival.upper()}",
+    )
+    for gap, level in zip(gaps, levels, strict=True):
+        if gap.low is None or gap.high is None:
+            continue
+        low, high = max(gap.low, _LIMITS[0]), min(gap.high, _LIMITS[1])
+        ax.plot([low, high], [level, level], color=color, linewidth=1.3)
+        for end, cut, arrow in ((low, gap.low < low, "<"), (high, gap.high > high, ">")):
+            if cut:
+                ax.plot(end, level, arrow, color=color, markersize=5, clip_on=False)
+
+
+def readme(text: str, folder: Path = HERE) -> str:
+    """The text of README.md with its generated parts, which stand between markers, as the CSVs of
+    a folder have them.
+    """
+    parts = {
+        "verdicts": lines(folder),
+        "rule": RULE,
+        "paper": table(PAPER, folder),
+        "findings": table(FINDINGS, folder),
+    }
+    for name, part in parts.items():
+        text, count = re.subn(
+            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
+            lambda match, part=part: f"{match[1]}{part}\n{match[2]}",
+            text,
+            flags=re.S,
+        )
+        if count != 1:
+            raise ValueError(f"README.md has the marker <!-- {name} --> {count} times")
+    return text
+
+
+def main() -> None:
+    """Write README.md and the figure."""
+    page = HERE / "README.md"
+    page.write_text(readme(page.read_text(encoding="utf-8")), encoding="utf-8")
+    draw(HERE, HERE / "el-forest.svg")
+
+
+if __name__ == "__main__":
+    main()
