@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import re
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import groupby
@@ -56,13 +56,19 @@ Measure = Callable[[Path], list[Gap]]  # of a results CSV
 class Claim:
     """A sentence, the data it was tried on, and the comparisons that decide it.
 
-    margin: the claim is that two things are equal to within so many points.
+    margin: the claim is that two things are equal to within so many points; label: names the
+    comparisons where the data do not.
     """
 
     text: str
     file: str
     measure: Measure | None = None  # None: not tried
     margin: float | None = None
+    label: str = ""
+
+    @property
+    def name(self) -> str:
+        return self.label or DATA.get(self.file, "digits")
 
     def gaps(self, folder: Path) -> list[Gap]:
         return [] if self.measure is None else self.measure(folder / f"{self.file}.csv")
@@ -91,14 +97,21 @@ class Claim:
         return "does not hold" if negligible or any(map(self.contradicts, known)) else "undecided"
 
     def strongest(self, gaps: list[Gap]) -> list[Gap]:
-        """The number furthest on the side of the verdict; the ends of both sides where it is
-        mixed.
-        """
-        ordered = sorted(gaps, key=lambda gap: gap.mean if self.margin is None else -abs(gap.mean))
-        if self.verdict(gaps) in {"partly", "no interval"}:
-            return list(dict.fromkeys((ordered[-1], ordered[0])))
-        at_low_end = self.verdict(gaps) == "does not hold" or self.margin is not None
-        return ordered[:1] if at_low_end else ordered[-1:]
+        """The number that speaks most for the verdict; the two extremes where it is mixed."""
+
+        def support(gap: Gap) -> float:
+            low, high = (gap.mean if end is None else end for end in (gap.low, gap.high))
+            return low if self.margin is None else -max(-low, high)
+
+        def contradiction(gap: Gap) -> float:
+            low, high = (gap.mean if end is None else end for end in (gap.low, gap.high))
+            return -high if self.margin is None else max(-low, high)
+
+        best, worst = max(gaps, key=support), max(gaps, key=contradiction)
+        verdict = self.verdict(gaps)
+        if verdict == "does not hold" or (verdict == "holds" and self.margin is not None):
+            return [worst]
+        return [best] if verdict in {"holds", "undecided"} else list(dict.fromkeys((best, worst)))
 
 
 def short(noise: str) -> str:
@@ -279,21 +292,24 @@ DATA = {
     "fashion-short": "Fashion-MNIST",
     "cifar10-short": "CIFAR-10 subset",
     "cifar10-short-two-way": "CIFAR-10 subset",
-    "cifar10-short-plain": "CIFAR-10 subset",
-    "cifar10n-short": "CIFAR-10N subset",
+    "cifar10-short-plain": "CIFAR-10 subset without augmentation",
+    "cifar10n-short": "human labels",
     "el-cifar10": "CIFAR-10",
     "el-theory": "Fashion-MNIST",
     "el-theory-long": "Fashion-MNIST",
 }
-_SYM, _ASYM, _EPS = r"sym .*", r"asym [\d.]+", (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 2, 10)
-_ANY_EPS = {f"eps {eps}": f"el(eps={eps})" for eps in (*_EPS, "estimated")}
+_SYM, _ASYM, _BOTH = r"sym .*", r"asym [\d.]+", ".*two-way"
+_NOISY, _NOISY_SYM = r"(a?sym|pair) 0\..*", r"sym 0\..*"
+_EPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 2, 10, "estimated")
+_ANY_EPS = {f"eps {eps}": f"el(eps={eps})" for eps in _EPS}
 _WEAK, _COTEACHING = "elr(lam=1, beta=0.9)", "coteaching(ramp=0.25)"
 CE_SYM, CE_ASYM = "EL beats CE under symmetric noise", "EL beats CE under asymmetric noise"
 CE_HUMAN, GCE, SL = "EL beats CE on human labels", "EL beats GCE", "EL beats SL"
 BEST_MEAN = "EL has the best mean accuracy over the noises"
-MEMORIZES = "EL memorizes fewer noisy labels than CE"
+SHARE = "EL is better with eps the rate than with the share of incorrect labels"
 LATE = "EL's lead over CE is larger in the last epoch than in the best one"
 
+# fmt: off
 PAPER = (
     *(Claim(CE_SYM, file, less("el", "ce", _SYM)) for file in GRIDS),
     *(Claim(CE_ASYM, file, less("el", "ce", _ASYM)) for file in GRIDS),
@@ -301,197 +317,54 @@ PAPER = (
     *(Claim(GCE, file, less("el", "gce")) for file in GRIDS),
     *(Claim(SL, file, less("el", "sl")) for file in GRIDS),
     *(Claim(BEST_MEAN, file, mean_over_noises()) for file in GRIDS[:2]),
-    *(
-        Claim(
-            "EL has the best mean rank over the noises (in ranks)",
-            file,
-            mean_over_noises(rank=True),
-        )
-        for file in GRIDS[:2]
-    ),
-    *(
-        Claim(MEMORIZES, file, negated(less("el", "ce", metric="memorised")))
-        for file in (*GRIDS, "cifar10n-short", "cifar10-short-plain", "el-cifar10")
-    ),
+    *(Claim("EL has the best mean rank over the noises (in ranks)", file, mean_over_noises(rank=True)) for file in GRIDS[:2]),
+    *(Claim("EL memorizes fewer noisy labels than CE", file, negated(less("el", "ce", metric="memorised")))
+      for file in (*GRIDS, "cifar10n-short", "cifar10-short-plain", "el-cifar10")),
     Claim("Label smoothing improves EL", "el-plugin", less("lsr_el", "el")),
-    Claim(
-        "Co-teaching is better with EL than with CE",
-        "el-plugin",
-        less(f"el, {_COTEACHING}", "coteaching"),
-    ),
-    Claim(
-        "ELR in its weaker setting is better with EL than with CE",
-        "el-plugin",
-        less(f"el, {_WEAK}", f"ce, {_WEAK}"),
-    ),
-    Claim(
-        "ELR in its stronger setting is better with EL than with CE",
-        "el-plugin",
-        less("el, elr", "elr"),
-    ),
-    Claim(
-        "EL with eps the noise rate beats EL with eps 2",
-        "el-eps",
-        less("el(eps={rate})", "el(eps=2)", r"(a?sym|pair) 0.*[1-9]", rows="loss"),
-    ),
-    Claim(
-        "EL has the accuracy of the paper's Table 1 (within 1 point)",
-        "el-cifar10",
-        less_published,
-        1,
-    ),
-    Claim("EL beats CE and GCE on CIFAR-100 and ImageNet; the paper's proofs about risks", ""),
+    Claim("Co-teaching is better with EL than with CE", "el-plugin", less(f"el, {_COTEACHING}", "coteaching")),
+    Claim("ELR is better with EL than with CE", "el-plugin", less(f"el, {_WEAK}", f"ce, {_WEAK}"), label="weaker ELR"),
+    Claim("ELR is better with EL than with CE", "el-plugin", less("el, elr", "elr"), label="stronger ELR"),
+    Claim("EL with eps the noise rate beats EL with eps 2", "el-eps", less("el(eps={rate})", "el(eps=2)", _NOISY, rows="loss")),
+    Claim("EL has the accuracy of the paper's Table 1 (within 1 point)", "el-cifar10", less_published, margin=1),
+    Claim("EL beats CE and GCE on CIFAR-100 and ImageNet; the proofs about risks", ""),
 )
 FINDINGS = (
-    Claim(
-        "By the paper's recipe CE and EL end at chance at symmetric 0.8 (within 1 point)",
-        "el-cifar10",
-        less_chance,
-        1,
-    ),
-    Claim(LATE, "quick", change("el", "last", "best", _SYM, "ce")),
-    Claim(LATE, "fashion-short", change("el", "last", "best", _SYM, "ce")),
-    Claim("EL beats CE, each in its best epoch on test", "quick", less("el", "ce", metric="best")),
-    Claim(
-        "EL beats GCE, each in its best epoch on test", "quick", less("el", "gce", metric="best")
-    ),
-    Claim(
-        "EL beats CE, both stopped on noisy validation labels",
-        "el-stopping",
-        less("el", "ce", metric="at_noisy_val"),
-    ),
-    Claim(
-        "EL beats SL, both stopped on noisy validation labels",
-        "el-stopping",
-        less("el", "sl", metric="at_noisy_val"),
-    ),
-    Claim(
-        "Stopping on noisy validation labels improves CE",
-        "el-stopping",
-        change("ce", "at_noisy_val", "last"),
-    ),
-    Claim(
-        "Stopping on noisy validation labels improves EL",
-        "el-stopping",
-        change("el", "at_noisy_val", "last"),
-    ),
-    Claim(
-        "EL beats CE, asymmetric noise one way (CIFAR-10's classes)",
-        "el-two-way",
-        less("el", "ce", _ASYM),
-    ),
-    Claim("EL beats CE, asymmetric noise two ways", "el-two-way", less("el", "ce", ".*two-way")),
-    Claim("EL beats CE, asymmetric noise two ways", "cifar10-short-two-way", less("el", "ce")),
-    *(
-        Claim(
-            f"EL beats {title}, asymmetric noise two ways",
-            "el-two-way",
-            less("el", rival, ".*two-way"),
-        )
-        for title, rival in (("GCE", "gce"), ("SL", "sl"), ("Forward", "forward"))
-    ),
-    Claim(
-        "EL is better with eps the share of incorrect labels than with the rate",
-        "el-two-way",
-        less("el_overall", "el"),
-    ),
-    Claim(
-        "EL is better with eps the rate than with the share of incorrect labels",
-        "el-eps",
-        less("el(eps={rate})", "el(eps={half})", _ASYM, rows="loss"),
-    ),
-    Claim(
-        "EL with eps 0.05 is worse than with the noise rate, symmetric noise",
-        "el-eps",
-        less("el(eps={rate})", "el(eps=0.05)", r"sym 0\..*", rows="loss"),
-    ),
+    Claim("By the paper's recipe CE and EL end at chance at symmetric 0.8 (within 1 point)", "el-cifar10", less_chance, margin=1),
+    *(Claim(LATE, file, change("el", "last", "best", _SYM, "ce")) for file in GRIDS[:2]),
+    *(Claim("EL beats its rival, each in its best epoch on test", "quick", less("el", rival, metric="best"), label=rival.upper())
+      for rival in ("ce", "gce")),
+    *(Claim("EL beats its rival, both stopped on noisy validation labels", "el-stopping", less("el", rival, metric="at_noisy_val"), label=rival.upper())
+      for rival in ("ce", "sl")),
+    *(Claim("Stopping on noisy validation labels improves the method", "el-stopping", change(method, "at_noisy_val", "last"), label=method.upper())
+      for method in ("ce", "el")),
+    Claim("EL beats CE, asymmetric noise one way (CIFAR-10's classes)", "el-two-way", less("el", "ce", _ASYM)),
+    *(Claim("EL beats CE, asymmetric noise two ways", file, less("el", "ce", _BOTH)) for file in ("el-two-way", "cifar10-short-two-way")),
+    *(Claim("EL beats its rival, asymmetric noise two ways", "el-two-way", less("el", rival, _BOTH), label=label)
+      for rival, label in (("gce", "GCE"), ("sl", "SL"), ("forward", "Forward"))),
+    Claim(SHARE, "el-eps", less("el(eps={rate})", "el(eps={half})", _ASYM, rows="loss"), label="digits' classes"),
+    Claim(SHARE, "el-two-way", less("el", "el_overall"), label="CIFAR-10's classes"),
+    Claim("EL with eps the rate beats EL with eps 0.05, symmetric noise", "el-eps", less("el(eps={rate})", "el(eps=0.05)", _NOISY_SYM, rows="loss")),
     Claim("EL with eps 2 beats CE", "el-theory", less("el(eps=2)", "ce")),
-    Claim(
-        "EL with some eps beats CE at asymmetric 0.4", "el-eps", each(_ANY_EPS, "ce", "asym 0.4")
-    ),
-    Claim(
-        "EL with some eps beats GCE under asymmetric noise",
-        "el-eps",
-        each(_ANY_EPS, "gce(q=0.7)", _ASYM),
-    ),
-    Claim(
-        "EL with the estimated eps is level with eps the rate, symmetric noise (within 1 point)",
-        "el-eps",
-        less("el(eps=estimated)", "el(eps={rate})", r"sym 0\..*", rows="loss"),
-        1,
-    ),
-    Claim(
-        "EL with the estimated eps beats CE under asymmetric noise",
-        "el-eps",
-        less("el(eps=estimated)", "ce", _ASYM, rows="loss"),
-    ),
-    Claim(
-        "On clean labels EL is level with CE (within 1 point)",
-        "el-eps",
-        each(_ANY_EPS, "ce", "sym 0"),
-        1,
-    ),
-    Claim(
-        "AGCE with q near 0 trains as EL does (within 1 point)",
-        "el-neighbours",
-        less("1.4*agce(a=0.4, q=0.001)", "el(eps=0.4)", rows="loss"),
-        1,
-    ),
-    Claim(
-        "AGCE as its authors set it beats EL with eps 0.4",
-        "el-neighbours",
-        less("agce(a=0.6, q=0.6)", "el(eps=0.4)", rows="loss"),
-    ),
-    Claim("EL with ELR in its weaker setting beats EL", "el-plugin", less(f"el, {_WEAK}", "el")),
-    Claim(
-        "... beats ELR in its stronger setting with CE", "el-plugin", less(f"el, {_WEAK}", "elr")
-    ),
-    Claim("... and that with label smoothing", "el-plugin", less(f"el, {_WEAK}", "lsr, elr")),
-    Claim(
-        "Co-teaching is better with EL than with label smoothing",
-        "el-plugin",
-        less(f"el, {_COTEACHING}", f"lsr, {_COTEACHING}"),
-    ),
-    *(
-        Claim("D2L, which uses no noise rate, beats EL", file, less("d2l", "el"))
-        for file in GRIDS[:2]
-    ),
-    *(
-        Claim(
-            f"p of the correct class is what theory predicts, {title} (within 5 points)",
-            "el-theory",
-            as_predicted(method),
-            5,
-        )
-        for title, method in (
-            ("CE", "ce"),
-            ("EL with eps the rate", "el"),
-            ("EL with eps 2", "el(eps=2)"),
-            ("MAE", "mae"),
-        )
-    ),
-    Claim(
-        "EL with eps 2 gives the correct class a higher p than MAE",
-        "el-theory",
-        less("el(eps=2)", "mae", metric="p_true"),
-    ),
-    *(
-        Claim(
-            f"EL gives the correct class a higher p than CE, {epochs} epochs",
-            file,
-            less("el", "ce", r".* 0\..*", metric="p_true"),
-        )
-        for file, epochs in (("el-theory", 10), ("el-theory-long", 40))
-    ),
-    *(
-        Claim(
-            f"... and is the better classifier, {epochs} epochs",
-            file,
-            less("el", "ce", r".* 0\..*"),
-        )
-        for file, epochs in (("el-theory", 10), ("el-theory-long", 40))
-    ),
+    Claim("EL with some eps beats CE at asymmetric 0.4", "el-eps", each(_ANY_EPS, "ce", "asym 0.4")),
+    Claim("EL with some eps beats GCE under asymmetric noise", "el-eps", each(_ANY_EPS, "gce(q=0.7)", _ASYM)),
+    Claim("EL with the estimated eps is level with eps the rate, symmetric noise (within 1 point)", "el-eps",
+          less("el(eps=estimated)", "el(eps={rate})", _NOISY_SYM, rows="loss"), margin=1),
+    Claim("EL with the estimated eps beats CE under asymmetric noise", "el-eps", less("el(eps=estimated)", "ce", _ASYM, rows="loss")),
+    Claim("On clean labels EL is level with CE, whatever eps (within 1 point)", "el-eps", each(_ANY_EPS, "ce", "sym 0"), margin=1),
+    Claim("AGCE with q near 0 trains as EL does (within 1 point)", "el-neighbours", less("1.4*agce(a=0.4, q=0.001)", "el(eps=0.4)", rows="loss"), margin=1),
+    Claim("AGCE as its authors set it beats EL with eps 0.4", "el-neighbours", less("agce(a=0.6, q=0.6)", "el(eps=0.4)", rows="loss")),
+    *(Claim("EL with the weaker ELR beats its rival", "el-plugin", less(f"el, {_WEAK}", rival), label=label)
+      for rival, label in (("el", "EL"), ("elr", "stronger ELR with CE"), ("lsr, elr", "stronger ELR with label smoothing"))),
+    Claim("Co-teaching is better with EL than with label smoothing", "el-plugin", less(f"el, {_COTEACHING}", f"lsr, {_COTEACHING}")),
+    *(Claim("D2L, which uses no noise rate, beats EL", file, less("d2l", "el")) for file in GRIDS[:2]),
+    *(Claim("p of the correct class is as theory predicts (within 5 points)", "el-theory", as_predicted(method), margin=5, label=label)
+      for method, label in (("ce", "CE"), ("el", "EL with eps the rate"), ("el(eps=2)", "EL with eps 2"), ("mae", "MAE"))),
+    Claim("EL with eps 2 gives the correct class a higher p than MAE", "el-theory", less("el(eps=2)", "mae", metric="p_true")),
+    *(Claim(text, file, less("el", "ce", _NOISY, metric=metric), label=label)
+      for text, metric in (("EL gives the correct class a higher p than CE", "p_true"), ("... and is more accurate", "last"))
+      for file, label in (("el-theory", "10 epochs"), ("el-theory-long", "40 epochs"))),
 )
+# fmt: on
 # the verdict lines: a sentence, and the claims that it puts together, by text
 LINES = {
     "EL beats CE under symmetric noise and on human labels": (CE_SYM, CE_HUMAN),
@@ -502,56 +375,80 @@ LINES = {
 }
 
 
-def row(claim: Claim, folder: Path) -> str:
-    """A line of the claims table."""
-    gaps = claim.gaps(folder)
-    right = [gap for gap in gaps if claim.supports(gap)]
-    verdict = f"**{claim.verdict(gaps)}**"
-    if len(gaps) > 1 and claim.verdict(gaps) != "no interval":
-        verdict += f", {len(right)} of {len(gaps)}"
-        if 0 < len(right) < min(len(gaps), 5):
-            verdict += f": {_places(right)}"
-    numbers = "; ".join(f"{gap} ({gap.where})" for gap in claim.strongest(gaps)) if gaps else "–"
-    n = max((gap.n for gap in gaps), default="–")
-    page = f"[{claim.file}]({claim.file}.md)" if claim.file else "–"
-    data = DATA.get(claim.file, "digits" if claim.file else "–")
-    return f"| {claim.text} | {verdict} | {numbers} | {n} | {data} | {page} |"
+def judge(claims: Sequence[Claim], folder: Path) -> dict[str, str]:
+    """The verdict of some claims together, their strongest numbers, and where they hold."""
+    found = {claim: claim.gaps(folder) for claim in claims}
+    gaps = {
+        replace(gap, where=", ".join(dict.fromkeys((claim.name, gap.where))))
+        if len(claims) > 1
+        else gap: claim
+        for claim, members in found.items()
+        for gap in members
+    }
+    strongest = claims[0].strongest(list(gaps)) if gaps else []
+    return {
+        "verdict": claims[0].verdict(list(gaps)),
+        "numbers": "; ".join(f"{gap} ({gap.where})" for gap in strongest) or "–",
+        "n": ", ".join(dict.fromkeys(str(gap.n) for gap in gaps)) or "–",
+        "counts": ", ".join(_count(claim, members) for claim, members in found.items() if members)
+        or "–",
+        "pages": ", ".join(
+            dict.fromkeys(f"[{claim.file}]({claim.file}.md)" for claim in claims if claim.file)
+        )
+        or "–",
+    }
 
 
-def _places(gaps: list[Gap]) -> str:
-    """`sym 0.6, 0.8; asym 0.2`."""
-    kinds = groupby((gap.where.partition(" ") for gap in gaps), key=lambda parts: parts[0])
-    return "; ".join(f"{kind} {', '.join(rest for _, _, rest in parts)}" for kind, parts in kinds)
+def _count(claim: Claim, gaps: list[Gap]) -> str:
+    """`digits 2 of 7 (sym 0.6, 0.8)`, of those with an interval."""
+    known = [gap for gap in gaps if gap.low is not None]
+    right = [gap.where for gap in known if claim.supports(gap)]
+    if not known:
+        return f"{claim.name} without interval"
+    kinds = groupby(right, key=lambda where: where.partition(" ")[0])
+    places = "; ".join(
+        ", ".join([next(items), *(where.partition(" ")[2] for where in items)])
+        for _, items in kinds
+    )
+    shown = f" ({places})" if 0 < len(right) < min(len(known), 5) else ""
+    return f"{claim.name} {len(right)} of {len(known)}{shown}"
 
 
-def table(claims: tuple[Claim, ...], folder: Path) -> str:
-    """The claims table."""
-    head = "| claim | verdict | strongest number | n | data | page |\n| --- | --- | --- | ---: | --- | --- |"
-    return "\n".join([head, *(row(claim, folder) for claim in claims)])
+def table(claims: Sequence[Claim], folder: Path) -> str:
+    """The claims table: a line for each text."""
+    head = [
+        "| claim | verdict | strongest number | n | supported by | page |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    by_text = groupby(claims, key=lambda claim: claim.text)
+    rows = [(text, judge(list(members), folder)) for text, members in by_text]
+    keys = ("numbers", "n", "counts", "pages")
+    return "\n".join(
+        [
+            *head,
+            *(
+                f"| {text} | **{facts['verdict']}** | {' | '.join(facts[key] for key in keys)} |"
+                for text, facts in rows
+            ),
+        ]
+    )
 
 
 def lines(folder: Path) -> str:
     """The verdict lines."""
-    return "\n".join(
-        f"{number}. {_line(text, names, folder)}"
-        for number, (text, names) in enumerate(LINES.items(), 1)
-    )
-
-
-def _line(text: str, names: tuple[str, ...], folder: Path) -> str:
-    members = [(claim, claim.gaps(folder)) for claim in (*PAPER, *FINDINGS) if claim.text in names]
-    gaps = [(gap, claim) for claim, found in members for gap in found]
-    verdict = members[0][0].verdict([gap for gap, _ in gaps])
-    counts = ", ".join(
-        f"{claim.text.removeprefix('EL beats ') + ' on ' if names == (GCE, SL) else ''}{DATA[claim.file]} "
-        f"{sum(map(claim.supports, found))} of {len(found)}"
-        for claim, found in members
-    )
-    strongest = members[0][0].strongest([gap for gap, _ in gaps])
-    numbers = ", ".join(
-        f"{gap} ({DATA[claim.file]}, {gap.where})" for gap, claim in gaps if gap in strongest
-    )
-    return f"{text}: **{verdict}**. Intervals in favour: {counts}. Strongest: {numbers}."
+    texts = []
+    for number, (text, names) in enumerate(LINES.items(), 1):
+        claims = [claim for claim in (*PAPER, *FINDINGS) if claim.text in names]
+        if names == (GCE, SL):
+            claims = [
+                replace(one, label=f"{one.text.removeprefix('EL beats ')} on {one.name}")
+                for one in claims
+            ]
+        facts = judge(claims, folder)
+        texts.append(
+            f"{number}. **{text}: {facts['verdict']}.** In favour: {facts['counts']}. Strongest: {facts['numbers']}."
+        )
+    return "\n".join(texts)
 
 
 RIVALS = {
@@ -580,6 +477,18 @@ def forest(folder: Path) -> dict[str, dict[str, list[Gap]]]:
     }
     found[DATA["cifar10-short"]]["ce"] += less("el", "ce")(folder / "cifar10n-short.csv")
     return found
+
+
+def caption(folder: Path) -> str:
+    """The text below the figure."""
+    counts = ", ".join(
+        f"{data} n = {' or '.join(dict.fromkeys(str(gap.n) for gaps in rivals.values() for gap in gaps))}"
+        for data, rivals in forest(folder).items()
+    )
+    return (
+        "EL minus CE, GCE and SL: mean and 95 % interval over n seeds, paired by seed and noisy labels "
+        f"({counts}; the larger for human labels). An arrow marks an interval that leaves the panel."
+    )
 
 
 def description(folder: Path) -> str:
@@ -658,6 +567,7 @@ def readme(text: str, folder: Path = HERE) -> str:
     parts = {
         "verdicts": lines(folder),
         "rule": RULE,
+        "caption": caption(folder),
         "paper": table(PAPER, folder),
         "findings": table(FINDINGS, folder),
     }
