@@ -23,10 +23,10 @@ import noisebench as nb
 
 HERE = Path(__file__).parent
 RULE = (
-    "**holds**: every interval lies above 0. **partly**: some do. **does not hold**: none does, and "
-    "one lies below 0 or all lie within ±1 point. **undecided**: none of these. **no interval**: there are "
-    "too few seeds. A claim with “(within m points)” holds where the whole interval lies within ±m, and "
-    "does not where one lies outside."
+    "An interval supports a claim where it lies above 0, and contradicts it where it lies below 0; a claim "
+    "“(within m points)” is supported where it lies inside ±m, and contradicted where it lies outside. "
+    "**holds**: all intervals support the claim. **partly**: some do. **does not hold**: none does, and one "
+    "contradicts it or all lie within ±1 point. **undecided**: otherwise. **no interval**: too few seeds."
 )
 
 
@@ -39,6 +39,12 @@ class Gap:
     low: float | None
     high: float | None
     n: int
+
+    def inside(self, margin: float) -> bool:
+        """Whether the interval lies within so many points of 0."""
+        return (
+            self.low is not None and self.high is not None and max(-self.low, self.high) <= margin
+        )
 
     def __neg__(self) -> Gap:
         low, high = (None if end is None else -end for end in (self.high, self.low))
@@ -54,10 +60,10 @@ Measure = Callable[[Path], list[Gap]]  # of a results CSV
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, the data it was tried on, and the comparisons that decide it.
+    """A sentence, the CSV it was tried on, and the differences that decide it.
 
-    margin: the claim is that two things are equal to within so many points; label: names the
-    comparisons where the data do not.
+    margin: the claim is that two things are equal within this many points. label: the name of the
+    comparison in the table, by default that of the data set.
     """
 
     text: str
@@ -71,13 +77,18 @@ class Claim:
         return self.label or DATA.get(self.file, "digits")
 
     def gaps(self, folder: Path) -> list[Gap]:
-        return [] if self.measure is None else self.measure(folder / f"{self.file}.csv")
+        """Its comparisons, by the CSVs of a folder. Raises ValueError where the CSV has none."""
+        if self.measure is None:
+            return []
+        if gaps := self.measure(folder / f"{self.file}.csv"):
+            return gaps
+        raise ValueError(f"{self.file}.csv has no runs for the claim {self.text!r}")
 
     def supports(self, gap: Gap) -> bool:
         """Whether the interval is on the claim's side."""
-        if gap.low is None or gap.high is None:
-            return False
-        return gap.low > 0 if self.margin is None else max(-gap.low, gap.high) <= self.margin
+        if self.margin is not None:
+            return gap.inside(self.margin)
+        return gap.low is not None and gap.low > 0
 
     def contradicts(self, gap: Gap) -> bool:
         """Whether the interval excludes the claim."""
@@ -87,13 +98,13 @@ class Claim:
 
     def verdict(self, gaps: list[Gap]) -> str:
         """By RULE."""
-        known = [gap for gap in gaps if gap.low is not None and gap.high is not None]
+        known = [gap for gap in gaps if gap.low is not None]
         if not known:
             return "no interval" if gaps else "not tried"
         right = sum(map(self.supports, known))
         if right:
             return "holds" if right == len(known) else "partly"
-        negligible = self.margin is None and all(max(-gap.low, gap.high) < 1 for gap in known)
+        negligible = self.margin is None and all(gap.inside(1) for gap in known)
         return "does not hold" if negligible or any(map(self.contradicts, known)) else "undecided"
 
     def strongest(self, gaps: list[Gap]) -> list[Gap]:
@@ -124,7 +135,10 @@ def short(noise: str) -> str:
 
 @cache
 def _cells(path: Path, rows: str, metric: str, other: str) -> list[dict[str, Any]]:
-    return nb.report(path, rows=rows, metric=metric, against=other).document()["cells"]
+    cells: list[dict[str, Any]] = nb.report(
+        path, rows=rows, metric=metric, against=other
+    ).document()["cells"]
+    return cells
 
 
 def less(
@@ -152,17 +166,17 @@ def less(
 
 
 def _gap(where: str, found: dict[str, Any]) -> Gap:
-    ends = (None if found[end] is None else 100 * found[end] for end in ("low", "high"))
-    return Gap(where, 100 * found["mean"], *ends, found["pairs"])
+    low, high = (None if found[end] is None else 100 * found[end] for end in ("low", "high"))
+    return Gap(where, 100 * found["mean"], low, high, found["pairs"])
 
 
 def negated(measure: Measure) -> Measure:
-    """Of a metric of which less is better."""
+    """The differences with the opposite sign, for a metric that is better when lower."""
     return lambda path: [-gap for gap in measure(path)]
 
 
 def each(rows: dict[str, str], other: str, noises: str) -> Measure:
-    """The rows by the name to show, each less another."""
+    """Each of the rows, by the name to show, less another."""
     return lambda path: [
         replace(gap, where=f"{name}, {gap.where}")
         for name, row in rows.items()
@@ -177,7 +191,7 @@ def _runs(path: Path) -> list[dict[str, str]]:
 
 
 def _by_seed(path: Path, metric: str, method: str, noise: str) -> dict[str, float]:
-    """In percent."""
+    """A metric in percent, by seed."""
     return {
         run["seed"]: 100 * float(run[metric])
         for run in _runs(path)
@@ -506,7 +520,7 @@ def draw(folder: Path, file: Path) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style: dict[str, Any] = {"svg.hashsalt": "noisebench", "svg.fonttype": "none", "font.size": 9}
+    style: Any = {"svg.hashsalt": "noisebench", "svg.fonttype": "none", "font.size": 9}
     with rc_context(style):
         fig = Figure(figsize=(8, 4.9), layout="constrained", facecolor="white")
         panels = fig.subplots(1, len(GRIDS), sharex=True, sharey=True)
@@ -572,14 +586,10 @@ def readme(text: str, folder: Path = HERE) -> str:
         "findings": table(FINDINGS, folder),
     }
     for name, part in parts.items():
-        text, count = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)",
-            lambda match, part=part: f"{match[1]}{part}\n{match[2]}",
-            text,
-            flags=re.S,
-        )
-        if count != 1:
-            raise ValueError(f"README.md has the marker <!-- {name} --> {count} times")
+        before, found, rest = text.partition(f"<!-- {name} -->\n")
+        if not found:
+            raise ValueError(f"README.md lacks the marker <!-- {name} -->")
+        text = f"{before}{found}{part}\n{rest[rest.index('<!-- end -->') :]}"
     return text
 
 

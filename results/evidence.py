@@ -212,7 +212,9 @@ def _views(name: str) -> tuple[list[str], list[str]]:
     for view in EVIDENCE[name].tables:
         plain, full = (_render(name, each) for each in (replace(view, against=None), view))
         tables |= dict.fromkeys(plain)
-        differences |= dict.fromkeys(text for text in full if text not in plain)
+        differences |= dict.fromkeys(
+            f"Differences in `{view.metric}`:\n\n{text}" for text in full if text not in plain
+        )
     return list(tables), list(differences)
 
 
