@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from html import escape
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from posixpath import normpath, relpath
@@ -122,7 +123,7 @@ def options_of(command: Any, other: str) -> Iterator[str]:
         if shown:
             text += f" Default: `{default}`."
         panel = getattr(parameter, "rich_help_panel", None) or other
-        panels.setdefault(panel, []).append(f"| `{cell(names + metavar)}` | {cell(text)} |")
+        panels.setdefault(panel, []).append(f"| {code(names + metavar)} | {cell(text)} |")
     for panel, rows in panels.items():
         yield f"**{panel}**"
         yield "\n".join(["| option | meaning |", "| --- | --- |", *rows])
@@ -188,8 +189,8 @@ def methods() -> str:
 
 
 def code(text: Any) -> str:
-    """A text of the language in a cell."""
-    return f"`{cell(str(text))}`" if text else ""
+    """Code in a cell of a table, where a bar would end it."""
+    return f"<code>{escape(str(text)).replace('|', '&#124;')}</code>" if text else ""
 
 
 def paragraphs(doc: str) -> str:
