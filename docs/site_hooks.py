@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stdout
 from html import escape
 from io import StringIO
@@ -113,10 +113,10 @@ def options_of(command: Any, other: str) -> Iterator[str]:
     for parameter in command.params:
         if parameter.param_type_name != "option" or parameter.hidden:
             continue
-        names = " / ".join(
-            [", ".join(parameter.opts), *parameter.secondary_opts]
+        names = " / ".join([", ".join(parameter.opts), *parameter.secondary_opts])
+        metavar = (
+            "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
         )
-        metavar = "" if parameter.is_flag else f" {parameter.metavar or parameter.type.name.upper()}"
         default = parameter.default
         shown = default not in (None, False, [], (), "") and parameter.show_default
         text = " ".join(str(parameter.help or "").split())
