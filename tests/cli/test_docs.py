@@ -4,7 +4,9 @@ planned.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -224,3 +226,24 @@ def test_the_lines_from_python_run(workspace: Path, digits: Images) -> None:
     exec(lines[1], names)
     assert (names["noisy"] != digits.train_labels).mean() == pytest.approx(0.4, abs=1e-3)
     assert len(names["frame"]) == len(list((workspace / "runs").iterdir()))
+
+
+def test_the_quickstart_notebook_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines in order; those that begin with ! are commands."""
+    notebook = json.loads(read(ROOT / "docs" / "tutorials" / "quickstart.ipynb"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        for line in lines:
+            if line.startswith("!noisebench "):
+                assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+        exec("\n".join(line for line in lines if not line.startswith("!")), names)
+    assert names["wrong"].mean() > 0.9
+    accuracy = nb.results("runs").set_index(["noise.text", "loss"])["metrics.test_acc.last"]
+    assert accuracy.loc[("symmetric(rate=0.4)", "gce(q=0.7)")] > 0.9
+    assert accuracy.loc[("symmetric(rate=0.4)", "ce")] < 0.8

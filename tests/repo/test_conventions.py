@@ -21,7 +21,8 @@ BETWEEN = re.compile(r"(?<=<!-- conventions -->\n).*?(?=<!-- end of conventions 
 def table() -> str:
     columns = [(name, kind) for name in ("cifar10", "cifar100") for kind in ("sym", "asym")]
     labels = {
-        name: read_labels(find_dataset(name), ROOT, offline=True) for name in ("cifar10", "cifar100")
+        name: read_labels(find_dataset(name), ROOT, offline=True)
+        for name in ("cifar10", "cifar100")
     }
     rows = []
     for convention in CONVENTIONS.values():
