@@ -157,7 +157,7 @@ def catalogue(kind: str, opening: tuple[str, str]) -> str:
     """The entries of a registry, one in full each."""
     title, text = opening
     lines, maps = [f"# {title}", text], []
-    for entry in listed("list", kind):
+    for entry in sorted(listed("list", kind), key=lambda entry: str(entry["name"])):
         full = listed("list", kind, entry["name"])
         if "parameters" not in full:  # a map of asymmetric noise
             maps.append(f"| `{full['name']}` | {cell(full['summary'])} | {full.get('paper', '')} |")
@@ -194,8 +194,8 @@ def code(text: Any) -> str:
 
 
 def paragraphs(doc: str) -> str:
-    """A docstring as Markdown: its asterisks and underscores are text."""
-    return re.sub(r"([*_<])", r"\\\1", doc)
+    """A docstring as Markdown: its asterisks, underscores and angle brackets are text."""
+    return re.sub(r"([*_])", r"\\\1", escape(doc, quote=False))
 
 
 def listed(*words: str) -> Any:
