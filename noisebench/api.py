@@ -4,8 +4,8 @@ torch.nn.Module.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,11 +82,11 @@ class _ArrayInputs(DatasetInputs):
 
     pixels: np.ndarray | None = None
 
-    def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        pixels = self.pixels
-        if pixels is None:
+    @cached_property
+    def train_images(self) -> np.ndarray:
+        if self.pixels is None:
             raise DataError("this noise looks at the images: give images=")
-        return lambda which: pixels[which]
+        return self.pixels
 
 
 def loss(

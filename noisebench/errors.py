@@ -59,11 +59,9 @@ class NoisebenchError(Exception):
     exit_code = 2
 
     def __init__(self, *lines: str) -> None:
-        super().__init__("\n".join(_cut(printable(line)) for line in lines))
-
-
-def _cut(line: str) -> str:
-    return line if len(line) <= _MAX_LINE else f"{line[:_MAX_LINE]}..."
+        texts = [printable(line) for line in lines]
+        cut = (text if len(text) <= _MAX_LINE else f"{text[:_MAX_LINE]}..." for text in texts)
+        super().__init__("\n".join(cut))
 
 
 class LanguageError(NoisebenchError):

@@ -97,8 +97,8 @@ def out_of_fold(
 
 
 def train(trainer: Trainer) -> None:
-    """Trains to the last epoch, without checkpoints."""
-    while trainer.epoch < trainer.task.recipe.epochs:
+    """To its last epoch, without checkpoints."""
+    while trainer.state.epoch < trainer.task.recipe.epochs:
         trainer.run_epoch(lambda: None)
 
 

@@ -1,23 +1,33 @@
-"""The commands and what stands before them. Importing this loads typer and numpy; every command
-imports what it needs.
+"""The commands, what stands before them, and how their errors become exit codes. Importing this
+loads typer and numpy; every command imports what it needs.
 """
 
 from __future__ import annotations
 
+import io
+import os
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
+from .console import say
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
-from .options import Command, Globals
+from .options import Command, Globals, refuse
 from .report import report
 from .run import run
 from .train import TRAIN_SETTINGS, train
+
+_BUG, _INTERRUPTED = 1, 130
+# typer brings a click of its own, or the installed one, by its version
+_USAGE_ERROR = typer.BadParameter.__mro__[1]
+_CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
 app = typer.Typer(
     name="noisebench",
@@ -80,9 +90,74 @@ def before(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
-    if context.invoked_subcommand != "train" and (size := rank_info().size) > 1:
-        raise ConfigError(
-            f"torchrun started {size} processes, and only train is of several: "
-            f"noisebench {context.invoked_subcommand} ..."
+    name, size = context.invoked_subcommand, rank_info().size
+    refuse(
+        (
+            name != "train" and size > 1,
+            f"torchrun started {size} processes, and only train is of several: noisebench {name} "
+            "...",
         )
+    )
     context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code. An error that a user can mend is one line on stderr, by the
+    first of several processes.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # a letter that it cannot write is written out (`\\u2500`)
+            stream.reconfigure(errors="backslashreplace")
+    arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    verbose = bool({"-v", "--verbose"} & set(arguments))
+    try:
+        code = app(arguments, standalone_mode=False)
+        sys.stdout.flush()
+        if code == _INTERRUPTED:  # typer's word for Ctrl-C
+            return _fail("interrupted", _INTERRUPTED)
+        return code if isinstance(code, int) else 0
+    except NoisebenchError as error:
+        return _fail(str(error), error.exit_code, error if verbose else None)
+    except _CLICK_EXCEPTION as error:
+        return _fail(_usage(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", _INTERRUPTED)
+    except BrokenPipeError:
+        # the reader of a pipe has closed it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    except MemoryError as error:
+        message = "out of memory: finished runs stay, and the same command resumes"
+        return _fail(message, RunFailed.exit_code, error if verbose else None)
+    except OSError as error:  # such as a path that is too long to exist
+        message = f"{error.filename or type(error).__name__}: {error.strerror or error}"
+        return _fail(message, NoisebenchError.exit_code, error if verbose else None)
+    except Exception as error:  # a bug of ours, in one line
+        message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
+        return _fail(
+            f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None
+        )
+
+
+def _fail(message: str, code: int, error: BaseException | None = None) -> int:
+    lines = []
+    if error is not None:
+        import traceback
+
+        lines += "".join(traceback.format_exception(error)).rstrip().split("\n")
+    if message and (rank_info().first or code == _BUG):
+        lines += f"error: {message}".split("\n")
+    for line in lines:
+        say(line)
+    return code
+
+
+def _usage(error: Any) -> str:
+    """click's message on one line, with the command for help."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    context: Any = getattr(error, "ctx", None)
+    option, parent = getattr(error, "option_name", None), context and context.parent
+    if option and parent and any(option in before.opts for before in parent.command.params):
+        return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
+    return f"{message} ({context.command_path if context else 'noisebench'} --help)"

@@ -1,20 +1,35 @@
-"""stdout is data, stderr is progress and warnings. Not a terminal: full width, no colour, nothing
-cut. Untrusted text is escaped on both.
+"""What commands print. stdout is data, stderr is progress and warnings: a bar or a live table on a
+terminal, elsewhere plain lines, at most every ten seconds. Not a terminal: full width, no colour,
+nothing cut. Untrusted text is escaped on both.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+import time
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
+
+import numpy as np
 
 from ..core.sanitize import printable_json, printable_line
 
 if TYPE_CHECKING:
-    from ..core.console import Screen
+    from rich.console import Group
+    from rich.live import Live
+    from rich.progress import Progress as Bar
+    from rich.progress import ProgressColumn
+    from rich.table import Table
 
+    from ..core.console import Screen, Text
+    from ..executors.job import Event
+    from ..runs.checkpoint import Progress
+    from ..runs.queue import QueuedRun
 
-_SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "))
+_SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "), (1, ""))
+_EVERY = 10.0  # seconds between plain lines
+_LONG = 600.0  # seconds from which the time that a run takes is shown
 
 
 def console(stream: TextIO) -> Screen:
@@ -34,26 +49,57 @@ def show(*things: Any) -> None:
         sys.stdout.write(drawn(*things))
 
 
-def write(text: str) -> None:
-    """Print a document on stdout exactly as it is: its maker has escaped untrusted text."""
-    sys.stdout.write(text)
-
-
 def write_json(content: Any) -> None:
     """The one JSON document of a command."""
-    write(printable_json(json.dumps(content, indent=1)) + "\n")
+    sys.stdout.write(printable_json(json.dumps(content, indent=1)) + "\n")
 
 
-def say(text: str, *, quiet: bool = False) -> None:
-    """A line of progress or a warning on stderr."""
-    if not quiet:
-        order(printable_line(text))
+def say(text: str, *, quiet: bool = False, live: Bar | Live | None = None) -> None:
+    """A line of progress or a warning on stderr; live: what is drawn there."""
+    if live:
+        live.console.print(text)
+    elif not quiet:
+        sys.stderr.write(printable_line(text) + "\n")
 
 
-def order(line: str) -> None:
-    """A line on stderr as it is: a command for a build's log."""
-    sys.stderr.write(line + "\n")
-    sys.stderr.flush()
+def facts_table(rows: Iterable[Sequence[str]]) -> Table:
+    """Names, and beside each the lines of its value."""
+    from rich.table import Table
+
+    from ..core.console import Text
+
+    facts = Table.grid(padding=(0, 2))
+    for name, *lines in rows:
+        facts.add_row(Text(name, style="dim"), Text(*lines))
+    return facts
+
+
+def text_table(
+    heads: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    *,
+    right: Container[str] = (),
+    title: str | None = None,
+) -> Table:
+    """Text under column heads; right: the heads of numbers."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from ..core.console import Text
+
+    bold = None if title is None else Text(title, style="bold")
+    table = Table(title=bold, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
+    for head in heads:
+        justify: Any = "right" if head in right else "left"
+        table.add_column(head, justify=justify, overflow="fold", no_wrap=head == "name")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    return table
+
+
+def plural(count: int, noun: str) -> str:
+    """`1 run`, `3 runs`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:
@@ -61,13 +107,9 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
-    return (
-        f"{minutes} min {rest} s"
-        if minutes
-        else f"{rest} s"
-        if seconds >= 10
-        else f"{seconds:.1f} s"
-    )
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
 
 
 def images(count: int | None) -> str:
@@ -75,7 +117,7 @@ def images(count: int | None) -> str:
     if count is None:
         return "–"
     rounded = float(f"{count:.1e}")
-    size, unit = next(((size, unit) for size, unit in _SIZES if rounded >= size), (1, ""))
+    size, unit = next(step for step in _SIZES if rounded >= step[0] or step[0] == 1)
     return f"{rounded / size:g} {unit}images"
 
 
@@ -87,38 +129,227 @@ def estimated(record: dict[str, Any]) -> str:
     """The estimates of a run's noise, the accuracy that they rest on, and the truth where that is
     known; empty for a run without estimates.
     """
-    estimates = record.get("estimates", {})
-    parts = []
-    if "rate" in estimates:
-        rate = estimates["rate"]
-        interval = ""
+    estimates, parts = record.get("estimates", {}), []
+    if rate := estimates.get("rate"):
+        text = f"noise rate {percent(rate['estimate'])}"
         if "interval" in rate:
             low, high = rate["interval"]
-            interval = f", 95 % interval {100 * low:.2f} to {percent(high)}"
-        parts.append(
-            f"noise rate {percent(rate['estimate'])}{interval} (truth {percent(rate['truth'])})"
-        )
+            text += f", 95 % interval {100 * low:.2f} to {percent(high)}"
+        parts.append(f"{text} (truth {percent(rate['truth'])})")
     if T := estimates.get("transition"):
-        distance = ""
+        parts.append("T")
         if T["truth"] is not None:
-            share = percent(_mean_distance(T["estimate"], T["truth"]))
-            distance = f", {share} of a class's labels in the wrong place"
-        parts.append(f"T{distance}")
-    accuracy = ""
-    if "accuracy" in estimates:
-        share = percent(estimates["accuracy"])
-        accuracy = f"; out-of-fold accuracy on the given labels {share}"
-    return f"estimated {', '.join(parts)}{accuracy}" if parts else ""
+            # total variation, the mean over the rows
+            distance = np.abs(np.subtract(T["estimate"], T["truth"])).sum(1).mean() / 2
+            parts.append(f"{percent(distance)} of a class's labels in the wrong place")
+    text = f"estimated {', '.join(parts)}" if parts else ""
+    if parts and "accuracy" in estimates:
+        text += f"; out-of-fold accuracy on the given labels {percent(estimates['accuracy'])}"
+    return text
 
 
-def _mean_distance(rows: list[list[float]], others: list[list[float]]) -> float:
-    """Total variation, the mean over the rows."""
-    return (
-        sum(
-            abs(a - b)
-            for row, other in zip(rows, others, strict=True)
-            for a, b in zip(row, other, strict=True)
+def _start_bar(first: ProgressColumn | str, third: ProgressColumn | str) -> Bar:
+    from rich.progress import BarColumn, Progress, TimeRemainingColumn
+
+    columns = (first, BarColumn(10), third, TimeRemainingColumn())
+    bar = Progress(*columns, console=console(sys.stderr), transient=True)
+    bar.start()
+    return bar
+
+
+class RunProgress:
+    """The progress of a run. Inside `with`, `update` shows an epoch."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._printed = quiet, 0.0
+        self._bar: Bar | None = None
+
+    def __enter__(self) -> RunProgress:
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.progress import MofNCompleteColumn
+            from rich.table import Column
+
+            # in a narrow terminal the bar shrinks first
+            count = MofNCompleteColumn(table_column=Column(no_wrap=True, min_width=7))
+            self._bar = _start_bar(count, "{task.description}")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def say(self, text: str) -> None:
+        """A line beside the bar."""
+        say(text, quiet=self._quiet, live=self._bar)
+
+    def say_duration(self, seconds: float, what: str = "this") -> None:
+        """How long a long run will take."""
+        if seconds > _LONG:
+            took = f"{what} will take about {duration(seconds)}"
+            self.say(f"{took}; Ctrl-C saves, the same command resumes")
+
+    def update(self, progress: Progress) -> None:
+        line = progress.lines[-1]
+        text = (
+            f"loss {line['loss']:.4f}, test {percent(line['test_acc'])}, "
+            f"{progress.images_per_second:.0f} images/s"
         )
-        / 2
-        / len(rows)
-    )
+        if self._bar:
+            if not self._bar.task_ids:
+                self._bar.add_task(text, total=progress.epochs)
+            self._bar.update(self._bar.task_ids[0], completed=progress.epoch, description=text)
+        elif not self._quiet and (
+            time.monotonic() - self._printed > _EVERY or progress.epoch == progress.epochs
+        ):
+            self._printed = time.monotonic()
+            say(f"epoch {progress.epoch}/{progress.epochs}: {text}, {duration(progress.seconds)}")
+
+
+class DownloadProgress:
+    """Called with the name of a download and its bytes so far and in all; with an empty text at its
+    end.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._quiet, self._text, self._printed = quiet, "", 0.0
+        self._bar: Bar | None = None
+
+    def __call__(self, text: str, done: int, size: int) -> None:
+        if self._quiet:
+            return
+        new, self._text = text != self._text, text
+        if new and self._bar:
+            self._bar.stop()
+            self._bar = None
+        if size and sys.stderr.isatty():
+            if self._bar is None:
+                from rich.progress import DownloadColumn
+
+                self._bar = _start_bar("{task.description}", DownloadColumn())
+                self._bar.add_task(text, total=size)
+            self._bar.update(self._bar.task_ids[0], completed=done, total=size)
+        elif text and (new or (size and time.monotonic() - self._printed > _EVERY)):
+            self._printed = time.monotonic()
+            say(f"{text}: {done / 1e6:.1f} of {size / 1e6:.1f} MB" if size else text)
+
+
+class GridProgress:
+    """The progress of a suite. Inside `with`, `update` takes every event of the pool."""
+
+    def __init__(self, items: list[QueuedRun], jobs: int, *, quiet: bool = False) -> None:
+        from ..experiments.backbones import NONE
+        from ..reporting.table import noise_order
+
+        self._items, self._quiet = items, quiet
+        axes = [
+            {
+                "dataset": item.run.dataset.name,
+                "subset": str(item.run.manifest.num_examples),
+                "model": item.run.model,
+                "init": item.run.init.label if item.run.init else NONE,
+            }
+            for item in items
+        ]
+        self._several = [axis for axis in axes[0] if len({values[axis] for values in axes}) > 1]
+        self._cells: dict[tuple[str, str], list[int]] = {}
+        for number, (item, values) in enumerate(zip(items, axes, strict=True)):
+            row = ", ".join([*(values[axis] for axis in self._several), item.run.method])
+            noise = item.run.manifest.meta["noise"]
+            self._cells.setdefault((row, noise), []).append(number)
+        self._dataset = "" if "dataset" in self._several else items[0].run.dataset.name
+        self._cols = sorted({col for _, col in self._cells}, key=noise_order)
+        self._rows = list(dict.fromkeys(row for row, _ in self._cells))
+        self._accuracy: dict[int, float] = {}
+        self._failed: set[int] = set()
+        self._share: dict[int, float] = {}  # of each run's epochs
+        self._images = 0  # trained on so far, each as often as it was
+        self._started = self._printed = time.monotonic()
+        self._live: Live | None = None
+        say(f"{plural(len(items), 'run')}, {jobs} at a time", quiet=quiet)
+
+    def __enter__(self) -> GridProgress:
+        if sys.stderr.isatty() and not self._quiet:
+            from rich.live import Live
+
+            self._live = Live(
+                self._drawn(), console=console(sys.stderr), transient=True, refresh_per_second=4
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, event: Event) -> None:
+        message = ""
+        if event.kind != "again":
+            self._share[event.number] = 1.0
+        if event.kind == "progress":
+            self._share[event.number] = event.content["epoch"] / event.content["epochs"]
+            self._images += int(self._items[event.number].run.manifest.in_training.sum())
+        elif event.kind == "again":
+            message = f"warning: {event.content['message']}"
+        elif event.kind == "done":
+            self._accuracy[event.number] = event.content["test_acc"]
+        elif event.kind == "failed":
+            self._failed.add(event.number)
+            message = f"error: {event.content['message']}"
+        if message:
+            say(message, live=self._live)  # even when quiet
+        finished = len(self._accuracy) + len(self._failed)
+        if self._live:
+            self._live.update(self._drawn())
+        elif time.monotonic() - self._printed > _EVERY or finished == len(self._items):
+            self._printed = time.monotonic()
+            say(self.status(), quiet=self._quiet)
+
+    def status(self) -> str:
+        """`12/56 runs, 1 failed, 40 s, 18 runs/min, 45,000 images/s, about 2 min 20 s left`."""
+        spent, finished = time.monotonic() - self._started, len(self._accuracy) + len(self._failed)
+        share = sum(self._share.values()) / len(self._items)
+        failed = [f"{len(self._failed)} failed"] if self._failed else []
+        parts = [f"{finished}/{len(self._items)} runs", *failed, duration(spent)]
+        parts += [f"{60 * finished / spent:.3g} runs/min"] if finished and spent else []
+        parts += [f"{self._images / spent:,.0f} images/s"] if self._images and spent else []
+        left = spent * (1 - share) / share if share else 0.0
+        return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
+
+    def _drawn(self) -> Group:
+        """The status first: of a table higher than the terminal the end is cut."""
+        from rich.box import SIMPLE_HEAD
+        from rich.console import Group
+        from rich.table import Table
+
+        from ..core.console import Text
+        from ..labels.manifest import short_noise
+
+        grid = Table(box=SIMPLE_HEAD, pad_edge=False)
+        grid.add_column(", ".join([*self._several, "method"]))
+        for col in self._cols:
+            grid.add_column(Text(short_noise(col, self._dataset)), justify="right")
+        for row in self._rows:
+            grid.add_row(Text(row), *(self._cell(row, col) for col in self._cols))
+        return Group(Text(self.status()), grid)
+
+    def _cell(self, row: str, col: str) -> Text:
+        """Mean so far, how many of how many seeds are done; where none is, how far the runs under
+        way are.
+        """
+        from ..core.console import Text
+
+        numbers = self._cells.get((row, col), [])
+        if not numbers:
+            return Text("–", style="dim")
+        done = [self._accuracy[n] for n in numbers if n in self._accuracy]
+        failed = sum(n in self._failed for n in numbers)
+        begun = sum(self._share.get(n, 0.0) for n in numbers) / len(numbers)
+        text = f"{len(done)}/{len(numbers)}"
+        if done:
+            text = f"{100 * sum(done) / len(done):.1f} {text}"
+        elif begun and not failed:
+            text = f"{begun:.0%} {text}"
+        style = "red" if failed else "dim"
+        if failed:
+            text += f" ✗{failed}"
+        return Text(text, style="bold" if len(done) == len(numbers) else style)

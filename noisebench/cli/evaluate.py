@@ -5,25 +5,52 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..errors import ConfigError, Regressed, Undecided
-from .console import estimated, percent, show, write_json
-from .options import Globals, Json, Workers, option, with_options
-from .suspects import Inference, ListRequest, of_the_same_labels, write_lists
+from ..errors import DataError, Regressed, Undecided
+from .console import RunProgress, estimated, facts_table, percent, say, show, text_table, write_json
+from .options import Globals, Json, Workers, option, refuse, with_options
 
 if TYPE_CHECKING:
-    from rich.console import Group
     from rich.table import Table
 
+    from ..core.console import Text
     from ..datasets import ImageArray
     from ..labels.manifest import Manifest
+    from ..metrics.predictions import Predictions
     from ..runs.folder import RunFolder
+    from ..runs.workspace import Workspace
 
+WHY = {
+    "early": (
+        "mean of the first half of training, before the network memorizes noisy labels "
+        "(--score early)"
+    ),
+    "last": "predictions of the last epoch (--score last)",
+    "early and last": (
+        "mean of the first half of training of some runs, the last epoch of others (--score)"
+    ),
+}
+_FOLDS = "predictions by networks that were not trained on the example (--cv-folds)"
 _WORST = 10  # classes that are shown
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What inference with the networks of a finished run needs. manifest: of the run, where it is
+    not in the workspace; test: the test images of another folder set.
+    """
+
+    workspace: Workspace
+    manifest: Path | None
+    device: str
+    test: Path | None
+    quiet: bool
 
 
 @with_options
@@ -135,60 +162,82 @@ def evaluate(
     entries = [_evaluate(folder) for folder in folders]
     listed = folders
     if suspects is not None and len(folders) > 1:
-        listed = of_the_same_labels(folders, quiet=options.quiet)
-    request = ListRequest(suspects, predictions, folds, score)
-    entries[folders.index(listed[0])].update(write_lists(listed, request, inference))
-    if on:
-        for folder, entry in zip(folders, entries, strict=True):
-            entry["on"] = _evaluate_on(folder, on, inference)
+        listed = _of_the_same_labels(folders, quiet=options.quiet)
+    lists = _write_lists(listed, inference, suspects, predictions, folds, score)
+    entries[folders.index(listed[0])].update(lists)
+    for folder, entry in zip(folders, entries, strict=True) if on else ():
+        entry["on"] = _evaluate_on(folder, on or [], inference)
     if json:
         write_json(entries)
     else:
-        show(*(draw_run(entry) for entry in entries))
+        show(*(part for entry in entries for part in draw_run(entry)))
 
 
 def _check_effects(given: dict[str, Any]) -> None:
     """Refuse options without effect."""
+    from ..labels.issues import SCORES
+
     on, verify, folds = given["on"] or [], given["verify"], given["folds"] is not None
-    if given["test"] is not None and len(on) != 1:
-        raise ConfigError(
-            "--test names the test images of one folder of images: give it with one --eval-on"
-        )
-    if verify and (on or folds or given["suspects"] or given["predictions"] or given["score"]):
-        raise ConfigError(
-            "--verify stands alone: it writes no file and looks at the run's own data"
-        )
+    suspects, predictions, score = given["suspects"], given["predictions"], given["score"]
     inference = on or verify or folds
     needs = "--eval-on, --verify and --cv-folds"
-    if given["device"] != "auto" and not inference:
-        raise ConfigError(f"--device has an effect with {needs} only: nothing else uses a network")
-    if given["workers"] is not None and not inference:
-        raise ConfigError(f"--workers has an effect with {needs} only: nothing else reads images")
-    if given["manifest"] is not None and not (inference or given["suspects"]):
-        raise ConfigError(
-            "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only"
-        )
+    refuse(
+        (
+            given["test"] is not None and len(on) != 1,
+            "--test names the test images of one folder of images: give it with one --eval-on",
+        ),
+        (
+            verify and (on or folds or given["suspects"] or given["predictions"] or given["score"]),
+            "--verify stands alone: it writes no file and looks at the run's own data",
+        ),
+        (
+            given["device"] != "auto" and not inference,
+            f"--device has an effect with {needs} only: nothing else uses a network",
+        ),
+        (
+            given["workers"] is not None and not inference,
+            f"--workers has an effect with {needs} only: nothing else reads images",
+        ),
+        (
+            given["manifest"] is not None and not (inference or suspects),
+            f"--manifest has an effect with {needs.replace(' and', ',')} and --suspects only",
+        ),
+        (
+            score not in (None, *SCORES),
+            f"--score is {' or '.join(SCORES)}, got {score!r}",
+        ),
+        (
+            score is not None and (folds or not (suspects or predictions)),
+            "--score is how the training run judges: it goes with --suspects or --predictions, "
+            "and not with --cv-folds",
+        ),
+        (
+            suspects and suspects.suffix != ".csv",
+            f"--suspects writes a .csv, got {suspects}",
+        ),
+        (
+            predictions and predictions.suffix not in (".npz", ".npy"),
+            f"--predictions writes a .npz or .npy, got {predictions}",
+        ),
+    )
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
     """The run of a path, or of a name or key."""
-    from ..experiments.weights import find_run
+    from ..experiments.backbones import find_run
     from ..runs.folder import RunFolder
 
-    for path in (Path(name), runs / name):
-        if path.is_dir():
-            return RunFolder(path)
-    return RunFolder(find_run(name, runs))
+    paths = [path for path in (Path(name), runs / name) if path.is_dir()]
+    return RunFolder(paths[0] if paths else find_run(name, runs))
 
 
 def _evaluate(folder: RunFolder) -> dict[str, Any]:
     from ..metrics import scores
-    from ..runs.predictions import check_counts, load_predictions
+    from ..runs.result import check_counts, load_predictions
 
     record = folder.full_record()
     num_classes = record["data"]["num_classes"]
     predictions = load_predictions(folder, num_classes)
-    test = predictions.test
     return {
         "run": str(folder.path),
         "title": record["title"],
@@ -198,7 +247,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
         **check_counts(record, predictions),
         **predictions.metrics(num_classes),
         "confusion": scores.confusion(
-            test.predicted, predictions.labels["test"], num_classes
+            predictions.test.predicted, predictions.labels["test"], num_classes
         ).tolist(),
     }
 
@@ -206,7 +255,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> dict[str, Any]:
     """The predictions of the run's networks on other data sets' test images."""
     from ..runs.inference import evaluate_on, load_ensemble
-    from ..runs.rebuild import manifest_of, rebuild
+    from ..runs.workspace import manifest_of, rebuild
 
     workspace = inference.workspace
 
@@ -215,26 +264,165 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         return images.train_images[run.manifest.in_training]
 
-    def manifest() -> Manifest:
-        return manifest_of(folder, workspace, inference.manifest)
+    record = folder.full_record()
+    networks = load_ensemble(folder, record, inference.device, training_images)
+    manifest = partial(manifest_of, folder, workspace, inference.manifest)
+    return {
+        name: evaluate_on(
+            record, networks, workspace, workspace.dataset(name, inference.test), manifest
+        )
+        for name in names
+    }
 
-    networks = load_ensemble(folder, inference.device, training_images)
-    record, results = folder.full_record(), {}
-    for name in names:
-        dataset = workspace.dataset(name, inference.test)
-        results[name] = evaluate_on(record, networks, workspace, dataset, manifest)
-    return results
+
+def _write_lists(
+    folders: list[RunFolder],
+    inference: Inference,
+    suspects: Path | None,
+    predictions: Path | None,
+    folds: int | None,
+    score: str | None,
+) -> dict[str, Any]:
+    """Write the requested files; under "suspects" the facts of the list. Raises NoisebenchError."""
+    from ..labels.issues import combine, precision_text, write_suspects
+    from ..runs.workspace import manifest_of
+
+    several = len(folders) > 1
+    refuse(
+        (several and predictions, f"--predictions is of one run, got {len(folders)}"),
+        (several and folds is not None, f"--cv-folds is of one run, got {len(folders)}"),
+    )
+    folder, written = folders[0], dict[str, Any]()
+    if folds is not None:
+        predicted, manifest = _judged_by_folds(folder, folds, inference)
+        by = f"{folds} folds"
+    elif suspects is not None:
+        manifest = manifest_of(folder, inference.workspace, inference.manifest)
+        runs, by = predictions_of(folders, score)
+        predicted = combine(runs, manifest.labels)
+    elif predictions is not None:
+        (predicted,), by = predictions_of([folder], score or "last")
+    if predictions is not None:
+        written["predictions"] = _write_predictions(predictions, folder, predicted, by, inference)
+    if suspects is not None or folds is not None:
+        facts = precision_text(predicted, manifest)
+        file = None if suspects is None else str(suspects)
+        written["suspects"] = {"file": file, "by": by, **facts}
+    if suspects is not None:
+        write_suspects(suspects, predicted, manifest)
+        text = f"{suspects} written: {facts['listed']} label issues in {facts['of']} labels"
+        say(f"{text}; {WHY.get(by, _FOLDS)}", quiet=inference.quiet)
+        if several:
+            written["suspects"]["runs"] = [folder.name for folder in folders]
+    return written
+
+
+def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
+    """The runs on the labels that the run which finished last was trained on, which a list of
+    several runs is of. Prints which are left out.
+    """
+    labels = [folder.full_record()["noise"].get("manifest_sha256") for folder in folders]
+    latest = max(zip(folders, labels, strict=True), key=lambda pair: pair[0].ended or 0.0)[1]
+    chosen = [folder for folder, sha256 in zip(folders, labels, strict=True) if sha256 == latest]
+    others = ", ".join(folder.name for folder in folders if folder not in chosen)
+    if others:
+        say(
+            "--suspects lists the labels that the run which finished last was trained on: "
+            f"{', '.join(folder.name for folder in chosen)}; left out, on other labels: {others}",
+            quiet=quiet,
+        )
+    return chosen
+
+
+def predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Predictions], str]:
+    """The predictions of runs for every training image, and the scores that they are of."""
+    from ..labels.issues import better_score, score_labels
+    from ..runs.result import load_predictions
+
+    predictions, names = [], set()
+    for folder in folders:
+        arrays = load_predictions(folder, folder.full_record()["data"]["num_classes"]).arrays
+        name = score or better_score(arrays)
+        predictions.append(score_labels(arrays, name))
+        names.add(name)
+    return predictions, " and ".join(sorted(names))
+
+
+def _judged_by_folds(
+    folder: RunFolder, count: int, inference: Inference
+) -> tuple[Predictions, Manifest]:
+    """The predictions by the folds of a run, which are trained if need be, and its labels."""
+    from ..core.hardware import keep_memory
+    from ..core.signals import StopSignals
+    from ..runs.checkpoint import RunOptions
+    from ..runs.session import judged, make_folds, train_folds
+    from ..runs.workspace import rebuild
+
+    run = rebuild(folder, inference.workspace, inference.manifest)
+    folds = make_folds(run, folder, count)
+    if all(fold.folder.status() == "done" for fold in folds):  # images need not be here
+        return judged(folds), run.manifest
+    images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)
+    keep_memory()
+    with StopSignals() as signals, RunProgress(quiet=inference.quiet) as lines:
+
+        def options(left: int) -> RunOptions:
+            lines.say(f"fold {count - left + 1} of {count}")
+            return RunOptions(
+                on_epoch_end=lines.update,
+                should_stop=lambda: signals.stopped,
+                on_time_estimate=lambda seconds: lines.say_duration(seconds * left, "the folds"),
+            )
+
+        train_folds(folds, images, inference.device, options)
+    return judged(folds), run.manifest
+
+
+def _write_predictions(
+    path: Path, folder: RunFolder, predicted: Predictions, by: str, inference: Inference
+) -> dict[str, str]:
+    """The predictions of every training image; of a teacher also the hash of the labels that these
+    images have. The file, and the score.
+    """
+    from ..metrics.predictions import write_probabilities, write_teacher
+
+    record = folder.full_record()
+    noise = record["noise"]
+    if path.suffix == ".npy":
+        write_probabilities(path, predicted)
+    elif "labels_sha256" not in noise:
+        raise DataError(
+            f"{folder.path} is of an older version, which did not note whose labels "
+            "these are: run it again with --force"
+        )
+    elif "source" in noise:
+        raise DataError(
+            f"{folder.path} saw images of {noise['source']} in the place of "
+            "some: it cannot teach for these examples"
+        )
+    else:
+        num_classes = record["data"]["num_classes"]
+        write_teacher(path, predicted, num_classes, noise["labels_sha256"], record["title"])
+    say(
+        f"{path} written: {len(predicted.classes)} predictions; {WHY.get(by, _FOLDS)}",
+        quiet=inference.quiet,
+    )
+    return {"file": str(path), "by": by}
 
 
 def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> None:
     """Show every check of each run. Raises Regressed where something differs, Undecided where
     something could not be decided.
     """
+    from rich.table import Table
+
+    from ..core.console import Text
     from ..runs.session import find_device
     from ..runs.verify import DIFFERS, UNDECIDED, verify_run, worst_status
 
     find_device(inference.device)  # a wrong name is no outcome of a check
-    entries: list[dict[str, Any]] = []
+    style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
+    entries, parts = list[dict[str, Any]](), list[Text | Table]()
     titles_of: dict[str, list[str]] = {}
     for folder in folders:
         checks = verify_run(folder, inference.workspace, inference.manifest, inference.device)
@@ -242,10 +430,15 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
         outcome = {"verdict": status, "checks": [vars(check) for check in checks]}
         entries.append({"run": str(folder.path), "title": title, "recheck": outcome})
         titles_of.setdefault(status, []).append(title)
+        lines = Table.grid(padding=(0, 2))
+        for check in checks:
+            result = Text(check.status, style=style[check.status])
+            lines.add_row(Text(check.name, style="dim"), result, Text(check.detail))
+        parts += [Text(title, style="bold"), lines]
     if json:
         write_json(entries)
     else:
-        show(*(draw_checks(entry) for entry in entries))
+        show(*parts)
     if DIFFERS in titles_of:
         raise Regressed(f"not reproduced: {', '.join(titles_of[DIFFERS])}")
     if UNDECIDED in titles_of:
@@ -253,67 +446,45 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
         raise Undecided(f"it cannot be decided whether this is reproduced: {titles}")
 
 
-def draw_run(entry: dict[str, Any]) -> Group:
+def draw_run(entry: dict[str, Any]) -> list[Text | Table]:
     """All results of a run."""
-    from rich.console import Group
-
     from ..core.console import Text
 
     title = entry["title"] + (" (oracle)" if entry["oracle"] else "")
-    parts: list[Any] = [
+    parts: list[Text | Table] = [
         Text(title, style="bold"),
-        _draw_facts(_facts(entry)),
-        _draw_classes(entry["test"], entry["confusion"], entry["classes"]),
+        facts_table(_facts(entry)),
+        _draw_classes(entry["test"], entry["classes"], entry["confusion"]),
     ]
     for name, result in entry.get("on", {}).items():
+        facts = [*_test_facts(result, "accuracy"), *(("images", text) for text in result["images"])]
+        number = result["trained_on"]
+        if number is None:
+            text = "unknown: images are streamed, or the run's training images are not here"
+            facts.append(("trained on", text))
+        elif number:
+            text = f"{number} of these {result['expected']} images"
+            facts.append(("trained on", f"{text}: accuracy on them is no test accuracy"))
         parts += [
             Text(f"on {name}, classes by {result['classes_by']}", style="bold"),
-            _draw_facts(_facts_on(result)),
-            _draw_classes(result, result["confusion"], entry["classes"]),
+            facts_table(facts),
+            _draw_classes(result, entry["classes"], result["confusion"]),
         ]
-    return Group(*parts)
-
-
-def draw_checks(entry: dict[str, Any]) -> Group:
-    """A line for each check of a run."""
-    from rich.console import Group
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
-    lines = Table.grid(padding=(0, 2))
-    for check in entry["recheck"]["checks"]:
-        lines.add_row(
-            Text(check["name"], style="dim"),
-            Text(check["status"], style=style[check["status"]]),
-            Text(check["detail"]),
-        )
-    return Group(Text(entry["title"], style="bold"), lines)
-
-
-def _draw_facts(rows: Iterator[tuple[str, str]]) -> Table:
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    facts = Table.grid(padding=(0, 2))
-    for name, value in rows:
-        facts.add_row(Text(name, style="dim"), Text(value))
-    return facts
+    return parts
 
 
 def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    train = entry["train"]
+    train, wrong = entry["train"], entry["train"]["wrong_labels"]
     yield from _test_facts(entry["test"], "test accuracy")
-    yield (
-        "training accuracy",
-        f"{percent(train['recorded'])} on recorded labels, {percent(train['clean'])} on clean ones",
-    )
+    clean = f"{percent(train['clean'])} on clean ones"
+    yield "training accuracy", f"{percent(train['recorded'])} on recorded labels, {clean}"
     if "val" in entry:
         val = entry["val"]
         yield "held out", f"{percent(val['recorded'])} of {val['n']} recorded labels"
-    yield from _noisy_label_facts(train)
+    if wrong:
+        yield from _noisy_label_facts(train)
+    else:
+        yield "wrong labels", "unknown" if wrong is None else "none"
     if "suspects" in entry:
         issues = entry["suspects"]
         text = f"{issues['listed']} of {issues['of']} labels"
@@ -334,19 +505,17 @@ def _detection(scores: dict[str, float]) -> str:
     )
 
 
-def _test_facts(test: dict[str, Any], name: str) -> Iterator[tuple[str, str]]:
+def _test_facts(test: dict[str, Any], name: str) -> list[tuple[str, str]]:
     top5 = "" if test["top5"] is None else f", top-5 {percent(test['top5'])}"
-    yield name, f"{percent(test['top1'])} of {test['n']}{top5}"
     brier = "not recorded" if test["brier"] is None else f"{test['brier']:.4f} of 2"
-    yield "calibration", f"NLL {test['nll']:.4f} nats, Brier {brier}, ECE {percent(test['ece'])}"
+    calibration = f"NLL {test['nll']:.4f} nats, Brier {brier}, ECE {percent(test['ece'])}"
+    accuracy = f"{percent(test['top1'])} of {test['n']}{top5}"
+    return [(name, accuracy), ("calibration", calibration)]
 
 
 def _noisy_label_facts(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """The number of wrong labels, and how well the loss finds them."""
     wrong, detection = train["wrong_labels"], train["detection"]
-    if not wrong:
-        yield "wrong labels", "unknown" if wrong is None else "none"
-        return
     memorized = f"{percent(train['memorised'])} memorised"
     if detection["auroc"] is None:
         yield "wrong labels", f"all {wrong} that are known, {memorized}"
@@ -363,36 +532,12 @@ def _noisy_label_facts(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "ranked by loss", f"{', '.join(shown)}, by chance {percent(detection['chance'])}"
 
 
-def _draw_classes(test: dict[str, Any], confusion: list[list[int]], names: list[str]) -> Table:
+def _draw_classes(test: dict[str, Any], names: list[str], confusion: list[list[int]]) -> Table:
     """The classes with the lowest accuracy, and their most frequent mistake."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    classes = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for head in ("class", "accuracy", "most often taken for"):
-        classes.add_column(head, justify="right" if head == "accuracy" else "left")
     known = [(rate, k) for k, rate in enumerate(test["per_class"]) if rate is not None]
+    rows = []
     for rate, k in sorted(known)[:_WORST]:
-        row = [0 if j == k else count for j, count in enumerate(confusion[k])]
-        mistake = names[row.index(max(row))] if max(row) else ""
-        classes.add_row(Text(names[k]), percent(rate), Text(mistake))
-    return classes
-
-
-def _facts_on(result: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    yield from _test_facts(result, "accuracy")
-    for sentence in result["images"]:
-        yield "images", sentence
-    number = result["trained_on"]
-    if number is None:
-        yield (
-            "trained on",
-            "unknown: images are streamed, or the run's training images are not here",
-        )
-    elif number:
-        yield (
-            "trained on",
-            f"{number} of these {result['expected']} images: accuracy on them is no test accuracy",
-        )
+        counts = [0 if j == k else count for j, count in enumerate(confusion[k])]
+        mistake = names[counts.index(max(counts))] if max(counts) else ""
+        rows.append((names[k], percent(rate), mistake))
+    return text_table(("class", "accuracy", "most often taken for"), rows, right=("accuracy",))

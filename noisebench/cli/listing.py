@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import images, percent, show, write_json
+from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
 
 if TYPE_CHECKING:
@@ -17,9 +19,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..core.registry import Entry
-    from ..experiments.methods import Method, Preset
+    from ..experiments.methods import Method
     from ..experiments.published import Published
-    from ..runs.folder import RunFolder
 
 Rows = list[dict[str, Any]]
 
@@ -48,36 +49,38 @@ def list_(
     options.open()  # plugins add names
     if kind not in _KINDS:
         raise UnknownName("kind of list", kind, _KINDS, "losses")
-    rows = _timm() if (kind, name) == ("models", "timm") else _KINDS[kind](options)
-    if name is not None and (kind, name) != ("models", "timm"):
-        _show_one(kind, name, rows, json=json)
-    elif json:
-        write_json(rows)
+    if (kind, name) == ("models", "timm"):
+        import timm
+
+        rows: Rows = [{"name": f"timm:{model}"} for model in timm.list_models()]
+        name = None
     else:
-        _show_table(rows)
-
-
-def _show_one(kind: str, name: str, rows: Rows, *, json: bool) -> None:
-    from ..errors import UnknownName
-
-    found = [row for row in rows if name in (row["name"], *row.get("aliases", ()))]
-    if not found:
-        raise UnknownName(
-            _SINGULAR.get(kind, kind.removesuffix("s")), name, [row["name"] for row in rows], kind
-        )
+        rows = _KINDS[kind](options)
+    if name is not None:
+        names = [row["name"] for row in rows]
+        rows = [row for row in rows if name in (row["name"], *row.get("aliases", ()))]
+        if not rows:
+            raise UnknownName(_SINGULAR.get(kind, kind.removesuffix("s")), name, names, kind)
     if json:
-        write_json(found[0])
-        return
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    facts = Table.grid(padding=(0, 2))
-    for key, value in found[0].items():
-        if value not in (None, "", [], {}) and key != "cells":
-            text = images(value) if key == "images" else _plain(value)
-            facts.add_row(Text(key.replace("_", " "), style="dim"), Text(*text.split("\n")))
-    show(facts, *(_paper_tables(name) if kind == "published" else []))
+        write_json(rows if name is None else rows[0])
+    elif name is not None:
+        facts = [
+            (key.replace("_", " "), images(value) if key == "images" else _plain(value))
+            for key, value in rows[0].items()
+            if value not in (None, "", [], {}) and key != "cells"
+        ]
+        table = facts_table((key, *text.split("\n")) for key, text in facts)
+        show(table, *(_paper_tables(name) if kind == "published" else []))
+    elif rows:
+        keys = [key for key in rows[0] if key not in _ONLY_IN_FULL]
+        show(
+            text_table(
+                (key.replace("_", " ") for key in keys),
+                ([_cell(key, row.get(key)) for key in keys] for row in rows),
+            )
+        )
+    else:
+        show("none")
 
 
 def _plain(value: Any) -> str:
@@ -86,24 +89,6 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(str, value))
     return str(value)
-
-
-def _show_table(rows: Rows) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    if not rows:
-        show("none")
-        return
-    names = [key for key in rows[0] if key not in _ONLY_IN_FULL]
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for key in names:
-        table.add_column(key.replace("_", " "), overflow="fold", no_wrap=key == "name")
-    for row in rows:
-        table.add_row(*(Text(*_cell(key, row.get(key)).split("\n")) for key in names))
-    show(table)
 
 
 def _cell(key: str, value: Any) -> str:
@@ -143,9 +128,6 @@ def _losses(options: Globals) -> Rows:
     from ..experiments.methods import METHODS
     from ..losses import LOSSES
 
-    def takes_loss(entry: Entry) -> bool:
-        return any(p.is_expression for p in entry.parameters)
-
     presets: dict[str, dict[str, str]] = {}
     for method in METHODS.values():
         if isinstance(call := parse(method.loss), Call):  # a row of this loss alone
@@ -156,22 +138,19 @@ def _losses(options: Globals) -> Rows:
             presets=presets.get(entry.name, {}),
             aliases=[*entry.aliases, *LOSSES.short_names(entry)],
         )
-        for entry in sorted(LOSSES, key=takes_loss)
+        # those of another loss last
+        for entry in sorted(LOSSES, key=lambda loss: any(p.is_expression for p in loss.parameters))
     ]
 
 
 def _presets(method: Method) -> dict[str, str]:
     """`cifar100, symmetric 0.4` -> the loss there, and whose it is."""
-    return {
-        " ".join([p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]).strip(): (
-            f"{_texts(p)} ({p.source})"
-        )
-        for p in method.presets
-    }
-
-
-def _texts(preset: Preset) -> str:
-    return f"{preset.loss}, {preset.strategy}" if preset.strategy else preset.loss
+    presets = {}
+    for p in method.presets:
+        setting = [p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]
+        texts = f"{p.loss}, {p.strategy}" if p.strategy else p.loss
+        presets[" ".join(setting).strip()] = f"{texts} ({p.source})"
+    return presets
 
 
 def _noises(options: Globals) -> Rows:
@@ -184,33 +163,20 @@ def _noises(options: Globals) -> Rows:
         {
             "name": name,
             "text": f"asymmetric(rate, map={name!r})",
-            "overall": f"{found.share:g} x rate",
-            "summary": found.summary,
-            "paper": found.paper,
-            "num_classes": found.num_classes,
+            "overall": f"{class_map.share:g} x rate",
+            "summary": class_map.summary,
+            "paper": class_map.paper,
+            "num_classes": class_map.num_classes,
         }
-        for name, found in MAPS.items()
+        for name, class_map in MAPS.items()
     ]
     rows: Rows = []
     for entry in NOISES:
-        takes_map = any(p.name == "map" for p in entry.parameters)
-        known = _entry(
-            entry,
-            **(
-                {"maps": {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}}
-                if takes_map
-                else {}
-            ),
-        )
-        rows.append(
-            {
-                "name": known.pop("name"),
-                "text": known.pop("text"),
-                "overall": entry.facts.get("overall", ""),
-                **known,
-            }
-        )
-        rows += maps if takes_map else []
+        overall = entry.facts.get("overall", "")
+        rows.append({"name": "", "text": "", "overall": overall, **_entry(entry)})
+        if any(p.name == "map" for p in entry.parameters):
+            rows[-1]["maps"] = {row["name"]: f"{row['overall']}; {row['paper']}" for row in maps}
+            rows += maps
     return rows
 
 
@@ -262,73 +228,49 @@ def _distinct(cells: list[Published], name: str, nothing: str = "") -> list[str]
 
 
 def _paper_tables(name: str) -> list[Table]:
-    """A paper's numbers in percent, one table for each data set and network. Raises UnknownName."""
+    """A paper's numbers in percent, one table for each data set and network."""
     from ..experiments.published import cells_of
 
-    groups: dict[tuple[str, str], list[Published]] = {}
+    groups: dict[str, list[Published]] = {}
     for cell in cells_of(name):
-        groups.setdefault((cell.dataset, cell.backbone), []).append(cell)
-    return [
-        _paper_table(f"{dataset}, {backbone}", cells)
-        for (dataset, backbone), cells in groups.items()
-    ]
-
-
-def _paper_table(title: str, cells: list[Published]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-
-    from ..core.console import Text
-
-    numbers = {(cell.name, _paper_noise(cell)): _paper_number(cell) for cell in cells}
-    names, noises = (list(dict.fromkeys(places)) for places in zip(*numbers, strict=True))
-    copied = {
-        name: ", ".join(_distinct([cell for cell in cells if cell.name == name], "copied_from"))
-        for name in names
-    }
-    table = Table(
-        title=Text(title, style="bold"), title_justify="left", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for head in ("method", *noises, *(["copied from"] if any(copied.values()) else [])):
-        table.add_column(head, justify="right" if head in noises else "left", overflow="fold")
-    for name in names:
-        table.add_row(
-            *map(
-                Text,
-                [name, *(numbers.get((name, noise), "–") for noise in noises), copied[name]][
-                    : len(table.columns)
-                ],
-            )
+        groups.setdefault(f"{cell.dataset}, {cell.backbone}", []).append(cell)
+    tables = []
+    for title, cells in groups.items():
+        numbers: dict[tuple[str, str], str] = {}
+        copied: dict[str, list[Published]] = {}
+        for cell in cells:
+            noise = f"{cell.kind} {cell.rate:g}" if cell.rate else cell.kind
+            if cell.kind == "human":
+                noise = cell.noise.split("'")[1]
+            std = "" if cell.std is None else f" ± {100 * cell.std:.2f}"
+            numbers[cell.name, noise] = f"{100 * cell.mean:.2f}{std}"
+            copied.setdefault(cell.name, []).append(cell)
+        noises = list(dict.fromkeys(noise for _, noise in numbers))
+        rows = [
+            [
+                method,
+                *(numbers.get((method, noise), "–") for noise in noises),
+                ", ".join(_distinct(copied[method], "copied_from")),
+            ]
+            for method in copied
+        ]
+        heads = ["method", *noises, *(["copied from"] if any(row[-1] for row in rows) else [])]
+        tables.append(
+            text_table(heads, (row[: len(heads)] for row in rows), right=noises, title=title)
         )
-    return table
-
-
-def _paper_noise(cell: Published) -> str:
-    if cell.kind == "human":
-        return cell.noise.partition("'")[2].partition("'")[0]
-    return f"{cell.kind} {cell.rate:g}" if cell.rate else cell.kind
-
-
-def _paper_number(cell: Published) -> str:
-    return f"{100 * cell.mean:.2f}" + ("" if cell.std is None else f" ± {100 * cell.std:.2f}")
+    return tables
 
 
 def _strategies(options: Globals) -> Rows:
     """The cost is an epoch's work beside CE's, by the passes."""
     from ..strategies import STRATEGIES, ComputeCost
 
-    def costs(entry: Entry) -> dict[str, str]:
-        passes = entry.facts.get("cost")
-        return (
-            {"cost": f"{passes.share:.3g} x CE", "passes": str(passes)}
-            if isinstance(passes, ComputeCost)
-            else {"cost": "", "passes": ""}
-        )
-
-    return [
-        _entry(entry, **costs(entry))
-        for entry in sorted(STRATEGIES, key=lambda entry: entry.name != "standard")
-    ]
+    rows = []
+    for entry in sorted(STRATEGIES, key=lambda strategy: strategy.name != "standard"):
+        cost = entry.facts.get("cost")
+        share = f"{cost.share:.3g} x CE" if isinstance(cost, ComputeCost) else ""
+        rows.append(_entry(entry, cost=share, passes=str(cost) if share else ""))
+    return rows
 
 
 def _methods(options: Globals) -> Rows:
@@ -368,17 +310,8 @@ def _datasets(options: Globals) -> Rows:
 def _models(options: Globals) -> Rows:
     from ..experiments.backbones import BACKBONES
 
-    rows = [{"name": b.name, "summary": b.summary} for b in BACKBONES.values()]
-    return [
-        *rows,
-        {"name": "timm:NAME", "summary": ("any of timm's models (noisebench list models timm)")},
-    ]
-
-
-def _timm() -> Rows:
-    import timm
-
-    return [{"name": f"timm:{name}"} for name in timm.list_models()]
+    timm = {"name": "timm:NAME", "summary": "any of timm's models (noisebench list models timm)"}
+    return [*({"name": b.name, "summary": b.summary} for b in BACKBONES.values()), timm]
 
 
 def _recipes(options: Globals) -> Rows:
@@ -394,7 +327,7 @@ def _suites(options: Globals) -> Rows:
     """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
     from ..experiments.suite import expand, images_of, read_suites, suite_files
 
-    found = {
+    suites = {
         name: (suite, path)
         for path in reversed(suite_files(options.workspace))
         for name, suite in read_suites(path).items()
@@ -410,7 +343,7 @@ def _suites(options: Globals) -> Rows:
             "matrix": suite.matrix,
             "path": str(path),
         }
-        for name, (suite, path) in found.items()
+        for name, (suite, path) in suites.items()
     ]
 
 
@@ -447,10 +380,8 @@ def _trackers(options: Globals) -> Rows:
 
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
-    paths = sorted(
-        path for suffix in ("csv", "csv.gz", "parquet") for path in folder.glob(f"*.{suffix}")
-    )
-    return [_manifest(path) for path in paths]
+    patterns = ("*.csv", "*.csv.gz", "*.parquet")
+    return [_manifest(path) for path in sorted(chain(*map(folder.glob, patterns)))]
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -459,68 +390,41 @@ def _manifest(path: Path) -> dict[str, Any]:
     from ..labels.manifest import read_manifest
 
     shown = (
-        "dataset",
-        "noise",
-        "convention",
-        "n",
-        "subset",
-        "nominal_rate",
-        "realised_rate",
-        "worst_class",
-        "worst_rate",
-        "held_out",
-        "noise_seed",
+        *("dataset", "noise", "convention", "n", "subset", "nominal_rate", "realised_rate"),
+        *("worst_class", "worst_rate", "held_out", "noise_seed"),
     )
-    row: dict[str, Any] = {
-        "name": path.name,
-        **dict.fromkeys(shown),
-        "dataset": "damaged",
-        "path": str(path),
-    }
+    row: dict[str, Any] = {"name": path.name, **dict.fromkeys(shown), "path": str(path)}
     try:
         manifest = read_manifest(path)
     except ManifestError:
-        return row
+        return {**row, "dataset": "damaged"}
     meta = manifest.meta
-    rates = {
-        name: rate
-        for name, rate in zip(meta["classes"], meta["per_class_rate"], strict=True)
-        if rate
-    }
-    worst = max(rates, key=rates.__getitem__, default=None)
+    rates = zip(meta["per_class_rate"], meta["classes"], strict=True)
+    worst = max(((rate, name) for rate, name in rates if rate), key=itemgetter(0), default=None)
     row.update({key: meta[key] for key in shown if key in meta})
-    row.update(
-        worst_class=worst,
-        worst_rate=rates.get(worst),
-        held_out=None if manifest.val is None else int(manifest.val.sum()),
-    )
+    row["worst_rate"], row["worst_class"] = worst or (None, None)
+    row["held_out"] = None if manifest.val is None else int(manifest.val.sum())
     return row
 
 
 def _runs(options: Globals) -> Rows:
+    """A damaged folder does not hide the others."""
+    from ..errors import DataError
     from ..runs.folder import run_folders
 
-    folder = options.workspace / "runs"
-    return [_run(run) for run in (run_folders([folder]) if folder.is_dir() else [])]
-
-
-def _run(run: RunFolder) -> dict[str, Any]:
-    """One row; a damaged folder does not hide the others."""
-    from ..errors import DataError
-
-    row: dict[str, Any] = {
-        "name": run.path.name,
-        "status": run.status(),
-        "test_acc": None,
-        "path": str(run.path),
-        "held_by": None,
-    }
-    if row["status"] != "done":
-        return {**row, "held_by": run.lock_owner() or None}
-    try:
-        return {**row, "test_acc": run.record()["metrics"]["test_acc"]["last"]}
-    except DataError:
-        return {**row, "status": "damaged"}
+    folder, rows = options.workspace / "runs", list[dict[str, Any]]()
+    for run in run_folders([folder]) if folder.is_dir() else []:
+        status, test_acc, owner = run.status(), None, None
+        if status == "done":
+            try:
+                test_acc = run.record()["metrics"]["test_acc"]["last"]
+            except DataError:
+                status = "damaged"
+        else:
+            owner = run.lock_owner() or None
+        facts = {"name": run.path.name, "status": status, "test_acc": test_acc}
+        rows.append({**facts, "path": str(run.path), "held_by": owner})
+    return rows
 
 
 def _env(options: Globals) -> Rows:

@@ -5,7 +5,7 @@ help shows a panel for each group.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 import typer.core
 
+from ..core.expressions import Call
 from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
-from ..noise import noise_of_option, noise_options
-from .console import say
+from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
+from ..noise.conventions import find_convention
+from .console import DownloadProgress, say
 
 if TYPE_CHECKING:
-    from typing import Self
-
     from ..datasets import Dataset
     from ..labels.build import LabelRequest
     from ..runs.trackers import RunLogger
@@ -38,9 +38,12 @@ RENAMED = {
     "--folds": "--cv-folds",
     "--init": "--init-weights",
 }
-for _field in RECIPE_FIELDS.values():
-    for _alias in _field.metadata.get("aliases", ()):
-        RENAMED.update(zip(_alias.split("/"), _field.metadata["flag"].split("/"), strict=True))
+RENAMED |= {
+    old: new
+    for value in RECIPE_FIELDS.values()
+    for alias in value.metadata.get("aliases", ())
+    for old, new in zip(alias.split("/"), value.metadata["flag"].split("/"), strict=True)
+}
 
 
 class Command(typer.core.TyperCommand):
@@ -49,16 +52,14 @@ class Command(typer.core.TyperCommand):
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        flags = {flag for parameter in self.params for flag in _flags(parameter)}
-        words = []
-        for word in args:
+        flags = {flag for p in self.params for flag in (*p.opts, *p.secondary_opts)}
+        words = list(args)
+        for index, word in enumerate(args):
             flag, equals, value = word.partition("=")
-            new = RENAMED.get(flag, "")
+            new = RENAMED.get(flag)
             if new in flags and flag not in flags:
                 say(f"{flag} is now {new}")
-                words.append(f"{new}{equals}{value}")
-            else:
-                words.append(word)
+                words[index] = f"{new}{equals}{value}"
         return super().parse_args(ctx, words)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
@@ -73,57 +74,67 @@ class Command(typer.core.TyperCommand):
                 formatter.write_dl(records)
 
 
-def _flags(parameter: Any) -> list[str]:
-    return [*parameter.opts, *parameter.secondary_opts]
-
-
 def option(panel: str, *flags: str, help: str, metavar: str | None = None, **more: Any) -> Any:
     """An option in a panel of the help."""
     return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
-def _optional(name: str, kind: Any, declared: Any) -> Parameter:
-    """A parameter for an option that is None by default."""
-    annotation: Any = Annotated[kind | None, declared]
-    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+def refuse(*rules: tuple[object, str]) -> None:
+    """Raises ConfigError with the message of the first rule whose condition is met."""
+    for condition, message in rules:
+        if condition:
+            raise ConfigError(message)
 
 
 @dataclass(frozen=True)
 class Options:
-    """A group of options: its fields are options of the command that takes it."""
+    """A group of options: its fields are options of the command that takes it, and so are those
+    that a registry declares, of which `values` holds the given ones by their names there.
+    """
+
+    values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parameters(cls) -> list[Parameter]:
-        hints = get_type_hints(cls, include_extras=True)
-        return [
-            Parameter(value.name, Parameter.KEYWORD_ONLY, default=value.default, annotation=hint)
+    def parameters(cls) -> dict[str, Parameter]:
+        """By the name of the field, or in the registry."""
+        hints, kind = get_type_hints(cls, include_extras=True), Parameter.KEYWORD_ONLY
+        return {
+            value.name: Parameter(
+                value.name, kind, default=value.default, annotation=hints[value.name]
+            )
             for value in fields(cls)
-            if hasattr(hint := hints[value.name], "__metadata__")
-        ]
+            if value.name != "values"
+        }
 
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> Self:
-        """The group, its options taken out of the values of a command."""
-        return cls(**{parameter.name: values.pop(parameter.name) for parameter in cls.parameters()})
+
+def _registered(name: str, kind: Any, declared: Any) -> Parameter:
+    """The parameter of an option that a registry declares."""
+    annotation: Any = Annotated[kind | None, declared]
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """A command for Typer: each parameter that is a group becomes the options of the group."""
     hints = get_type_hints(function, include_extras=True)
-    groups: dict[str, type[Options]] = {}
+    groups: dict[str, tuple[type[Options], dict[str, Parameter]]] = {}
     parameters: list[Parameter] = []
     for name, parameter in signature(function).parameters.items():
         if isinstance(hints[name], type) and issubclass(hints[name], Options):
-            groups[name] = hints[name]
-            parameters += hints[name].parameters()
+            groups[name] = hints[name], hints[name].parameters()
+            parameters += groups[name][1].values()
         else:
-            kind = Parameter.KEYWORD_ONLY
-            parameters.append(parameter.replace(annotation=hints[name], kind=kind))
+            parameters.append(
+                parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+            )
 
     @functools.wraps(function)
-    def command(**values: Any) -> Any:
-        taken = {name: group.take(values) for name, group in groups.items()}
-        return function(**values, **taken)
+    def command(**given: Any) -> Any:
+        for name, (group, options) in groups.items():
+            values = {key: given.pop(option.name) for key, option in options.items()}
+            known = {value.name: values.pop(value.name) for value in fields(group)[1:]}
+            given_values = {key: value for key, value in values.items() if value is not None}
+            given[name] = group(given_values, **known)
+        return function(**given)
 
     command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -137,12 +148,6 @@ TestFolder = Annotated[
         "--test",
         metavar="DIR",
         help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    option(
-        "Method", "--model", metavar="NAME|timm:NAME", help="The network; default: the data set's."
     ),
 ]
 InitWeights = Annotated[
@@ -206,15 +211,17 @@ class Globals:
         """The workspace, with plugins loaded; workers: processes that read images ahead."""
         from ..core.plugins import load_plugins
         from ..runs.workspace import Workspace
-        from .progress import DownloadProgress
 
         load_plugins(self.plugins)
-        tell = DownloadProgress(quiet=self.quiet)
         return Workspace(
-            self.workspace, self.data_dir, offline=self.offline, workers=workers, tell=tell
+            self.workspace,
+            self.data_dir,
+            offline=self.offline,
+            workers=workers,
+            tell=DownloadProgress(quiet=self.quiet),
         )
 
-    def open_logger(self, names: list[str]) -> RunLogger:
+    def open_logger(self, names: Iterable[str]) -> RunLogger:
         """A logger for the trackers of --log-to. Raises ConfigError where one cannot begin."""
         from ..runs.trackers import RunLogger, TrackerConfig, connect
 
@@ -225,19 +232,20 @@ class Globals:
         return RunLogger(trackers, lambda text: say(f"warning: {text}"))
 
 
-def check_workers(workers: int | None, datasets: Iterable[Dataset]) -> None:
+def check_workers(workers: int | None, datasets: Sequence[Dataset]) -> None:
     """Raises ConfigError where --workers has no effect, since every set is in memory."""
-    known = list(datasets)
-    if workers is not None and not any(dataset.reader for dataset in known):
-        raise ConfigError(
-            "--workers reads pictures ahead that are streamed (folder:DIR ...); "
-            f"{known[0].name} is in memory"
+    refuse(
+        (
+            workers is not None and not any(dataset.reader for dataset in datasets),
+            "--workers reads images ahead that are streamed (folder:DIR ...); "
+            f"{datasets[0].name} is in memory",
         )
+    )
 
 
 @dataclass(frozen=True)
 class RecipeOptions(Options):
-    """The recipe and the values that replace its own; `changes`: by the fields of Recipe."""
+    """The recipe, and the values that replace its own by the fields of Recipe."""
 
     recipe: Annotated[
         str | None,
@@ -258,10 +266,9 @@ class RecipeOptions(Options):
             help="epochs (default), or compute: epochs that cost as much as those of CE.",
         ),
     ] = None
-    changes: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parameters(cls) -> list[Parameter]:
+    def parameters(cls) -> dict[str, Parameter]:
         options = super().parameters()
         for name, value in RECIPE_FIELDS.items():
             facts = value.metadata
@@ -269,19 +276,13 @@ class RecipeOptions(Options):
             declared = option(
                 "Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"], **bounds
             )
-            options.append(_optional(option_name(name), RECIPE_TYPES[name], declared))
+            options[name] = _registered(option_name(name), RECIPE_TYPES[name], declared)
         return options
-
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> Self:
-        given = {name: values.pop(option_name(name)) for name in RECIPE_FIELDS}
-        changes = {name: value for name, value in given.items() if value is not None}
-        return cls(values.pop("recipe"), values.pop("budget"), changes)
 
 
 @dataclass(frozen=True)
 class NoiseOptions(Options):
-    """The labels as options; `short`: the noises that are named by an option of their own."""
+    """The labels as options; `values`: the noises that are named by an option of their own."""
 
     noise: Annotated[
         str | None,
@@ -374,56 +375,31 @@ class NoiseOptions(Options):
             help="This share of the labels is verified: correct, and marked so.",
         ),
     ] = None
-    short: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def parameters(cls) -> list[Parameter]:
-        options = []
+    def parameters(cls) -> dict[str, Parameter]:
+        options = {}
         for name, entry in noise_options().items():
             facts = entry.facts["option"]
             kind = next(p.type for p in entry.parameters if p.name == facts.parameter)
             declared = option("Noise", facts.flag, help=facts.help, metavar=facts.metavar)
-            options.append(_optional(name, kind, declared))
-        return [*options, *super().parameters()]
-
-    @classmethod
-    def take(cls, values: dict[str, Any]) -> Self:
-        short = {name: values.pop(name) for name in noise_options()}
-        others = {parameter.name: values.pop(parameter.name) for parameter in super().parameters()}
-        given = {name: value for name, value in short.items() if value is not None}
-        return cls(**others, short=given)
+            options[name] = _registered(name, kind, declared)
+        return {**options, **super().parameters()}
 
     @property
-    def given(self) -> dict[str, Any]:
-        """The options that are not at their defaults, by name."""
-        default = vars(NoiseOptions())
-        others = {k: v for k, v in vars(self).items() if k != "short" and v != default[k]}
-        return {**self.short, **others}
-
-    @property
-    def openset(self) -> float | None:
-        return self.short.get("openset")
-
-    @property
-    def named(self) -> list[str]:
-        """The options that name a noise; --openset goes with another or alone."""
-        names = [name for name in self.short if name != "openset"]
-        return [*names, "noise"] if self.noise is not None else names
+    def any(self) -> bool:
+        """Whether a noise is named."""
+        return bool(self.values) or self.noise is not None
 
     @property
     def label_file(self) -> str | None:
         """The label file of the noise, if any: the classes of a folder without class folders are
         its labels.
         """
-        from ..noise import label_file_of
-
-        if "labels" in self.short:
-            return None if self.short["labels"] == "own" else str(self.short["labels"])
-        return label_file_of(self.noise) if self.noise else None
-
-    @property
-    def any(self) -> bool:
-        return bool(self.named) or self.openset is not None
+        file = self.values.get("labels")
+        if file is None:
+            return label_file_of(self.noise) if self.noise else None
+        return None if file == "own" else str(file)
 
     def request(self, dataset: str) -> LabelRequest:
         """The labels that the options ask for on a data set. Raises ConfigError for two noises, or
@@ -431,24 +407,44 @@ class NoiseOptions(Options):
         """
         from ..experiments.resolve import checked_seed
         from ..labels.build import VAL_SPLITS, LabelRequest
-        from ..noise import parse_noise
-        from ..noise.conventions import find_convention
 
-        self._check()
+        text = self.noise or ""
+        names = [name for name in self.values if name != "openset"]
+        names += [] if self.noise is None else ["noise"]
+        kind, openset = names[0] if names else "", self.values.get("openset")
+        self._check(names, kind, openset)
         paper = find_convention(self.convention) if self.convention else None
-        text = self._text(dataset)
-        if self.openset is not None:
+        value: Any = self.values.get(kind)
+        if kind == "noise" and self.predictions:
+            call = parse_noise(text)
+            if not isinstance(call, Call) or call.name != "plc":
+                raise ConfigError(
+                    "--predictions has an effect with --idn, and with --noise 'plc(...)' only"
+                )
+            text = str(replace(call, kwargs=(*call.kwargs, ("predictions", self.predictions))))
+        elif paper:
+            text = paper.text(kind, value, dataset)
+        elif self.predictions:
+            text = f"plc(predictions={self.predictions!r}, rate={value!r})"
+        elif kind not in ("", "noise"):
+            inclusive, exact = self.inclusive or None, False if self.bernoulli else None
+            text = noise_of_option(kind, value, map=self.map, inclusive=inclusive, exact=exact)
+        if openset is not None:
             inner = f"{parse_noise(text)}, " if text else ""
             alone = ", exact=False" if self.bernoulli and not text else ""
-            text = f"openset({inner}rate={self.openset!r}, source={self.source!r}{alone})"
+            text = f"openset({inner}rate={openset!r}, source={self.source!r}{alone})"
         fraction, when = self.val_fraction, self.val_split
         if paper:
             fraction = paper.val_fraction if fraction is None else fraction
             when = when or paper.val_split
-        if self.val_split and not fraction:
-            raise ConfigError("--val-split has an effect with --val-fraction only")
+        refuse(
+            (
+                self.val_split and not fraction,
+                "--val-split has an effect with --val-fraction only",
+            )
+        )
         return LabelRequest(
-            text or "",
+            text,
             checked_seed(self.noise_seed),
             fraction or 0.0,
             when or VAL_SPLITS[0],
@@ -457,73 +453,46 @@ class NoiseOptions(Options):
             self.subset,
         )
 
-    def _check(self) -> None:
-        if len(self.named) > 1:
-            raise ConfigError(
-                f"name one noise only, got {' and '.join('--' + name for name in self.named)}"
-            )
-        kind = self.named[0] if self.named else ""
-        counted = ("sym", "asym", "pair", "matrix", "")
-        effects = (
-            ("map", kind == "asym", "--asym"),
-            ("inclusive", kind == "sym", "--sym"),
-            ("bernoulli", kind in counted, "--sym, --asym, --pair, --matrix and --openset"),
+    def _check(self, names: list[str], kind: str, openset: float | None) -> None:
+        """Refuse options without effect on this noise."""
+        sampled = self.val_fraction or self.trusted or openset is not None
+        only = (
+            ("map", kind == "asym", "--asym only"),
+            ("inclusive", kind == "sym", "--sym only"),
+            (
+                "bernoulli",
+                kind in ("sym", "asym", "pair", "matrix", ""),
+                "--sym, --asym, --pair, --matrix and --openset only; in --noise write exact=False",
+            ),
             (
                 "convention",
                 kind in ("sym", "asym", "pair", "idn"),
-                "--sym, --asym, --pair and --idn",
+                "--sym, --asym, --pair and --idn only",
             ),
-            ("predictions", kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)'"),
-            ("source", self.openset is not None, "--openset"),
+            ("predictions", kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)' only"),
+            ("source", openset is not None, "--openset only"),
         )
-        for name, has_effect, needs in effects:
-            if getattr(self, name) and not has_effect:
-                raise ConfigError(
-                    f"--{name} has an effect with {needs} only"
-                    + ("; in --noise write exact=False" if name == "bernoulli" else "")
-                )
-        if self.openset is not None and not self.source:
-            raise ConfigError("--openset needs a --source, the data set that its images come from")
-        if self.convention and (self.map or self.inclusive or self.bernoulli or self.predictions):
-            raise ConfigError(
-                f"--convention {self.convention} says all of the noise but its "
-                "rate: leave the other options out"
-            )
-        sampled = self.val_fraction or self.trusted or self.openset is not None
-        if self.noise_seed and kind in ("human", "labels") and not sampled:
-            raise ConfigError(f"--noise-seed has no effect: the labels of --{kind} are not drawn")
-
-    def _text(self, dataset: str) -> str | None:
-        """The noise without open-set; None where none is named."""
-        from ..noise.conventions import find_convention
-
-        if not self.named:
-            return None
-        kind = self.named[0]
-        if kind == "noise":
-            return self._with_predictions(str(self.noise))
-        value = self.short[kind]
-        if self.convention:
-            return find_convention(self.convention).text(kind, value, dataset)
-        if self.predictions:
-            return f"plc(predictions={self.predictions!r}, rate={value!r})"
-        return noise_of_option(
-            kind,
-            value,
-            map=self.map,
-            inclusive=True if self.inclusive else None,
-            exact=False if self.bernoulli else None,
+        refuse(
+            (
+                len(names) > 1,
+                f"name one noise only, got {' and '.join(f'--{name}' for name in names)}",
+            ),
+            *(
+                (getattr(self, name) and not effect, f"--{name} has an effect with {kinds}")
+                for name, effect, kinds in only
+            ),
+            (
+                openset is not None and not self.source,
+                "--openset needs a --source, the data set that its images come from",
+            ),
+            (
+                self.convention
+                and (self.map or self.inclusive or self.bernoulli or self.predictions),
+                f"--convention {self.convention} says all of the noise but its rate: leave the "
+                "other options out",
+            ),
+            (
+                self.noise_seed and kind in ("human", "labels") and not sampled,
+                f"--noise-seed has no effect: the labels of --{kind} are not drawn",
+            ),
         )
-
-    def _with_predictions(self, text: str) -> str:
-        from ..core.expressions import Call
-        from ..noise import parse_noise
-
-        if not self.predictions:
-            return text
-        call = parse_noise(text)
-        if not isinstance(call, Call) or call.name != "plc":
-            raise ConfigError(
-                "--predictions has an effect with --idn, and with --noise 'plc(...)' only"
-            )
-        return str(replace(call, kwargs=(*call.kwargs, ("predictions", self.predictions))))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.files.atomic import atomic_write, write_text
 from ..errors import ConfigError, DataError
-from .console import order, say, show, write, write_json
-from .options import Filter, Globals, Json, option, with_options
+from .console import say, show, write_json
+from .options import Filter, Globals, Json, option, refuse, with_options
 
 if TYPE_CHECKING:
     from ..reporting import Check, Report, RunLike, TableLayout
-    from ..reporting.figures.style import Figure
     from ..runs.workspace import Workspace
 
 # options by parameter, where the name is another or an option has an effect on some reports only
@@ -196,33 +196,40 @@ def report(
 
     noisebench report --metric mean_last10
     """
-    from ..reporting import read_tolerance
+    from ..reporting import Rules, find_metric, read_baseline, read_tolerance
+    from ..reporting import check as compare
 
     options: Globals = context.obj
     workspace = options.open()  # plugins name noises
     _check_figure(context)
     if figure is not None:
-        if json and out:
-            raise ConfigError("--json prints the figure's numbers, --out writes it: choose one")
-        made = _figure(context, workspace)
-        _emit_figure(made, out, json=json)
+        refuse((json and out, "--json prints the figure's numbers, --out writes it: choose one"))
+        _show_figure(context, workspace)
         return
-    form = _format(form, out, json=json)
-    _check_options(context, form)
+    form = _checked_format(context)
     layout = layout_of(
         rows, cols, metric, ranks=ranks, published=published, budget=budget, compare_to=compare_to
     )
-    if check:
-        _check_results(layout)
-        read_tolerance(tolerance, layout.metrics)
+    refuse(
+        (
+            check and all(find_metric(name).spent for name in layout.metrics),
+            f"--check judges results, and {layout.metric} is what a run took: give "
+            "another --metric, alone or beside it",
+        )
+    )
+    rules = Rules(read_tolerance(tolerance, layout.metrics), alpha, allow_missing)
     runs = _find_runs(options, paths, check=check)
-    made_report = make(runs, layout, conditions or [], workspace, needed=not check)
+    results = make(runs, layout, conditions or [], workspace, needed=not check)
     if save_baseline is not None:
-        _save_baseline(made_report, save_baseline)
+        write_text(save_baseline, results.render("json"))
+        failed = sum(cell["failed"] for cell in results.document()["cells"])
+        left_out = f"; {failed} failed runs are not in it" if failed else ""
+        say(f"{save_baseline} written{left_out}")
     verdict = None
-    if check and baseline:
-        verdict = _verdict(made_report, baseline, tolerance, alpha, allow_missing)
-    emit(made_report, form, out, verdict)
+    if baseline is not None:
+        before = read_baseline(baseline, results.metric)
+        verdict = compare(results.document(), before, rules, results.damaged)
+    emit(results, form, out, verdict)
     if verdict is not None and verdict.error is not None:
         raise verdict.error
 
@@ -251,49 +258,43 @@ def _check_figure(context: typer.Context) -> None:
             *(["epoch"] if not spec.epoch else []),
             *(["losses"] if spec.of != "losses" else []),
         ]
-    for parameter in useless:
-        if _given(context, parameter):
-            raise ConfigError(f"{_flag(parameter)} has no effect {what}")
+    refuse(*((_given(context, p), f"{_flag(p)} has no effect {what}") for p in useless))
 
 
-def _figure(context: typer.Context, workspace: Workspace) -> Figure:
+def _show_figure(context: typer.Context, workspace: Workspace) -> None:
+    """Print or write the figure that the options name."""
     from ..labels.manifest import read_manifest
     from ..reporting.figures import find_figure
+    from ..reporting.figures.panels import form_of
+    from ..reporting.figures.transition import TransitionFigure, draw_in_terminal
 
     given = context.params
-    spec, paths = find_figure(given["figure"]), given["paths"] or []
+    spec, paths, out = find_figure(given["figure"]), given["paths"] or [], given["out"]
     if spec.of == "losses":
-        return spec.make(given["losses"] or [])
-    if spec.of == "manifests":
+        figure = spec.make(given["losses"] or [])
+    elif spec.of == "manifests":
         chosen = paths or [path for path in [workspace.current] if path]
         if not chosen:
             raise ConfigError(
                 "name a manifest to draw: noisebench report --figure transition manifests/NAME.csv"
             )
-        return spec.make([read_manifest(path) for path in chosen])
-    layout = layout_of("method", "noise", given["metric"], budget=given["budget"])
-    runs = _find_runs(context.obj, paths)
-    made = make(runs, layout, given["conditions"] or [], workspace, needed=True)
-    return spec.of_runs(made.tables, given["epoch"])
-
-
-def _emit_figure(figure: Figure, out: Path | None, *, json: bool) -> None:
-    from ..core.files.atomic import write_bytes, write_text
-    from ..reporting.figures.style import form_of
-    from ..reporting.figures.transition import TransitionFigure, draw_in_terminal
-
+        figure = spec.make([read_manifest(path) for path in chosen])
+    else:
+        layout = layout_of("method", "noise", given["metric"], budget=given["budget"])
+        runs = _find_runs(context.obj, paths)
+        results = make(runs, layout, given["conditions"] or [], workspace, needed=True)
+        figure = spec.of_runs(results.tables, given["epoch"])
     if out:
-        if form_of(out) == "csv":
-            write_text(out, figure.as_csv())
-        else:
-            write_bytes(out, figure.picture(form_of(out)))
+        form = form_of(out)
+        content = figure.as_csv().encode() if form == "csv" else figure.picture(form)
+        atomic_write(out, lambda file: file.write(content))
         say(f"{out} written. {figure.caption}")
-    elif json:
+    elif given["json"]:
         write_json(figure.as_dict())
     elif isinstance(figure, TransitionFigure):
         show(*(draw_in_terminal(manifest, terminal_width()) for manifest in figure.manifests))
     else:
-        write(figure.as_csv())
+        sys.stdout.write(figure.as_csv())
 
 
 def terminal_width() -> int | None:
@@ -301,50 +302,61 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
-def _check_options(context: typer.Context, form: str) -> None:
-    """Refuse options without effect."""
-    from ..reporting import RANKED
+def _checked_format(context: typer.Context) -> str:
+    """The format of a report. Refuses options without effect."""
+    from ..reporting import FORMATS, RANKED, SUFFIXES
 
     given = context.params
-    check = given["check"]
-    if check and given["baseline"] is None:
-        raise ConfigError(
-            "--check compares with --baseline FILE, which --save-baseline FILE writes"
-        )
-    for name in _CHECK_OPTIONS:
-        if _given(context, name) and not check:
-            raise ConfigError(f"{_flag(name)} has an effect with --check only")
-    if check and given["save_baseline"] is not None:
-        raise ConfigError(
-            "--check and --save-baseline: check first, then save what is meant to stay"
-        )
-    if form == "junit" and not check:
-        raise ConfigError("--format junit holds the findings of --check: give it too")
-    useless = [_flag(name) for name in _TABLE_OPTIONS if _given(context, name)]
-    if form == "runs" and not check and useless:
-        raise ConfigError(
-            f"{useless[0]} lays out tables, and --format runs writes every number of "
-            "each run: leave it out"
-        )
-    if not 0 < given["alpha"] < 1:
-        raise ConfigError(f"--alpha is a share between 0 and 1, got {given['alpha']}")
-    if given["ranks"] and form not in RANKED:
-        raise ConfigError(
-            f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none"
-        )
-    if given["compare_to"] is not None and form == "junit":
-        raise ConfigError("--compare-to has no effect on junit: give another --format")
-
-
-def _check_results(layout: TableLayout) -> None:
-    """Refuse a check of costs alone."""
-    from ..reporting import find_metric
-
-    if all(find_metric(name).spent for name in layout.metrics):
-        raise ConfigError(
-            f"--check judges results, and {layout.metric} is what a run took: give "
-            "another --metric, alone or beside it"
-        )
+    check, out, form = given["check"], given["out"], given["form"]
+    if given["json"]:
+        form = "json"
+    elif form is None:
+        form = SUFFIXES.get(out.suffix) if out else "table"
+    laid_out = [_flag(name) for name in _TABLE_OPTIONS if _given(context, name)]
+    checked = [_flag(name) for name in _CHECK_OPTIONS if _given(context, name)]
+    refuse(
+        (
+            given["json"] and given["form"] not in (None, "json"),
+            f"--json and --format {given['form']} contradict each other",
+        ),
+        (
+            form is None,
+            f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format",
+        ),
+        (form not in FORMATS, f"--format is one of {', '.join(FORMATS)}, got {form!r}"),
+        (form == "table" and out, f"a table is for the terminal: write {', '.join(SUFFIXES)}"),
+        (
+            check and given["baseline"] is None,
+            "--check compares with --baseline FILE, which --save-baseline FILE writes",
+        ),
+        (checked and not check, f"{''.join(checked[:1])} has an effect with --check only"),
+        (
+            check and given["save_baseline"] is not None,
+            "--check and --save-baseline: check first, then save what is meant to stay",
+        ),
+        (
+            form == "junit" and not check,
+            "--format junit holds the findings of --check: give it too",
+        ),
+        (
+            form == "runs" and not check and laid_out,
+            f"{''.join(laid_out[:1])} lays out tables, and --format runs writes every number of "
+            "each run: leave it out",
+        ),
+        (
+            not 0 < given["alpha"] < 1,
+            f"--alpha is a share between 0 and 1, got {given['alpha']}",
+        ),
+        (
+            given["ranks"] and form not in RANKED,
+            f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none",
+        ),
+        (
+            given["compare_to"] is not None and form == "junit",
+            "--compare-to has no effect on junit: give another --format",
+        ),
+    )
+    return str(form)
 
 
 def layout_of(
@@ -358,7 +370,7 @@ def layout_of(
     compare_to: str | None = None,
 ) -> TableLayout:
     """The layout of tables. Raises UnknownName for a metric, ConfigError for a budget."""
-    from ..experiments.compute import checked_budget
+    from ..experiments.resolve import checked_budget
     from ..reporting import TableLayout, find_metric
 
     layout = TableLayout(rows, cols, metric, ranks, published, checked_budget(budget), compare_to)
@@ -395,95 +407,56 @@ def make(
     """
     from ..reporting import report_of
 
-    def warn(error: DataError) -> None:
-        say(f"warning: passed over: {error}")
-
-    made = report_of(runs, layout, conditions, warn, workspace)
-    if needed and not made.tables:
+    results = report_of(
+        runs,
+        layout,
+        conditions,
+        lambda error: say(f"warning: passed over: {error}"),
+        workspace,
+    )
+    if needed and not results.tables:
         raise DataError(
             "no finished run there; noisebench list runs says what became of each run "
             "of a workspace"
         )
-    return made
+    return results
 
 
-def _save_baseline(made: Report, path: Path) -> None:
-    from ..core.files.atomic import write_text
-    from ..reporting.render.text import as_json
-
-    content = made.document()
-    write_text(path, as_json(content))
-    failed = sum(cell["failed"] for cell in content["cells"])
-    say(f"{path} written" + (f"; {failed} failed runs are not in it" if failed else ""))
-
-
-def _verdict(
-    made: Report, baseline: Path, tolerance: str | None, alpha: float, allow_missing: bool
-) -> Check:
-    from ..reporting import Rules, check, read_baseline, read_tolerance
-
-    rules = Rules(read_tolerance(tolerance, made.shape.metrics), alpha, allow_missing)
-    return check(made.document(), read_baseline(baseline, made.metric), rules, made.damaged)
-
-
-def _format(form: str | None, out: Path | None, *, json: bool) -> str:
-    from ..reporting import FORMATS, SUFFIXES
-
-    if json and form not in (None, "json"):
-        raise ConfigError(f"--json and --format {form} contradict each other")
-    if out is not None and form is None and not json and out.suffix not in SUFFIXES:
-        raise ConfigError(
-            f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format"
-        )
-    chosen = "json" if json else form or (SUFFIXES[out.suffix] if out else "table")
-    if chosen not in FORMATS:
-        raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {chosen!r}")
-    if chosen == "table" and out:
-        raise ConfigError(f"a table is for the terminal: write {', '.join(SUFFIXES)}")
-    return chosen
-
-
-def emit(made: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
+def emit(results: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
     """Print or write the report; in a GitHub job append it to the step's summary too, and print
     problems as error lines.
     """
-    from ..core.files.atomic import write_text
     from ..reporting.render.terminal import draw_table
 
     if out is not None:
-        write_text(out, made.render(form, verdict))
+        write_text(out, results.render(form, verdict))
         say(f"{out} written")
     elif form == "table":
         width = terminal_width()
-        show(*(draw_table(table, width, ranks=made.shape.ranks) for table in made.tables))
+        show(*(draw_table(table, width, ranks=results.shape.ranks) for table in results.tables))
     else:
-        write(made.render(form, verdict))
+        sys.stdout.write(results.render(form, verdict))
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
     if verdict is not None:
-        _print_verdict(verdict, quiet=out is None and form == "md")
-    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        _append_summary(Path(summary), made, verdict)
+        if summary is not None:
+            from ..reporting.ci import error_lines
+
+            sys.stderr.write("".join(f"{line}\n" for line in error_lines(verdict.troubles)))
+        elif out is not None or form != "md":  # else stdout has the text
+            for line in verdict.troubles:
+                say(line)
+        say(verdict.summary)
+    if summary:
+        _append_summary(Path(summary), results, verdict)
 
 
-def _print_verdict(verdict: Check, *, quiet: bool) -> None:
-    """On stderr; `quiet`: only the error lines of a GitHub job, as stdout has the text."""
-    from ..reporting.ci.github import error_lines
-
-    if "GITHUB_STEP_SUMMARY" in os.environ:
-        for line in error_lines(verdict.troubles):
-            order(line)
-    else:
-        for line in [] if quiet else verdict.troubles:
-            say(line)
-    say(verdict.summary)
-
-
-def _append_summary(path: Path, made: Report, verdict: Check | None) -> None:
-    from ..reporting.ci.github import step_summary
+def _append_summary(path: Path, results: Report, verdict: Check | None) -> None:
+    from ..reporting.ci import step_summary
 
     lines = [verdict.summary, *verdict.troubles] if verdict else []
     try:
         used = path.stat().st_size if path.exists() else 0
         with path.open("a", encoding="utf-8") as file:
-            file.write(step_summary(made.tables, lines, used=used, ranks=made.shape.ranks))
+            file.write(step_summary(results.tables, lines, used=used, ranks=results.shape.ranks))
     except OSError as error:
         say(f"warning: GITHUB_STEP_SUMMARY cannot be written: {error.strerror}")

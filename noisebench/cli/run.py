@@ -5,15 +5,16 @@ with its table.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
-from .console import duration, say, show, write_json
+from .console import GridProgress, duration, plural, say, show, write_json
+from .corrupt import notes_of
+from .evaluate import WHY, predictions_of
 from .options import (
     Device,
     Filter,
@@ -27,22 +28,19 @@ from .options import (
     Workers,
     check_workers,
     option,
+    refuse,
     with_options,
 )
 from .report import emit, layout_of, make
-from .suspects import check_suite_list, write_suite_list
 
 if TYPE_CHECKING:
     from ..core.signals import TimeLimit
-    from ..executors.job import JobBatch
-    from ..executors.registry import Executor
+    from ..executors.job import Executor, JobBatch
     from ..experiments.suite import Suite
-    from ..reporting import Report, RunLike, RunRecord
+    from ..reporting import Report, RunLike
     from ..runs.queue import Pack, QueuedRun
     from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
-
-    Forecast = Callable[[list[Pack], int, str], float]
 
 
 @with_options
@@ -184,25 +182,35 @@ def run(
 
     noisebench run quick
     """
-    from ..executors.job import WorkerConfig, make_batches
-    from ..executors.registry import ExecutorOptions, open_executor
+    from ..core.signals import TimeLimit
+    from ..executors.job import ExecutorOptions, WorkerConfig, make_batches, open_executor
     from ..experiments.suite import find_suite
     from ..reporting import finished_runs
     from ..runs.queue import (
         image_sentences,
         make_packs,
-        manifest_paths,
         mark_done,
         plan_suite,
         select,
         where,
+        write_manifests,
     )
     from ..runs.session import check_networks
     from ..runs.trackers import known_trackers
-    from .labels import decisions_of, notes_of
 
-    limit = _limit(time_limit, rerun, detach=detach)
-    options: Globals = context.obj
+    refuse(
+        (
+            time_limit is not None and detach,
+            "--time-limit has no effect with --detach, which does not wait: --slurm "
+            "time=0:30:00 is Slurm's own limit",
+        ),
+        (
+            time_limit is not None and rerun == "all",
+            "--time-limit resumes where it stopped, and --rerun all begins again each time: give "
+            "one of them",
+        ),
+    )
+    limit, options = TimeLimit(time_limit), context.obj
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     config = WorkerConfig(
         str(workspace.root),
@@ -220,8 +228,8 @@ def run(
     )
     if not dry_run:
         pool.prepare()
-    name, found = find_suite(suite, options.workspace)
-    found = found.with_defaults(
+    name, settings = find_suite(suite, options.workspace)
+    settings = settings.with_defaults(
         seeds,
         dataset=dataset,
         model=model,
@@ -229,85 +237,63 @@ def run(
         init=init_weights,
         recipe=recipe.recipe,
         budget=recipe.budget,
-        **recipe.changes,
+        **recipe.values,
     )
-    _report(found, [], workspace)  # a wrong layout is refused before the first run
+    _report(settings, [], workspace)  # a wrong layout is refused before the first run
     records = {} if completed is None else finished_runs(completed)
-    items = mark_done(plan_suite(workspace, found, device), records, str(completed))
+    items = mark_done(plan_suite(workspace, settings, device), records, str(completed))
     chosen = where(items, conditions or [])
     todo = select(chosen, rerun, shard)
-    check_suite_list(found, items, workspace)
+    _check_suite_list(settings, items, workspace)
     check_workers(workers, [item.run.dataset for item in items])
     runs = [item.run for item in todo]
-    notes = dict.fromkeys(
-        note
-        for queued in runs
-        for note in (
-            *notes_of(queued.dataset, queued.manifest),
-            *decisions_of(queued.manifest),
-        )
-    )
-    for text in (*notes, *image_sentences(todo), *check_networks(workspace, runs)):
+    notes = [note for queued in runs for note in notes_of(queued.dataset, queued.manifest)]
+    notes += [*image_sentences(todo), *check_networks(workspace, runs)]
+    for text in dict.fromkeys(notes):
         say(text, quiet=options.quiet)
     if dry_run:
-        forecast = partial(_forecast, workspace, options)
-        _show_plan(name, forecast, chosen, make_packs(items, todo), pool, json=json)
+        _show_plan(name, workspace, chosen, make_packs(items, todo), pool, context)
         return
     logger = options.open_logger(trackers if todo else [])
-    manifest_paths(workspace, todo)
+    write_manifests(workspace, todo)
     batches = make_batches(items, todo)
     ended: Counter[str] = Counter()
     if detach:
-        _detach(pool, batches, options)
+        before, submitted = pool.submit(batches)  # type: ignore[attr-defined]
+        already = f", {before} {'was' if before == 1 else 'were'} already" if before else ""
+        say(
+            f"{plural(submitted, 'run')} submitted{already}; the same command without --detach "
+            "watches them",
+            quiet=options.quiet,
+        )
     elif todo:
         ended = _execute(options, pool, batches, todo, logger, limit=limit, fail_fast=fail_fast)
     for item in chosen:  # partial files of interrupted commands
         item.folder.clean_up()
+    done = [item for item in chosen if item.status == "done" or item.folder.status() == "done"]
+    runs_are = "run is" if len(chosen) == 1 else "runs are"
+    finished = f"{len(done)} of {len(chosen)} {runs_are} finished"
+    cut = ended["left"] > 0 and limit.up
     if not todo:
         pool.tidy()
-        say(f"{name}: nothing to do, all {len(chosen)} runs are finished", quiet=options.quiet)
-    if cut := ended["left"] > 0 and limit.up:
-        done = sum(item.status == "done" or item.folder.status() == "done" for item in chosen)
-        say(
-            f"time is up: {done} of {len(chosen)} runs are finished; the same command resumes",
-            quiet=options.quiet,
-        )
-    made = _report(found, [_result(item, records) for item in chosen], workspace)
-    if made.tables or json:
-        emit(made, "json" if json else "table")
-    write_suite_list(found, items, workspace, options)
+        if len(done) == len(chosen) > 1:
+            finished = f"all {len(chosen)} runs are finished"
+        say(f"{name}: nothing to do, {finished}", quiet=options.quiet)
+    elif cut:
+        say(f"time is up: {finished}; the same command resumes", quiet=options.quiet)
+    # a run's folder has more than its line in a results CSV
+    shown: list[RunLike] = [
+        item.folder if item.folder.result.exists() else records.get(item.run.key, item.folder)
+        for item in chosen
+    ]
+    report = _report(settings, shown, workspace)
+    if report.tables or json:
+        emit(report, "json" if json else "table")
+    _write_suite_list(settings, items, workspace, options)
     if failed := ended["failed"] + (0 if cut else ended["left"]):
-        runs_failed = f"{failed} {'runs' if failed > 1 else 'run'} failed"
-        say(f"error: {runs_failed}; the same command tries again", quiet=options.quiet)
+        text = f"error: {plural(failed, 'run')} failed; the same command tries again"
+        say(text, quiet=options.quiet)
         raise typer.Exit(RunFailed.exit_code)
-
-
-def _limit(time_limit: float | None, rerun: str | None, *, detach: bool) -> TimeLimit:
-    """Raises ConfigError where the limit has no effect, or the same command would not resume."""
-    from ..core.signals import TimeLimit
-
-    if time_limit is not None and detach:
-        raise ConfigError(
-            "--time-limit has no effect with --detach, which does not wait: --slurm "
-            "time=0:30:00 is Slurm's own limit"
-        )
-    if time_limit is not None and rerun == "all":
-        raise ConfigError(
-            "--time-limit resumes where it stopped, and --rerun all begins again "
-            "each time: give one of them"
-        )
-    return TimeLimit(time_limit)
-
-
-def _detach(pool: Executor, batches: list[JobBatch], options: Globals) -> None:
-    """Submit what is not submitted yet."""
-    before, submitted = pool.submit(batches)  # type: ignore[attr-defined]  # only executors that support --detach
-    already = f", {before} {'was' if before == 1 else 'were'} already" if before else ""
-    say(
-        f"{submitted} {'run' if submitted == 1 else 'runs'} submitted{already}; the same "
-        "command without --detach watches them",
-        quiet=options.quiet,
-    )
 
 
 def _execute(
@@ -324,11 +310,13 @@ def _execute(
     Raises Interrupted when stopped.
     """
     from ..core.signals import StopSignals
-    from .progress import GridProgress
 
-    count = pool.max_parallel(len(batches))
     kinds: Counter[str] = Counter()
-    with StopSignals() as signals, GridProgress(todo, count, quiet=options.quiet) as grid, logger:
+    with (
+        StopSignals() as signals,
+        GridProgress(todo, pool.max_parallel(len(batches)), quiet=options.quiet) as grid,
+        logger,
+    ):
         for event in () if limit.up else pool.run(batches, lambda: signals.stopped or limit.up):
             item = todo[event.number]
             grid.update(event)
@@ -345,21 +333,15 @@ def _execute(
     if signals.stopped:
         raise Interrupted("interrupted; the same command resumes")
     if kinds["taken"]:
+        runs = "1 run is" if kinds["taken"] == 1 else f"{kinds['taken']} runs are"
         say(
-            f"{kinds['taken']} runs are with other processes (noisebench list runs says whose); "
-            "the same command shows them when they are "
-            "done, and resumes those whose process has died",
+            f"{runs} with other processes (noisebench list runs says whose); the same command "
+            "shows them when they are done, and resumes those whose process has died",
             quiet=options.quiet,
         )
     if not (fail_fast and kinds["failed"]):
         kinds["left"] = len(todo) - kinds["done"] - kinds["failed"] - kinds["taken"]
     return kinds
-
-
-def _result(item: QueuedRun, records: dict[str, RunRecord]) -> RunLike:
-    """The run's folder, which has more, else its line in a results CSV."""
-    done = item.folder.result.exists()
-    return item.folder if done else records.get(item.run.key, item.folder)
 
 
 def _report(suite: Suite, runs: Sequence[RunLike], workspace: Workspace) -> Report:
@@ -379,18 +361,29 @@ def _report(suite: Suite, runs: Sequence[RunLike], workspace: Workspace) -> Repo
 
 def _show_plan(
     name: str,
-    forecast: Forecast,
+    workspace: Workspace,
     items: list[QueuedRun],
     packs: list[Pack],
     pool: Executor,
-    *,
-    json: bool,
+    context: typer.Context,
 ) -> None:
+    """The status of each run and the reason for it; where a budget decides its epochs, these
+    too.
+    """
+    from ..runs.folder import read_records, run_folders
+    from ..runs.queue import estimate_suite_seconds
+
     width = {id(item): pack.width for pack in packs for item in pack.items}
     wide = [pack for pack in packs if pack.width > 1]
     at_once = pool.max_parallel(len(packs)) if packs else 0
-    total = forecast(packs, at_once, pool.config.device) if packs else 0.0
-    if json:
+    total = 0.0
+    if packs:
+        folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
+        records = read_records(
+            folders, lambda error: say(f"warning: {error}", quiet=context.obj.quiet)
+        )
+        total = estimate_suite_seconds(workspace, packs, records, at_once, pool.config.device)
+    if context.params["json"]:
         runs = [
             {
                 "title": item.run.title,
@@ -415,6 +408,12 @@ def _show_plan(
             }
         )
         return
+    lines = []
+    for item in items:
+        status = item.status if id(item) in width else f"{item.status} (left out)"
+        compute = item.suite_run.budget == "compute"
+        epochs = f", {plural(item.run.recipe.epochs, 'epoch')}" if compute else ""
+        lines.append(f"{status:14} {item.run.title}{epochs}: {item.reason}")
     statuses = Counter(item.status for item in items)
     counts = ", ".join(f"{n} {status}" for status, n in statuses.items())
     together = ""
@@ -423,26 +422,62 @@ def _show_plan(
         packed = sum(len(pack.items) for pack in wide)
         together = f", {packed} of them in {groups} as one network"
     estimate = f"about {duration(total)}, {at_once} at a time" if packs else "none"
-    total_line = f"{len(items)} runs: {counts}; {len(width)} to run{together}; estimated time: "
-    lines = [_line(item, selected=id(item) in width) for item in items]
-    show("\n".join([*lines, total_line + estimate]))
+    total_line = f"{plural(len(items), 'run')}: {counts}; {len(width)} to run{together}; "
+    show(*lines, f"{total_line}estimated time: {estimate}")
 
 
-def _line(item: QueuedRun, *, selected: bool) -> str:
-    """The status of a run and the reason for it; where a budget decides its epochs, these too."""
-    number, epochs = item.run.recipe.epochs, ""
-    if item.suite_run.budget == "compute":
-        epochs = f", {number} epoch{'' if number == 1 else 's'}"
-    status = item.status if selected else item.status + " (left out)"
-    return f"{status:14} {item.run.title}{epochs}: {item.reason}"
+def _check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace) -> None:
+    """Raises ConfigError where a suite's runs have no one list, or links lead it out of the
+    workspace, before the first run.
+    """
+    if not suite.report.suspects:
+        return
+    path, root = workspace.root / suite.report.suspects, workspace.root.resolve()
+    several = len({item.run.manifest.content_hash for item in items})
+    refuse(
+        (
+            not path.resolve().is_relative_to(root),
+            f"report.suspects {suite.report.suspects}: a link leads it out of the "
+            f"workspace {workspace.root}",
+        ),
+        (
+            several > 1,
+            "report.suspects is a list of one set of labels, the suite's runs see "
+            f"{several}: fix noise, data set and noise_seed",
+        ),
+    )
 
 
-def _forecast(
-    workspace: Workspace, options: Globals, packs: list[Pack], at_once: int, device: str
-) -> float:
-    from ..runs.folder import read_records, run_folders
-    from ..runs.time_estimate import estimate_suite_seconds
+def _write_suite_list(
+    suite: Suite, items: list[QueuedRun], workspace: Workspace, options: Globals
+) -> None:
+    """Write it once all runs are finished; an existing one stays, since a person may be working on
+    it.
+    """
+    if not suite.report.suspects:
+        return
+    from ..experiments.suite import label_request_of
+    from ..labels.issues import combine, precision_text, write_suspects
 
-    folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
-    records = read_records(folders, lambda error: say(f"warning: {error}", quiet=options.quiet))
-    return estimate_suite_seconds(workspace, packs, records, at_once, device)
+    path = workspace.root / suite.report.suspects
+    left = sum(item.folder.status() != "done" for item in items)
+    if left:
+        text = f"is not written: {left} of {len(items)} runs are not finished"
+    elif path.exists():
+        text = "is there already and left as it is: move it away for a new list"
+    else:
+        run = items[0].run
+        runs, by = predictions_of([item.folder for item in items], None)
+        predicted = combine(runs, run.manifest.labels)
+        write_suspects(path, predicted, run.manifest)
+        facts = precision_text(predicted, run.manifest)
+        _, manifest = workspace.make(run.dataset, label_request_of(items[0].suite_run))
+        precision = ""
+        if facts["precision"] is not None:
+            precision = f", {100 * facts['precision']:.1f} % of them wrong"
+        text = (
+            f"written: {facts['listed']} label issues in {facts['of']} labels, by its {len(runs)} "
+            f"runs together{precision}; {WHY[by]}. Delete the lines that are right, then: "
+            f"noisebench corrupt --manifest {manifest} --suspects {path} --drop (or --relabel)"
+        )
+    say(f"{path} {text}", quiet=options.quiet)

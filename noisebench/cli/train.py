@@ -6,20 +6,21 @@ import difflib
 import sys
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ..errors import ConfigError
-from .console import duration, estimated, percent, say, show, write_json
+from .console import RunProgress, duration, estimated, percent, plural, say, show, write_json
+from .corrupt import choose_labels
 from .options import (
     Device,
     Globals,
     InitWeights,
     Json,
     LogTo,
-    Model,
     NoiseOptions,
     NoResume,
     RecipeOptions,
@@ -27,17 +28,17 @@ from .options import (
     Workers,
     check_workers,
     option,
+    refuse,
     with_options,
 )
 
 if TYPE_CHECKING:
     from ..experiments.resolve import RunConfig
+    from ..labels.manifest import Manifest
     from ..runs.checkpoint import Progress
     from ..runs.folder import RunFolder
-    from ..training.distributed.processes import ParallelConfig, RankInfo, SingleProcess
 
 TRAIN_SETTINGS = {"ignore_unknown_options": True}  # a loss's own parameters are options
-_LONG = 600.0  # seconds from which a run's estimate is shown
 
 
 @with_options
@@ -78,7 +79,15 @@ def train(
             help="A row of the literature, instead of --loss and --strategy.",
         ),
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        str | None,
+        option(
+            "Method",
+            "--model",
+            metavar="NAME|timm:NAME",
+            help="The network; default: the data set's.",
+        ),
+    ] = None,
     init_weights: InitWeights = None,
     noise: NoiseOptions = NoiseOptions(),
     manifest: Annotated[
@@ -141,61 +150,74 @@ def train(
     from ..experiments.resolve import RunRequest, with_loss_parameters
     from ..runs.checkpoint import RunOptions
     from ..runs.folder import RunFolder
-    from ..runs.noise_estimation import smallest_training_set
     from ..runs.result import preprocessing
-    from ..runs.session import execute_run, make_trainer
+    from ..runs.session import execute_run, make_trainer, smallest_training_set
     from ..runs.trackers import known_trackers
-    from ..training.distributed.processes import ParallelConfig, check_spread, rank_info
-    from .labels import ChosenLabels, LabelChoice, choose_labels
-    from .progress import RunProgress
+    from ..training.distributed.processes import (
+        ParallelConfig,
+        SingleProcess,
+        check_spread,
+        rank_info,
+    )
 
     rank = rank_info()
     options: Globals = context.obj if rank.first else replace(context.obj, quiet=True)
     # with plugins, whose parameters are options too
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     dataset, parameters = split_words(context, words or [])
-    choice = LabelChoice(dataset, manifest, noise, test)
 
-    def resolve() -> tuple[ChosenLabels, RunConfig]:
-        labels = choose_labels(workspace, choice)
-        check_workers(workers, [labels.dataset])
+    def resolve() -> tuple[RunConfig, Manifest, Path, str, list[str]]:
+        labels, path, data, sentence, notes = choose_labels(
+            workspace, dataset, manifest, noise, test
+        )
+        check_workers(workers, [data])
         request = RunRequest(
             method,
             loss,
             strategy,
             model,
             recipe.recipe,
-            recipe.changes,
+            recipe.values,
             seed,
             precision,
             device,
             recipe.budget or "epochs",
-            workspace.initial(init_weights, model or labels.dataset.model),
+            workspace.initial(init_weights, model or data.model),
         )
-        request = with_loss_parameters(request, labels.dataset, labels.manifest, parameters)
-        clean = workspace.labels(labels.dataset)
-        classes = labels.dataset.num_classes
-        labels.manifest.verify(clean.labels, clean.ids, classes=classes)
-        return labels, workspace.plan(request, labels.dataset, labels.manifest)
+        if parameters:
+            request = with_loss_parameters(request, data, labels, parameters)
+        clean = workspace.labels(data)
+        labels.verify(clean.labels, clean.ids, classes=data.num_classes)
+        return workspace.plan(request, data, labels), labels, path, sentence, notes
 
-    with _ranks(rank, device, dry_run=dry_run) as ranks:
-        labels, run = ranks.rank_zero_first(resolve)
-        for note in labels.notes:
-            say(note, quiet=options.quiet)
+    # this process by itself, or all that torchrun started, joined
+    processes: AbstractContextManager[SingleProcess] = nullcontext(
+        SingleProcess(rank.rank, rank.size)
+    )
+    if rank.size > 1 and not dry_run:  # without training each process resolves the run by itself
+        from ..training.distributed.process_group import open_process_group
+
+        processes = open_process_group(rank, device)
+    with processes as ranks:
+        run, labels, path, sentence, notes = ranks.rank_zero_first(resolve)
         parallel = ParallelConfig(ranks, accumulate, sync_bn)
+        for note in notes:
+            say(note, quiet=options.quiet)
         check_spread(min(run.recipe.batch_size, smallest_training_set(run)), parallel)
         folder = RunFolder(workspace.runs / run.folder_name)
         if dry_run:
             if rank.first:
                 _show_run(run, folder, json=json)
             return
-        record = None if force else ranks.on_rank_zero(lambda: folder.finished(run.key))
+        record = None if force else ranks.on_rank_zero(partial(folder.finished, run.key))
         if record is not None:
-            say(
-                f"{folder.path} is finished already{_otherwise(record, parallel)}; --force runs it "
-                "again",
-                quiet=options.quiet,
-            )
+            # in no key, though with batch norm they change the numbers
+            plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
+            before, now = plain | record.get("environment", {}), plain | parallel.facts()
+            changed = [f"{name} {before[name]}" for name in plain if before[name] != now[name]]
+            with_changed = f", with {', '.join(changed)}" if changed else ""
+            text = f"{folder.path} is finished already{with_changed}; --force runs it again"
+            say(text, quiet=options.quiet)
             if rank.first:
                 _show_record(record, json=json)
             return
@@ -204,14 +226,22 @@ def train(
                 f"{folder.path} was finished or failed, but its record is damaged: it is run again",
                 quiet=options.quiet,
             )
-        _check_alike(ranks, run)
+        key = ranks.on_rank_zero(lambda: run.key)
+        refuse(
+            (
+                key != run.key,
+                f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
+                f"({key[:8]}): their data, plugins or processors differ; --precision fp32 is the "
+                "same everywhere",
+            )
+        )
         logger = options.open_logger(trackers if rank.first else [])
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         trainer = make_trainer(run, images, ranks.device or device, spread=parallel)
-        ranks.on_rank_zero(lambda: workspace.keep(labels.manifest, labels.path))
+        ranks.on_rank_zero(partial(workspace.keep, labels, path))
         resume = not no_resume and not force
         for text in (
-            labels.sentence,
+            sentence,
             *preprocessing(run, images),
             *(f"--init-weights {init_weights}: {note}" for note in trainer.adapted),
             f"{run.title}{' (oracle)' if run.oracle else ''} -> {folder.path}",
@@ -225,15 +255,8 @@ def train(
                 lines.update(progress)
                 logger.log(run, folder, progress.lines)
 
-            def on_estimate(seconds: float) -> None:
-                if seconds > _LONG:
-                    lines.say(
-                        f"this will take about {duration(seconds)}; Ctrl-C saves, the same "
-                        "command resumes"
-                    )
-
             run_options = RunOptions(
-                resume, force, on_epoch_end, lambda: signals.stopped, on_estimate
+                resume, force, on_epoch_end, lambda: signals.stopped, lines.say_duration
             )
             record = execute_run(run, images, trainer, folder, run_options)
             logger.finish(folder)
@@ -245,18 +268,19 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
     """`cifar10 --eps 0.4 --q=0.7` -> the data set and the loss's own parameters,
     `{"eps": "0.4", "q": "0.7"}`. Raises ConfigError.
     """
-    dataset, parameters, rest = None, dict[str, str](), list(words)
-    while rest:
-        word = rest.pop(0)
+    dataset, parameters, rest = None, dict[str, str](), iter(words)
+    for word in rest:
+        flag, equals, value = word.partition("=")
+        key = flag[2:].replace("-", "_")
         if word.startswith("--"):
-            name, equals, value = word[2:].partition("=")
-            _check_option(context, name)
-            if not equals and not rest:
-                raise ConfigError(f"--{name} needs a value")
-            key = name.replace("-", "_")
-            if key in parameters:
-                raise ConfigError(f"--{name} is given twice")
-            parameters[key] = value if equals else rest.pop(0)
+            _check_flag(context, flag)
+            if not equals:
+                value = next(rest, "")
+            refuse(
+                (not value, f"{flag} needs a value"),
+                (key in parameters, f"{flag} is given twice"),
+            )
+            parameters[key] = value
         elif word.startswith("-"):
             raise ConfigError(f"no such option: {word} (noisebench train --help)")
         elif dataset is not None:
@@ -266,59 +290,24 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
     return dataset, parameters
 
 
-def _check_option(context: typer.Context, name: str) -> None:
+def _check_flag(context: Any, flag: str) -> None:
     """Refuse a misplaced or misspelt option, which would otherwise count as a loss's parameter."""
     from ..losses import LOSSES
 
-    if name.replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
+    if flag[2:].replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
         return
-    flag = f"--{name}"
-    if flag in _flags(context.parent):
-        raise ConfigError(f"{flag} stands before the command: noisebench {flag} ... train")
-    if near := difflib.get_close_matches(flag, _flags(context), n=1, cutoff=0.75):
-        raise ConfigError(
-            f"no such option: {flag}; did you mean {near[0]}? (noisebench train --help)"
-        )
-
-
-def _flags(context: Any) -> list[str]:
-    parameters = context.command.params if context else []
-    return [flag for parameter in parameters for flag in parameter.opts]
-
-
-def _otherwise(record: dict[str, Any], parallel: ParallelConfig) -> str:
-    """The parallel settings of a finished run, where they are not the requested ones: they are in
-    no key, and with batch norm they change the numbers.
-    """
-    plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
-    before = {**plain, **{k: v for k, v in record.get("environment", {}).items() if k in plain}}
-    now = {**plain, **parallel.facts()}
-    changed = [f"{name} {value}" for name, value in before.items() if value != now[name]]
-    return f", with {', '.join(changed)}" if changed else ""
-
-
-def _ranks(rank: RankInfo, device: str, *, dry_run: bool) -> AbstractContextManager[SingleProcess]:
-    """This process by itself, or all that torchrun started, joined."""
-    from ..training.distributed.processes import SingleProcess
-
-    if not rank.several or dry_run:  # without training each process resolves the run by itself
-        return nullcontext(SingleProcess(rank.rank, rank.size))
-    from ..training.distributed.process_group import open_process_group
-
-    return open_process_group(rank, device)
-
-
-def _check_alike(ranks: SingleProcess, run: RunConfig) -> None:
-    """Raises ConfigError where the machines of a run have different data, plugins or processors."""
-    if (key := ranks.on_rank_zero(lambda: run.key)) != run.key:
-        other = (
-            f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
-            f"({key[:8]})"
-        )
-        raise ConfigError(
-            f"{other}: their data, plugins or processors differ; --precision fp32 "
-            "is the same everywhere"
-        )
+    flags = [known for parameter in context.command.params for known in parameter.opts]
+    near = difflib.get_close_matches(flag, flags, n=1, cutoff=0.75)
+    refuse(
+        (
+            any(flag in parameter.opts for parameter in context.parent.command.params),
+            f"{flag} stands before the command: noisebench {flag} ... train",
+        ),
+        (
+            near,
+            f"no such option: {flag}; did you mean {''.join(near)}? (noisebench train --help)",
+        ),
+    )
 
 
 def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
@@ -327,7 +316,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         write_json({**facts, **run.config})
         return
     settings = ", ".join(f"{key} {value}" for key, value in run.recipe.asdict().items())
-    lines = [
+    show(
         f"{folder.status()}: {run.title}",
         f"folder: {folder.path}",
         f"oracle: {'yes' if run.oracle else 'no'}",
@@ -336,8 +325,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         *([f"begins from: {run.init.label}"] if run.init else []),
         f"recipe {run.recipe_name}: {settings}",
         f"precision: {run.precision}",
-    ]
-    show("\n".join(lines))
+    )
 
 
 def _show_record(record: dict[str, Any], *, json: bool) -> None:
@@ -363,11 +351,11 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
         return
     share = "" if memorized is None else f"; wrong labels memorised {percent(memorized)}"
     by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
-    if estimates := estimated(record):
-        show(estimates)
+    estimates = estimated(record)
     show(
+        *([estimates] if estimates else []),
         f"test accuracy {percent(test['last'])} (last), {percent(test.get('mean_last10'))} "
         f"({METRICS['mean_last10'].selection_of([epochs])}), {percent(test.get('best'))} (best on "
         f"test, optimistic){share}\n"
-        f"{path}\n{epochs} epoch{'' if epochs == 1 else 's'} in {duration(record['seconds'])}{by}"
+        f"{path}\n{plural(epochs, 'epoch')} in {duration(record['seconds'])}{by}",
     )

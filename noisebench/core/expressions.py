@@ -15,10 +15,9 @@ import math
 import re
 import warnings
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 from ..errors import LanguageError
 
@@ -62,16 +61,23 @@ class Sum:
     @classmethod
     def of(cls, terms: Iterable[tuple[float, Call]]) -> Expression:
         """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is
-        itself.
+        itself. Raises LanguageError for a weight of 0 or infinity.
         """
-        parts: dict[Call, list[float]] = {}
+        weights: dict[Call, list[float]] = {}
         for weight, call in terms:
-            parts.setdefault(call, []).append(float(weight))
-        weights = {call: _total(values) for call, values in parts.items()}
-        ordered = sorted(
-            ((w, c) for c, w in weights.items()), key=lambda term: (-term[0], str(term[1]))
-        )
-        return ordered[0][1] if len(ordered) == 1 and ordered[0][0] == 1 else cls(tuple(ordered))
+            weights.setdefault(call, []).append(float(weight))
+        try:  # the same sum in every order
+            totals = {call: math.fsum(values) for call, values in weights.items()}
+        except OverflowError:
+            raise LanguageError("a weight must be finite") from None
+        if not all(map(math.isfinite, totals.values())):
+            raise LanguageError("a weight must be finite")
+        if 0 in totals.values():
+            raise LanguageError("a term of weight 0 has no effect: leave it out")
+        calls = sorted(sorted(totals, key=str), key=totals.__getitem__, reverse=True)
+        if len(calls) == 1 and totals[calls[0]] == 1:
+            return calls[0]
+        return cls(tuple((totals[call], call) for call in calls))
 
     def __str__(self) -> str:
         return " + ".join(
@@ -80,17 +86,6 @@ class Sum:
 
 
 Expression: TypeAlias = Call | Sum
-
-
-def _total(weights: list[float]) -> float:
-    """The weight of a term that occurs several times; the same in every order."""
-    with suppress(OverflowError):
-        total = math.fsum(weights)
-        if total and math.isfinite(total):
-            return total
-        if not total:
-            raise LanguageError("a term of weight 0 has no effect: leave it out")
-    raise LanguageError("a weight must be finite")
 
 
 def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
@@ -111,12 +106,7 @@ def parse(text: str) -> Expression:
         raise LanguageError(
             f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}"
         )
-    try:
-        value = _read(_tree(text))
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise LanguageError(
-            f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}"
-        ) from None
+    value = _read_text(text)
     if not isinstance(value, Call | Sum):
         raise LanguageError(f"expected a name such as 'gce(q=0.7)', got {_short(text)!r}")
     return value
@@ -124,20 +114,21 @@ def parse(text: str) -> Expression:
 
 def parse_value(text: str) -> Value:
     """Read one parameter's value: a number, a word, a list. Raises LanguageError."""
+    return word(_read_text(text.strip()))
+
+
+def _read_text(text: str) -> Value:
+    depths = itertools.accumulate((c == "(") - (c == ")") for c in text)
     try:
-        return word(_read(_tree(text.strip())))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        if max(depths, default=0) > _MAX_DEPTH:
+            raise ValueError(f"more than {_MAX_DEPTH} brackets within each other")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Python's own, about escapes in strings
+            return _read(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise LanguageError(
-            f"cannot read the value {_short(text)!r}: expected a number, a word or a list"
+            f"cannot read {_short(text)!r}: {getattr(error, 'msg', error)}"
         ) from None
-
-
-def _tree(text: str) -> ast.expr:
-    if max(itertools.accumulate((c == "(") - (c == ")") for c in text), default=0) > _MAX_DEPTH:
-        raise ValueError(f"more than {_MAX_DEPTH} brackets within each other")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Python's own, about escapes in strings
-        return ast.parse(text, mode="eval").body
 
 
 def _short(text: str) -> str:
@@ -154,28 +145,29 @@ def _read(node: ast.expr) -> Value:
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         return _multiply(-1 if isinstance(node.op, ast.USub) else 1, _read(node.operand))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _add(_read(node.left), _read(node.right))
+        left, right = _read(node.left), _read(node.right)
+        if _number(left) and _number(right):
+            return _bounded(left + right)
+        if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
+            return Sum(terms(left) + terms(right))
+        raise ValueError("+ adds losses or numbers, not one to the other")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _multiply(_read(node.left), _read(node.right))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
-        return _read_call(node.func.id, node)
+        name, named = node.func.id, [keyword.arg for keyword in node.keywords]
+        if None in named or any(isinstance(argument, ast.Starred) for argument in node.args):
+            raise ValueError("* and ** do not stand before arguments")
+        if repeated := {key for key in named if named.count(key) > 1}:
+            raise ValueError(f"{name} is given {sorted(map(str, repeated))[0]!r} twice")
+        kwargs = tuple((str(keyword.arg), _read(keyword.value)) for keyword in node.keywords)
+        return Call(name, tuple(_read(argument) for argument in node.args), kwargs)
     raise ValueError(
         "only names, numbers, strings, lists, + and * are understood, not "
         f"{ast.unparse(node)[:40]!r}"
     )
 
 
-def _read_call(name: str, node: ast.Call) -> Call:
-    named = [keyword.arg for keyword in node.keywords]
-    if None in named or any(isinstance(argument, ast.Starred) for argument in node.args):
-        raise ValueError("* and ** do not stand before arguments")
-    if repeated := {key for key in named if named.count(key) > 1}:
-        raise ValueError(f"{name} is given {sorted(map(str, repeated))[0]!r} twice")
-    kwargs = tuple((str(keyword.arg), _read(keyword.value)) for keyword in node.keywords)
-    return Call(name, tuple(_read(argument) for argument in node.args), kwargs)
-
-
-def _number(value: Value) -> bool:
+def _number(value: Value) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
@@ -186,24 +178,16 @@ def _bounded(number: Any) -> Any:
     return number
 
 
-def _add(left: Value, right: Value) -> Value:
-    if _number(left) and _number(right):
-        return _bounded(left + right)  # type: ignore[operator]
-    if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
-        return Sum(terms(left) + terms(right))
-    raise ValueError("+ adds losses or numbers, not one to the other")
-
-
 def _multiply(left: Value, right: Value) -> Value:
     if _number(left) and _number(right):
-        return _bounded(left * right)  # type: ignore[operator]
+        return _bounded(left * right)
     if _number(right):
         left, right = right, left
-    if _number(left) and isinstance(right, Call | Sum):
-        if not math.isfinite(left):  # type: ignore[arg-type]
-            raise ValueError("a weight must be finite")
-        return Sum(tuple((_bounded(left * weight), call) for weight, call in terms(right)))  # type: ignore[operator]
-    raise ValueError("* weighs a loss with a number")
+    if not _number(left) or not isinstance(right, Call | Sum):
+        raise ValueError("* weighs a loss with a number")
+    if not math.isfinite(left):
+        raise ValueError("a weight must be finite")
+    return Sum(tuple((_bounded(left * weight), call) for weight, call in terms(right)))
 
 
 def word(value: Value) -> Value:

@@ -9,7 +9,7 @@ import platform
 import re
 from contextlib import suppress
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from ..errors import ConfigError
@@ -17,15 +17,19 @@ from ..errors import ConfigError
 _PACKAGES = ("noisebench", "torch", "torchvision", "timm", "numpy", "pandas")
 
 
+@cache
 def environment() -> dict[str, str]:
-    """Python, platform, processor and the versions of the packages that matter."""
-    cores = cpu_count()
+    """Python, platform, processor and the versions of the packages that matter. Reading these takes
+    as long as writing a run's files.
+    """
+    cores, model = cpu_count(), re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.M)
+    processor = model[1].strip() if model else platform.processor() or platform.machine()
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "processor": f"{_processor_name()}, {cores} core{'' if cores == 1 else 's'}",
-        **{name: _version(name) for name in _PACKAGES if _version(name)},
+        "processor": f"{processor}, {cores} core{'' if cores == 1 else 's'}",
+        **{name: version(name) for name in _PACKAGES},
     }
 
 
@@ -58,24 +62,10 @@ def memory_cgroups(root: Path) -> list[Path]:
 
 
 @cache
-def _processor_name() -> str:
-    match = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.M)
-    return match[1].strip() if match else platform.processor() or platform.machine()
-
-
-@cache
 def _cpuinfo() -> str:
     """Linux's description of the processors; empty elsewhere."""
     with suppress(OSError):
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    return ""
-
-
-@cache
-def _version(name: str) -> str:
-    """Of a package, empty if not installed. Reading it takes as long as writing a run's files."""
-    with suppress(PackageNotFoundError):
-        return version(name)
     return ""
 
 
@@ -92,13 +82,10 @@ def resolve_precision(name: str, device: str) -> str:
     if checked_precision(name) != "auto":
         return name
     kind, _, number = device.partition(":")
-    capability = (
-        _capability(int(number or 0))
-        if kind in ("auto", "cuda") and (number or "0").isdigit()
-        else None
-    )
-    if capability is not None:
-        return "bf16" if capability >= _AMPERE else "fp32"
+    if kind in ("auto", "cuda") and (number or "0").isdigit():
+        capability = _capability(int(number or 0))
+        if capability is not None:
+            return "bf16" if capability >= _AMPERE else "fp32"
     return "bf16" if kind in ("auto", "cpu") and _CPU_FLAGS & _cpu_flags() else "fp32"
 
 
@@ -127,11 +114,8 @@ def _capability(number: int) -> int | None:
         return None
     device, major = ctypes.c_int(), ctypes.c_int()
     ready = driver.cuInit(0) == 0 and driver.cuDeviceGet(ctypes.byref(device), number) == 0
-    return (
-        major.value
-        if ready and driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device) == 0
-        else None
-    )
+    known = ready and driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device) == 0
+    return major.value if known else None
 
 
 # glibc gives large tensors back after every step, to ask for them again page by page in the next.

@@ -12,7 +12,13 @@ from typing import Annotated, Any, TypeAlias
 from ..errors import LanguageError
 from .expressions import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
-FACTS = ("rate", "share", "transition")
+# what `auto` may mean -> the words that are allowed then
+_WORDS: dict[str | None, tuple[str, ...]] = {
+    None: (),
+    "rate": (AUTO, OVERALL, ESTIMATED),
+    "share": (AUTO, OVERALL, ESTIMATED),
+    "transition": (AUTO, ESTIMATED),
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +60,8 @@ class Auto:
     fact: str
 
     def __post_init__(self) -> None:
-        if self.fact not in FACTS:
-            raise LanguageError(f"Auto({self.fact!r}): the facts are {', '.join(map(repr, FACTS))}")
+        if self.fact not in _WORDS:
+            raise LanguageError(f"Auto({self.fact!r}): the facts are 'rate', 'share', 'transition'")
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,6 @@ TransitionText: TypeAlias = Annotated[
 ]
 
 _EXACT = 2.0**53  # below it a float without fraction is exactly that integer
-_REQUIRED = inspect.Parameter.empty
 _KINDS = {float: "number", int: "whole number", bool: "True or False", str: "word"}
 
 
@@ -84,30 +89,14 @@ class Parameter:
 
     name: str
     type: Any
-    default: Any = _REQUIRED
+    default: Any
+    required: bool
     allowed: Interval | OneOf | None = None
     auto: str | None = None
+    # those that stand for a fact of the manifest, or for the run's estimate of it
+    words: tuple[str, ...] = ()
     noun: str = ""  # of an expression: what it is
-
-    @property
-    def required(self) -> bool:
-        return self.default is _REQUIRED
-
-    @property
-    def is_expression(self) -> bool:
-        """Whether the parameter is itself an expression."""
-        return self.type is Call
-
-    @property
-    def words(self) -> tuple[str, ...]:
-        """The words that stand for a fact of the manifest or for the run's estimate."""
-        return {"transition": (AUTO, ESTIMATED), None: ()}.get(
-            self.auto, (AUTO, OVERALL, ESTIMATED)
-        )
-
-    def unset(self, value: Value) -> bool:
-        """Whether the value is left out of the text: None, or a switch at its default."""
-        return value is None or (isinstance(value, bool) and value is self.default)
+    is_expression: bool = False
 
     def describe(self) -> str:
         parts = [_KINDS.get(self.type, self.noun or "matrix")]
@@ -118,22 +107,20 @@ class Parameter:
 
     def accept(self, value: Value, owner: str) -> Value:
         """The value in its one form; raises LanguageError with what is allowed."""
+        if value is None and self.default is None:
+            return None
         if self.is_expression:
-            if isinstance(value, Call | Sum) or (value is None and self.default is None):
+            if isinstance(value, Call | Sum):
                 return value
             raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
         value = word(value)
-        if value in self.words or (value is None and self.default is None):
+        if value in self.words:
             return value
         coerced = _coerce(value, self.type)
-        if coerced is None or not self._allows(coerced):
+        limited = self.allowed is not None and not isinstance(coerced, tuple)
+        if coerced is None or (limited and coerced not in self.allowed):  # type: ignore[operator]
             raise LanguageError(f"{owner}: {self.name} must be a {self.describe()}; got {value!r}")
         return coerced
-
-    def _allows(self, value: Any) -> bool:
-        if self.allowed is None or isinstance(value, tuple):
-            return True
-        return not (isinstance(value, float) and math.isnan(value)) and value in self.allowed
 
 
 def _coerce(value: Value, kind: Any) -> Value:
@@ -149,23 +136,26 @@ def _coerce(value: Value, kind: Any) -> Value:
         return int(value) if integral and abs(value) < _EXACT else float(value)
     if isinstance(value, str):
         return value
-    return None if kind is str else _matrix(value)
-
-
-def _matrix(value: Value) -> Value:
-    if (
-        not isinstance(value, tuple)
-        or not value
-        or not all(isinstance(row, tuple) and len(row) == len(value) for row in value)
-    ):
+    # a matrix
+    if kind is str or not isinstance(value, tuple) or not value:
         return None
-    rows = tuple(tuple(_coerce(cell, float) for cell in row) for row in value)  # type: ignore[union-attr]
-    bad = any(cell is None or not math.isfinite(cell) for row in rows for cell in row)  # type: ignore[arg-type]
-    return None if bad else rows
+    if not all(isinstance(row, tuple) and len(row) == len(value) for row in value):
+        return None
+    rows = tuple(
+        tuple(_coerce(cell, float) for cell in row)  # type: ignore[union-attr]
+        for row in value
+    )
+    cells = [cell for row in rows for cell in row]
+    finite = all(isinstance(cell, int | float) and math.isfinite(cell) for cell in cells)
+    return rows if finite else None
 
 
 def read_signature(build: Callable[..., Any], injected: tuple[str, ...]) -> tuple[Parameter, ...]:
-    """The parameters of a function or class, without those that code supplies."""
+    """The parameters of a function or class, without those that code supplies.
+
+    A parameter without an annotation is what its default is, else a number. A required parameter
+    called `loss` is a loss, unless it is annotated as a number or a word.
+    """
     try:
         # A dataclass's own __init__ would look up what it inherits in the wrong module.
         plain_class = isinstance(build, type) and not is_dataclass(build)
@@ -173,33 +163,35 @@ def read_signature(build: Callable[..., Any], injected: tuple[str, ...]) -> tupl
         hints = typing.get_type_hints(called, include_extras=True)
     except NameError:  # a plugin may name types that it imports for the type checker alone
         hints = {}
-    parameters = [p for p in inspect.signature(build).parameters.values() if p.name not in injected]
-    return tuple(_parameter(p.name, p.default, _hint(p, hints)) for p in parameters)
-
-
-def _hint(parameter: inspect.Parameter, hints: dict[str, Any]) -> Any:
-    """The annotation of a parameter, or what its name and default say where it has none.
-
-    A required parameter called `loss` is a loss, unless it is annotated as a number or a word.
-    """
-    default = parameter.default
-    hint = hints.get(parameter.name)
-    is_loss = parameter.name == "loss" and default is _REQUIRED
-    if is_loss and hint not in _KINDS and typing.get_origin(hint) is not Annotated:
-        return Annotated[Any, Inner()]
-    if hint is not None:
-        return hint
-    return type(default) if type(default) in (bool, str) else float
-
-
-def _parameter(name: str, default: Any, hint: Any) -> Parameter:
-    extras: tuple[Any, ...] = ()
-    if typing.get_origin(hint) is Annotated:
-        hint, *rest = typing.get_args(hint)
-        extras = tuple(rest)
-    choices = typing.get_args(hint)
-    kind = next((c for c in choices if c in _KINDS), hint) if type(None) in choices else hint
-    allowed = next((extra for extra in extras if isinstance(extra, Interval | OneOf)), None)
-    auto = next((extra.fact for extra in extras if isinstance(extra, Auto)), None)
-    noun = next((extra.noun for extra in extras if isinstance(extra, Inner)), "")
-    return Parameter(name, Call if noun else kind, default, allowed, auto, noun)
+    parameters = []
+    for p in inspect.signature(build).parameters.values():
+        if p.name in injected:
+            continue
+        required = p.default is inspect.Parameter.empty
+        kind = hints.get(p.name, type(p.default) if type(p.default) in (bool, str) else float)
+        extras: tuple[Any, ...] = ()
+        if typing.get_origin(kind) is Annotated:
+            kind, *rest = typing.get_args(kind)
+            extras = tuple(rest)
+        elif p.name == "loss" and required and hints.get(p.name) not in _KINDS:
+            extras = (Inner(),)
+        choices = typing.get_args(kind)
+        if type(None) in choices:
+            kind = next((choice for choice in choices if choice in _KINDS), kind)
+        facts = {type(extra): extra for extra in extras}
+        auto = facts[Auto].fact if Auto in facts else None
+        inner = facts.get(Inner)
+        parameters.append(
+            Parameter(
+                p.name,
+                Call if inner else kind,
+                p.default,
+                required,
+                facts.get(Interval) or facts.get(OneOf),
+                auto,
+                _WORDS[auto],
+                inner.noun if inner else "",
+                inner is not None,
+            )
+        )
+    return tuple(parameters)

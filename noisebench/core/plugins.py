@@ -44,7 +44,10 @@ def code_of(file: str | None) -> str:
     if not file or not Path(file).is_file():
         return ""
     plugin = Path(file).resolve()
-    area = _area(plugin)
+    # its topmost package, or its folder; for a single file in site-packages, that file
+    area = plugin if "site-packages" in plugin.parts else plugin.parent
+    if (plugin.parent / "__init__.py").exists():
+        area = next(p for p in plugin.parents if not (p.parent / "__init__.py").exists())
     files, queue = {plugin}, [plugin]
     while queue:
         imported = set(_imported(queue.pop(), area)) - files
@@ -54,13 +57,6 @@ def code_of(file: str | None) -> str:
     for path in sorted(files - {plugin}):
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
-
-
-def _area(plugin: Path) -> Path:
-    """Its topmost package, or its folder; for a single file in site-packages, that file."""
-    if not (plugin.parent / "__init__.py").exists():
-        return plugin if "site-packages" in plugin.parts else plugin.parent
-    return next(path for path in plugin.parents if not (path.parent / "__init__.py").exists())
 
 
 def _imported(file: Path, area: Path) -> Iterator[Path]:
@@ -89,15 +85,12 @@ def _imported(file: Path, area: Path) -> Iterator[Path]:
 
 
 def _load(name: str) -> None:
-    path = Path(name)
-    if path.suffix != ".py":
-        _note_code(importlib.import_module(name))
-        return
-    # two files may have the same name
-    path_hash = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
-    module_name = f"noisebench_plugin_{path.stem}_{path_hash}"
-    if module_name in sys.modules:
-        _note_code(sys.modules[module_name])
+    path, module_name = Path(name), name
+    if path.suffix == ".py":  # two files may have the same name
+        path_hash = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]
+        module_name = f"noisebench_plugin_{path.stem}_{path_hash}"
+    if path.suffix != ".py" or module_name in sys.modules:
+        _note_code(importlib.import_module(module_name))
         return
     if not path.exists():
         raise ConfigError("no such file")
@@ -108,7 +101,7 @@ def _load(name: str) -> None:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # raised again; the next attempt loads it anew
         del sys.modules[module_name]
         raise
 

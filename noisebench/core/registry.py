@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import partial
 from typing import Any, TypeVar, overload
 
 from ..errors import LanguageError, UnknownName
@@ -17,8 +16,6 @@ from .plugins import code_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
-# normal forms: a suite's runs have few texts, and each run needs them several times
-_CACHE_SIZE = 512
 
 
 @dataclass(frozen=True)
@@ -34,7 +31,8 @@ class Entry:
     properties: frozenset[str] = frozenset()
     fill_defaults: Callable[[dict[str, Value]], dict[str, Value]] | None = None
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
-    code: str = ""  # of a plugin: the hash of its source when it was loaded
+    # of a plugin: the hash of its source when it was loaded, empty if it is in no file
+    code: str | None = None
 
     @property
     def doc(self) -> str:
@@ -49,12 +47,12 @@ class Entry:
         """The version, and for a plugin the hash of its source, which decide a result. Raises
         LanguageError where the source is unknown.
         """
-        if _is_ours(self.build):
+        if self.code is None:
             return str(self.version)
         if not self.code:
             raise LanguageError(
-                f"{self.name} is of no file, so that no run can be told by its "
-                "code: write it into a plugin's .py"
+                f"{self.name} is defined in no file, so a run cannot be identified by its code: "
+                "write it into a plugin's .py"
             )
         return f"{self.version}:{self.code}"
 
@@ -65,31 +63,27 @@ class Entry:
         return f"{self.name}({', '.join(shown)})" if shown else self.name
 
 
-def _is_ours(build: Callable[..., Any]) -> bool:
-    return build.__module__.partition(".")[0] == "noisebench"
-
-
 class Registry:
     """The names of one kind.
 
     `listing` is the word after `noisebench list`; `injected` are the parameters that code
-    supplies, not the text; `properties` are the default of an entry's.
+    supplies, not the text (None: the first one, unless it is called `loss`); `properties` are the
+    default of an entry's.
     """
 
     def __init__(
         self,
         kind: str,
         listing: str,
-        injected: tuple[str, ...] = (),
+        injected: tuple[str, ...] | None = (),
         properties: tuple[str, ...] = (),
     ) -> None:
         self.kind, self.listing = kind, listing
         self._injected, self._properties = injected, properties
-        self._entries: dict[str, Entry] = {}
-        self._aliases: dict[str, str] = {}
+        self._entries: dict[str, Entry] = {}  # by their names, aliases and short names
         self._short: dict[str, Call] = {}
-        # cleared when a name is added
-        self._of_text = lru_cache(_CACHE_SIZE)(lambda text: self._normal(parse(text)))
+        # a suite's runs have few texts, and each run needs them several times
+        self._normal_forms: dict[str, Expression] = {}
 
     @overload
     def register(self, build: None = None, *, name: str = "", **facts: Any) -> Callable[[F], F]: ...
@@ -100,69 +94,63 @@ class Registry:
         `fill_defaults`, or land in `facts`.
         """
         if build is None:
-            return lambda function: self.register(function, name=name, **facts)
+            return partial(self.register, name=name, **facts)
         fields = ("paper", "version", "aliases", "fill_defaults")
         values = {key: facts.pop(key) for key in fields if key in facts}
         properties = frozenset(facts.pop("properties", self._properties))
-        parameters = read_signature(build, facts.pop("injected", self._injected))
-        code = ""
-        if not _is_ours(build):
-            with suppress(TypeError):  # what was typed into an interpreter has no file
+        injected = self._injected
+        if injected is None:
+            first = next(iter(inspect.signature(build).parameters))
+            injected = () if first == "loss" else (first,)
+        code = None
+        if build.__module__.partition(".")[0] != "noisebench":
+            try:
                 code = code_of(inspect.getsourcefile(build))
-        self.add(
-            Entry(
-                name or build.__name__,
-                build,
-                parameters,
-                properties=properties,
-                facts=facts,
-                code=code,
-                **values,
-            )
+            except TypeError:  # what was typed into an interpreter has no file
+                code = ""
+        entry = Entry(
+            name or build.__name__,
+            build,
+            read_signature(build, injected),
+            properties=properties,
+            facts=facts,
+            code=code,
+            **values,
         )
-        return build
-
-    def add(self, entry: Entry) -> None:
-        for name in (entry.name, *entry.aliases):
-            if not _NAME.fullmatch(name):
+        names = (entry.name, *entry.aliases)
+        for new in names:
+            if not _NAME.fullmatch(new):
                 raise LanguageError(
-                    f"the {self.kind} {name!r} cannot be written: a name is "
+                    f"the {self.kind} {new!r} cannot be written: a name is "
                     "letters, digits and _, a letter first"
                 )
-            if name in self._entries or name in self._aliases:
-                raise LanguageError(f"the {self.kind} {name!r} exists already: choose another name")
-        self._of_text.cache_clear()
-        self._entries[entry.name] = entry
-        self._aliases.update(dict.fromkeys(entry.aliases, entry.name))
+            if new in self._entries:
+                raise LanguageError(f"the {self.kind} {new!r} exists already: choose another name")
+        self._entries.update(dict.fromkeys(names, entry))
+        return build
 
     def abbreviate(self, name: str, text: str) -> None:
         """A short name for a call around another: `nfl` is `normalized(focal(gamma=0.5))`,
         `nfl(gamma=2)` sets the inner one's.
         """
         call = parse(text)
-        if not isinstance(call, Call) or name in self:
-            raise LanguageError(f"{name!r} cannot be short for {text}")
-        self._of_text.cache_clear()
-        self._short[name] = call
+        assert isinstance(call, Call)
+        self._short[name], self._entries[name] = call, self[call.name]
 
     def short_names(self, entry: Entry) -> list[str]:
         """The short names of calls of an entry."""
         return [name for name, call in self._short.items() if call.name == entry.name]
 
     def __iter__(self) -> Iterator[Entry]:
-        return iter(self._entries.values())
+        return (entry for name, entry in self._entries.items() if name == entry.name)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._entries or name in self._aliases or name in self._short
+        return name in self._entries
 
     def __getitem__(self, name: str) -> Entry:
-        if name not in self:
-            raise UnknownName(
-                self.kind, name, [*self._entries, *self._aliases, *self._short], self.listing
-            )
-        return self._entries[
-            self._short[name].name if name in self._short else self._aliases.get(name, name)
-        ]
+        if name not in self._entries:
+            raise UnknownName(self.kind, name, self._entries, self.listing)
+        return self._entries[name]
 
     def canonical(self, expression: str | Expression) -> str:
         """The one text of this meaning. Raises UnknownName or LanguageError."""
@@ -170,12 +158,11 @@ class Registry:
 
     def normal(self, expression: str | Expression) -> Expression:
         """The expression in its one form, every name known and every value checked."""
-        return (
-            self._of_text(expression) if isinstance(expression, str) else self._normal(expression)
-        )
-
-    def _normal(self, expression: Expression) -> Expression:
-        return Sum.of((weight, self._normal_call(call)) for weight, call in terms(expression))
+        if not isinstance(expression, str):
+            return Sum.of((weight, self._normal_call(c)) for weight, c in terms(expression))
+        if expression not in self._normal_forms:
+            self._normal_forms[expression] = self.normal(parse(expression))
+        return self._normal_forms[expression]
 
     def calls(self, expression: Expression) -> Iterator[Call]:
         """Every call of a normal expression, the outer ones first."""
@@ -202,72 +189,70 @@ class Registry:
         self, expression: Expression, change: Callable[[Call, Parameter, Value], Value]
     ) -> Expression:
         """The normal expression with `change` applied to every named argument."""
-
-        def visit(call: Call) -> Call:
+        changed: list[tuple[float, Call]] = []
+        for weight, call in terms(expression):
             parameters = {p.name: p for p in self[call.name].parameters}
             values = ((name, change(call, parameters[name], value)) for name, value in call.kwargs)
-            return replace(call, kwargs=tuple(values))
-
-        return self.normal(self.substitute(expression, visit))
+            args = (
+                self.map_arguments(a, change) if isinstance(a, Call | Sum) else a for a in call.args
+            )
+            changed.append((weight, Call(call.name, tuple(args), tuple(values))))
+        return self.normal(Sum(tuple(changed)))
 
     def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
         """The expression with `change` applied to every call, the inner ones first."""
-
-        def visit(call: Call) -> Call:
+        changed: list[tuple[float, Call]] = []
+        for weight, call in terms(expression):
             args = tuple(
                 self.substitute(a, change) if isinstance(a, Call | Sum) else a for a in call.args
             )
-            return change(replace(call, args=args))
-
-        return Sum.of((weight, visit(call)) for weight, call in terms(expression))
-
-    def _expanded(self, call: Call) -> Call:
-        """A short name written out, with its arguments in the inner call."""
-        short = self._short[call.name]
-        inner = short.args[0]
-        if call.args or not isinstance(inner, Call):
-            raise LanguageError(
-                f"{call.name} is short for {short}: name its parameters, as in "
-                f"{call.name}(name=value)"
-            )
-        defaults = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
-        return replace(short, args=(replace(inner, kwargs=(*defaults, *call.kwargs)),))
+            changed.append((weight, change(replace(call, args=args))))
+        return Sum.of(changed)
 
     def _normal_call(self, call: Call) -> Call:
-        call = self._expanded(call) if call.name in self._short else call
+        if call.name in self._short:  # written out, with its arguments in the inner call
+            short = self._short[call.name]
+            inner = short.args[0]
+            if call.args or not isinstance(inner, Call):
+                raise LanguageError(
+                    f"{call.name} is short for {short}: name its parameters, as in "
+                    f"{call.name}(name=value)"
+                )
+            defaults = tuple(pair for pair in inner.kwargs if pair[0] not in dict(call.kwargs))
+            call = replace(short, args=(replace(inner, kwargs=(*defaults, *call.kwargs)),))
         entry = self[call.name]
-        values = self._bind(entry, call)
+        values = _bind(entry, call)
         if entry.fill_defaults:
             values = entry.fill_defaults(values)
-        inner = tuple(
-            self.normal(values[p.name])  # type: ignore[arg-type]
+        # left out: None, and a switch at its default
+        given = {
+            p.name: values[p.name]
             for p in entry.parameters
-            if p.is_expression and values[p.name] is not None
-        )
-        kwargs = tuple(
-            (p.name, values[p.name])
-            for p in entry.parameters
-            if not p.is_expression and not p.unset(values[p.name])
-        )
-        return Call(entry.name, inner, kwargs)
+            if values[p.name] is not None
+            and not (isinstance(values[p.name], bool) and values[p.name] is p.default)
+        }
+        args = tuple(self.normal(v) for v in given.values() if isinstance(v, Call | Sum))
+        kwargs = tuple((key, v) for key, v in given.items() if not isinstance(v, Call | Sum))
+        return Call(entry.name, args, kwargs)
 
-    def _bind(self, entry: Entry, call: Call) -> dict[str, Value]:
-        known = {p.name: p for p in entry.parameters}
-        if len(call.args) > len(known):
-            raise LanguageError(
-                f"{entry.name} takes {len(known)} parameters, got "
-                f"{len(call.args)}: {entry.signature}"
-            )
-        written = [*zip(known, call.args, strict=False), *call.kwargs]
-        for key, _ in written:
-            if key not in known:
-                raise LanguageError(f"{entry.name} has no parameter {key!r}: {entry.signature}")
-            if [other for other, _ in written].count(key) > 1:
-                raise LanguageError(f"{entry.name} is given {key!r} twice")
-        values = {p.name: p.default for p in entry.parameters if not p.required}
-        values.update((key, known[key].accept(value, entry.name)) for key, value in written)
-        if missing := [p for p in entry.parameters if p.name not in values]:
-            raise LanguageError(
-                f"{entry.name} needs {missing[0].name} ({missing[0].describe()}): {entry.signature}"
-            )
-        return values
+
+def _bind(entry: Entry, call: Call) -> dict[str, Value]:
+    """The value of every parameter. Raises LanguageError where the arguments do not fit."""
+    known = {p.name: p for p in entry.parameters}
+    if len(call.args) > len(known):
+        raise LanguageError(
+            f"{entry.name} takes {len(known)} parameters, got {len(call.args)}: {entry.signature}"
+        )
+    written = [*zip(known, call.args, strict=False), *call.kwargs]
+    values = {p.name: p.default for p in entry.parameters if not p.required}
+    names = [name for name, _ in written]
+    for name, value in written:
+        if name not in known:
+            raise LanguageError(f"{entry.name} has no parameter {name!r}: {entry.signature}")
+        if names.count(name) > 1:
+            raise LanguageError(f"{entry.name} is given {name!r} twice")
+        values[name] = known[name].accept(value, entry.name)
+    for p in entry.parameters:
+        if p.name not in values:
+            raise LanguageError(f"{entry.name} needs {p.name} ({p.describe()}): {entry.signature}")
+    return values

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import io
 import re
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import Any
 
 from ..errors import LOG_COMMAND, printable
@@ -58,18 +58,8 @@ def path_as_cell(path: str) -> str:
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
     """Rows of cells as text, a line each; a cell with a line end of any kind is quoted."""
-    lines = io.StringIO()
+    lines: list[str] = []
     # csv quotes both \r and \n only if both are in its own line end
-    writer = csv.writer(_UnixLines(lines), lineterminator="\r\n")
-    writer.writerows(rows)
-    return lines.getvalue()
-
-
-class _UnixLines:
-    """A file whose lines end in \\n."""
-
-    def __init__(self, file: io.StringIO) -> None:
-        self._file = file
-
-    def write(self, line: str) -> None:
-        self._file.write(line.removesuffix("\r\n") + "\n")
+    file = SimpleNamespace(write=lines.append)
+    csv.writer(file, lineterminator="\r\n").writerows(rows)
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)

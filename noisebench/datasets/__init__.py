@@ -1,7 +1,6 @@
 """Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
 
 from .checks import check_arrays, check_files, number_in
-from .cifar_n import HUMAN, check_column, read_human
 from .download import ProgressCallback, silent
 from .images import FITS, Fitting, LazyImages
 from .issue_lists import read_review
@@ -18,6 +17,7 @@ from .load import (
     Images,
     Labels,
     at_hand,
+    describe_fitting,
     find_dataset,
     fit_images,
     fit_set,
@@ -25,11 +25,11 @@ from .load import (
     images_fingerprint,
     read_images,
     read_labels,
-    said_of_fitting,
 )
 from .npz import fingerprint
+from .raw import HUMAN, check_column, read_human
 from .registry import DATASETS, Dataset
-from .streaming.registry import split_reader
+from .user_data import split_reader
 
 __all__ = [
     "DATASETS",
@@ -49,6 +49,7 @@ __all__ = [
     "check_arrays",
     "check_column",
     "check_files",
+    "describe_fitting",
     "find_dataset",
     "fingerprint",
     "fit_images",
@@ -62,7 +63,6 @@ __all__ = [
     "read_label_table",
     "read_labels",
     "read_review",
-    "said_of_fitting",
     "silent",
     "split_column",
     "split_reader",

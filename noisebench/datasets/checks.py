@@ -19,8 +19,7 @@ from ..core.files.atomic import write_text
 from ..errors import DataError
 from .download import ProgressCallback, silent
 from .image_folder import counted
-from .images import as_rgb, read_picture
-from .index import ImageIndex, Listed, Opener, opener
+from .images import ImageIndex, Listed, Opener, as_rgb, opener, read_picture
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
@@ -40,92 +39,72 @@ def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) ->
     than 1 % of the test images are training images, pixel for pixel.
     """
     sides = (listed.train, listed.train_labels), (listed.test, listed.test_labels)
-    stamp = hashlib.sha256(
-        "\n".join([str(_FORMAT), *(_stamp(part, labels) for part, labels in sides)]).encode()
-    ).hexdigest()[:32]
+    stamps = [str(_FORMAT), *(_stamp(index, labels) for index, labels in sides)]
+    stamp = hashlib.sha256("\n".join(stamps).encode()).hexdigest()[:32]
     cache_file = cache / f"{stamp}.json"
     with suppress(OSError, ValueError, KeyError, TypeError):
         return tuple(json.loads(cache_file.read_text(encoding="utf-8"))["decisions"])
-    (train, train_changes), (test, test_changes) = (_read_all(part, tell) for part, _ in sides)
-    lines = _changed((listed.train.names, train_changes), (listed.test.names, test_changes))
-    lines += repeated(train, test, listed.train_labels, listed.train.names, listed.test.names)
-    if len(train) + len(test) >= _SEVERAL:
+    digests: list[list[bytes]] = []
+    names_of: dict[str, list[str]] = {}
+    for index, _ in sides:
+        looked = _read_all(index, tell)
+        digests.append([digest for digest, _ in looked])
+        for i, (_, changes) in enumerate(looked):
+            for change in changes:
+                names_of.setdefault(change, []).append(index.names[i])
+    train, test = digests
+    lines = (
+        *(f"images: {change}: {counted('image{s}', names)}" for change, names in names_of.items()),
+        *repeated(train, test, listed.train_labels, listed.train.names, listed.test.names),
+    )
+    if len(listed.train) + len(listed.test) >= _SEVERAL:
         with suppress(DataError, OSError):  # where one cannot write they are read again
             write_text(cache_file, json.dumps({"decisions": lines}))
     return lines
 
 
-def _stamp(listing: ImageIndex, labels: np.ndarray) -> str:
+def _stamp(index: ImageIndex, labels: np.ndarray) -> str:
     """Of the files as they lie there now; of some that are not there, which reading them names,
     any.
     """
-    paths = listing.names if listing.kind == "folder" else listing.shards
-    with suppress(OSError):
-        times = [(Path(listing.root) / path).stat().st_mtime_ns for path in paths]
-        return (
-            f"{listing.fingerprint(labels)} "
-            f"{hashlib.sha256(np.array(times, '<i8').tobytes()).hexdigest()}"
-        )
-    with suppress(DataError):
-        return listing.fingerprint(labels)
+    paths = index.names if index.kind == "folder" else index.shards
+    with suppress(OSError, DataError):
+        times = [(Path(index.root) / path).stat().st_mtime_ns for path in paths]
+        digest = hashlib.sha256(np.array(times, "<i8").tobytes()).hexdigest()
+        return f"{index.fingerprint(labels)} {digest}"
     return "incomplete"
 
 
+# the digest of an image's pixels, and what is changed of it before a network sees it
 Looked = tuple[bytes, tuple[str, ...]]
-"""The digest of an image's pixels, and what is changed of it before a network sees it."""
 
 
-def _read_all(
-    listing: ImageIndex, tell: ProgressCallback
-) -> tuple[list[bytes], list[tuple[str, ...]]]:
-    """Digests of the images, and their changes. Raises DataError, naming those that cannot be
-    read.
-    """
-    if len(listing) >= _MANY:
-        tell(f"reading each of {len(listing):,} images once", 0, 0)
-    look = partial(_look, opener(listing), listing)
-    if listing.kind == "hfds":  # its tables are opened at first use
-        results = [look(place) for place in range(len(listing))]
+def _read_all(index: ImageIndex, tell: ProgressCallback) -> list[Looked]:
+    """Every image. Raises DataError, naming those that cannot be read."""
+    if len(index) >= _MANY:
+        tell(f"reading each of {len(index):,} images once", 0, 0)
+    look = partial(_look, opener(index), index)
+    if index.kind == "hfds":  # its tables are opened at first use
+        results = list(map(look, range(len(index))))
     else:
         with ThreadPoolExecutor(_THREADS) as threads:
-            results = list(threads.map(look, range(len(listing))))
+            results = list(threads.map(look, range(len(index))))
     tell("", 0, 0)
     broken = [result for result in results if isinstance(result, DataError)]
     if len(broken) == 1:
         raise broken[0]
     if broken:
         more = f", and {len(broken) - _MOST_BROKEN} more" if len(broken) > _MOST_BROKEN else ""
-        raise DataError(
-            f"{len(broken)} images cannot be read: "
-            + "; ".join(map(str, broken[:_MOST_BROKEN]))
-            + more
-        )
-    looked = [result for result in results if not isinstance(result, DataError)]
-    return [digest for digest, _ in looked], [changes for _, changes in looked]
+        first = "; ".join(map(str, broken[:_MOST_BROKEN]))
+        raise DataError(f"{len(broken)} images cannot be read: {first}{more}")
+    return [result for result in results if not isinstance(result, DataError)]
 
 
-def _changed(*parts: tuple[Sequence[str], list[tuple[str, ...]]]) -> tuple[str, ...]:
-    """`images: turned upright by the EXIF orientation: 2 images (a.jpg, b.jpg)`, a line for each
-    change.
-    """
-    names: dict[str, list[str]] = {}
-    for paths, changes in parts:
-        for place, image_changes in enumerate(changes):
-            for change in image_changes:
-                names.setdefault(change, []).append(paths[place])
-    return tuple(
-        f"images: {change}: {counted('image{s}', paths_of_change, len(paths_of_change))}"
-        for change, paths_of_change in names.items()
-    )
-
-
-def _look(opened: Opener, listing: ImageIndex, place: int) -> Looked | DataError:
+def _look(opened: Opener, index: ImageIndex, i: int) -> Looked | DataError:
     try:
-        return read_picture(lambda: opened(place), _pixels, lambda: listing.where(place))
+        return read_picture(opened, index, i, _pixels)
     except DataError as error:
         return error
-    except OSError as error:
-        return DataError(f"{listing.where(place)} cannot be read: {error.strerror or error}")
 
 
 def _pixels(picture: Any) -> Looked:
@@ -142,11 +121,13 @@ def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tup
     """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training
     labels (N,).
     """
-    names = [
-        [f"{part} {at}" for at in range(len(images))]
-        for part, images in (("train", train), ("test", test))
-    ]
-    return repeated(_of_rows(train), _of_rows(test), labels, names[0], names[1])
+    return repeated(
+        _of_rows(train),
+        _of_rows(test),
+        labels,
+        [f"train {i}" for i in range(len(train))],
+        [f"test {i}" for i in range(len(test))],
+    )
 
 
 def number_in(images: np.ndarray, others: np.ndarray) -> int:
@@ -171,26 +152,27 @@ def repeated(
     """
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []  # where an image is, and where it was before
-    for place, digest in enumerate(train):
-        if (before := first.setdefault(digest, place)) != place:
-            copies.append((place, before))
+    for i, digest in enumerate(train):
+        if (before := first.setdefault(digest, i)) != i:
+            copies.append((i, before))
+    apart = [(i, before) for i, before in copies if labels[i] != labels[before]]
+    both = [(i, first[digest]) for i, digest in enumerate(test) if digest in first]
     lines = []
-    if copies:
-        pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in copies]
-        copied = "training image{s} with an earlier copy in the training set"
-        lines.append(f"duplicates: {counted(copied, pairs, len(pairs))}")
-    if apart := [(place, before) for place, before in copies if labels[place] != labels[before]]:
-        pairs = [f"{train_names[place]} = {train_names[before]}" for place, before in apart]
-        relabeled = "of them with another label than the earlier one: one of the two is incorrect"
-        lines.append(f"duplicates: {counted(relabeled, pairs, len(pairs))}")
-    both = [(place, first[digest]) for place, digest in enumerate(test) if digest in first]
-    if both:
-        pairs = [f"{test_names[place]} = {train_names[before]}" for place, before in both]
-        what = counted(f"of {len(test)} test images in the training set too", pairs, len(pairs))
-        if len(both) > _LARGEST_OVERLAP * len(test):
-            raise DataError(
-                f"{what}: accuracy on them is no test accuracy; remove them from one "
-                "of the two, or name another test set"
-            )
-        lines.append(f"duplicates: {what}")
+    for what, names, pairs in (
+        ("training image{s} with an earlier copy in the training set", train_names, copies),
+        (
+            "of them with another label than the earlier one: one of the two is incorrect",
+            train_names,
+            apart,
+        ),
+        (f"of {len(test)} test images in the training set too", test_names, both),
+    ):
+        if pairs:
+            equal = [f"{names[i]} = {train_names[before]}" for i, before in pairs]
+            lines.append(f"duplicates: {counted(what, equal)}")
+    if len(both) > _LARGEST_OVERLAP * len(test):
+        raise DataError(
+            f"{lines[-1].removeprefix('duplicates: ')}: accuracy on them is no test accuracy; "
+            "remove them from one of the two, or name another test set"
+        )
     return tuple(lines)

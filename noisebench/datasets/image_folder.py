@@ -20,19 +20,18 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..core.files.atomic import is_text
 from ..errors import DataError
-from .index import ImageIndex, Listed, Names
+from .images import ImageIndex, Listed, Names
 from .label_files import read_image_labels, read_label_table, split_column
 
-Rows = list[tuple[str, int]]
-"""Paths and class numbers."""
+Rows = list[tuple[str, int]]  # paths and class numbers
 
 SUFFIXES = frozenset(
     {
@@ -84,14 +83,7 @@ _NAMED = 3  # names in a line
 
 # Reasons for which something is passed over
 HIDDEN = "hidden or system file{s} or folder{s}"
-OTHER = "file{s} without an image's suffix"
-UNREAD = "image{s} of a format that is not read: convert to PNG or JPEG"
 STRAY = "image{s} beside the class folders, without a class"
-EMPTY = "folder{s} without images: no class"
-UNUSED = "folder{s} beside the training and the test part"
-LOOP = "link{s} to a folder that is read already"
-LINK = "link{s} or device{s} in a tar"
-BESIDE = "image{s} of a shard beside those of their keys, such as masks"
 OUTSIDE = "image{s} outside the training and the test part"
 UNLABELLED = "image{s} without a row in the label file"
 LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named
@@ -99,40 +91,30 @@ LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none 
 
 @dataclass
 class Skipped:
-    """What a scan leaves out: how much for each reason, and the first names. used: names that are
-    not left out, whatever they are.
+    """Names that a scan leaves out, by reason. used: names that are not left out, whatever they
+    are.
     """
 
     used: frozenset[str] = frozenset()
-    counts: Counter[str] = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, reason: str, name: str) -> None:
-        if name in self.used:
-            return
-        self.counts[reason] += 1
-        if len(self.names.setdefault(reason, [])) < _NAMED:
-            self.names[reason].append(name)
+        if name not in self.used:
+            self.names.setdefault(reason, []).append(name)
 
     def lines(self) -> tuple[str, ...]:
         """`passed over: 2 files without an image's suffix (notes.txt, b.md)`, a line for each
         reason.
         """
-        return tuple(
-            f"passed over: {counted(reason, self.names[reason], count)}"
-            for reason, count in self.counts.items()
-        )
+        return tuple(f"passed over: {counted(*reason)}" for reason in self.names.items())
 
 
-def counted(what: str, names: Iterable[str], count: int) -> str:
+def counted(what: str, names: Sequence[str]) -> str:
     """`12 image{s}: do this` -> `12 images (a, b, c, ...): do this`."""
-    first = list(names)[:_NAMED]
-    kind, colon, advice = what.format(
-        s="" if count == 1 else "s", es="" if count == 1 else "es"
-    ).partition(":")
-    return (
-        f"{count} {kind} ({', '.join(first)}{', ...' if count > len(first) else ''}){colon}{advice}"
-    )
+    one = len(names) == 1
+    kind, colon, advice = what.format(s="" if one else "s", es="" if one else "es").partition(":")
+    more = ", ..." if len(names) > _NAMED else ""
+    return f"{len(names)} {kind} ({', '.join(names[:_NAMED])}{more}){colon}{advice}"
 
 
 def is_hidden(name: str) -> bool:
@@ -148,7 +130,12 @@ def is_image(name: str, passed: Skipped) -> bool:
     """
     suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 a million of them
     if suffix not in SUFFIXES:
-        passed.add(UNREAD if suffix in _UNREAD else OTHER, name)
+        passed.add(
+            "image{s} of a format that is not read: convert to PNG or JPEG"
+            if suffix in _UNREAD
+            else "file{s} without an image's suffix",
+            name,
+        )
     return suffix in SUFFIXES
 
 
@@ -168,7 +155,7 @@ def images_below(root: Path, part: str, passed: Skipped) -> list[str]:
                     os.path.realpath((root / folder).parent),
                 )
                 if target in linked or Path(above).is_relative_to(target):
-                    passed.add(LOOP, folder)
+                    passed.add("link{s} to a folder that is read already", folder)
                     continue
                 linked.add(target)
             waiting.append(folder)
@@ -181,12 +168,12 @@ def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[st
     """
     try:
         with os.scandir(root / part) as entries:
-            entries_found = [(entry.name, entry.is_dir()) for entry in entries]
+            names = [(entry.name, entry.is_dir()) for entry in entries]
     except OSError as error:
         raise DataError(f"{root / part} cannot be read: {error.strerror or error}") from None
     folders: list[str] = []
     files: list[str] = []
-    for name, is_folder in sorted(entries_found):
+    for name, is_folder in sorted(names):
         path = f"{part}/{name}" if part else name
         if not is_text(name):
             raise DataError(f"{root} holds a file whose name is not UTF-8, {path!a}: rename it")
@@ -197,57 +184,42 @@ def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[st
     return folders, files
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a folder: `train`, "" for the folder itself, and `test`, None where it has none;
-    as paths from the folder.
-    """
-
-    train: str
-    test: str | None
-
-
-def find_parts(root: Path, passed: Skipped) -> Parts:
-    """The training and the test part by the usual names, which hold folders. Raises DataError where
-    two folders have one of them.
+def find_parts(root: Path, passed: Skipped) -> tuple[str, str | None]:
+    """The training part, "" for the folder itself, and the test part, None where it has none; by
+    the usual names, which hold folders. Raises DataError where two folders have one of them.
     """
     folders, files = _entries(root, "", Skipped())
-    train = _named(root, folders, TRAIN_PARTS)
-    tests = [part for name in TEST_PARTS if (part := _named(root, folders, (name,)))]
+    inside = {
+        folder: {name.rpartition("/")[2] for name in _entries(root, folder, Skipped())[0]}
+        for folder in folders
+        if folder.lower() in (*TRAIN_PARTS, *TEST_PARTS)
+    }
+    parts = []
+    for names in (TRAIN_PARTS, *((name,) for name in TEST_PARTS)):
+        chosen = [name for name in inside if name.lower() in names and inside[name]]
+        if len(chosen) > 1:
+            raise DataError(
+                f"{root} has {' and '.join(f'{part}/' for part in chosen)}: rename the one "
+                f"that is not the {names[0]} part"
+            )
+        parts.append(chosen[0] if chosen else None)
+    train, tests = parts[0], [part for part in parts[1:] if part]
     if train is None:
         for part in tests:
-            if both := _folders_in(root, part) & set(folders):
+            if both := inside[part] & set(folders):
                 where = f"{root / part / min(both)} beside {root / min(both)}"
                 raise DataError(
                     f"{where}, and no training part: move the class folders into {root / 'train'}"
                 )
-        return Parts("", None)
+        return "", None
     _entries(root, "", passed)
     for name in files:
         if is_image(name, passed):
             passed.add(OUTSIDE, name)
     for folder in folders:
         if folder not in (train, *tests[:1]):
-            passed.add(UNUSED, f"{folder}/")
-    return Parts(train, tests[0] if tests else None)
-
-
-def _named(root: Path, folders: Sequence[str], names: Sequence[str]) -> str | None:
-    """The folder of one of these names, in upper or lower case, that holds folders. Raises
-    DataError for two.
-    """
-    parts = [folder for folder in folders if folder.lower() in names and _folders_in(root, folder)]
-    if len(parts) > 1:
-        raise DataError(
-            f"{root} has {' and '.join(f'{part}/' for part in parts)}: rename the one "
-            f"that is not the {names[0]} part"
-        )
-    return parts[0] if parts else None
-
-
-def _folders_in(root: Path, part: str) -> set[str]:
-    folders, _ = _entries(root, part, Skipped())
-    return {folder.rpartition("/")[2] for folder in folders}
+            passed.add("folder{s} beside the training and the test part", f"{folder}/")
+    return train, tests[0] if tests else None
 
 
 def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[str]]:
@@ -258,11 +230,13 @@ def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[st
     for name in files:
         if is_image(name, passed):
             passed.add(STRAY, name)
-    images = {folder.rpartition("/")[2]: images_below(root, folder, passed) for folder in folders}
+    images = {}
     for folder in folders:
-        if not images[folder.rpartition("/")[2]]:
-            passed.add(EMPTY, f"{folder}/")
-    return {name: paths for name, paths in images.items() if paths}
+        if paths := images_below(root, folder, passed):
+            images[folder.rpartition("/")[2]] = paths
+        else:
+            passed.add("folder{s} without images: no class", f"{folder}/")
+    return images
 
 
 def list_folder(root: Path, test: Path | None = None, labels: str | None = None) -> Listed:
@@ -275,8 +249,8 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
     folders.
     """
     passed = Skipped()
-    parts = find_parts(root, passed)
-    images = images_by_class(root, parts.train, passed)
+    part, own_test = find_parts(root, passed)
+    images = images_by_class(root, part, passed)
     classes = tuple(images)
     by_folder = len(classes) > 1 and not all(
         name.lower() in (*TRAIN_PARTS, *TEST_PARTS) for name in classes
@@ -286,25 +260,30 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
     if labels is not None and not (by_folder and _folders_are_labels(labels, classes)):
         return _list_labelled(root, test, labels, classes if by_folder else ())
     if not by_folder:
-        raise _too_few(root, parts, images, passed)
-    notes = [*_nested(images, parts.train), *alike(classes)]
-    if test is None and parts.test is None:
-        train, none = as_listing(root, numbered(images, classes)), as_listing(root, [])
-        return Listed(*train, *none, classes, decisions=(*passed.lines(), *notes, "test set: none"))
-    test_root, test_part = (root, str(parts.test)) if test is None else (test, "")
-    test_images = _test_images(test_root, test_part, classes, passed)
-    not_used = f", in the place of {parts.test}/" if test is not None and parts.test else ""
-    notes.append(
-        f"test set: {sum(map(len, test_images.values()))} images in "
-        f"{test or f'{test_part}/'}{not_used}"
+        raise _too_few(root, part, images, passed)
+    depth = 2 if part else 1  # of the slashes in train/class/image
+    inner = [name for paths in images.values() for name in paths if name.count("/") > depth]
+    notes = alike(classes)
+    if inner:
+        below = counted("image{s} in folders below them", inner)
+        notes.insert(0, f"classes: the folders directly in {part or 'the folder'}; {below}")
+    test_images: dict[str, list[str]] = {}
+    test_root, test_part = (root, own_test) if test is None else (test, "")
+    if test_part is None:
+        notes.append("test set: none")
+    else:
+        test_images = _test_images(test_root, test_part, classes, passed)
+        not_used = f", in the place of {own_test}/" if test is not None and own_test else ""
+        number = sum(map(len, test_images.values()))
+        notes.append(f"test set: {number} images in {test or f'{own_test}/'}{not_used}")
+        if missing := [name for name in classes if name not in test_images]:
+            notes.append(f"test set: without {counted('class{es}', missing)}")
+    return Listed(
+        *as_listing(root, numbered(images, classes)),
+        *as_listing(test_root, numbered(test_images, classes)),
+        classes,
+        decisions=(*passed.lines(), *notes),
     )
-    if missing := [name for name in classes if name not in test_images]:
-        notes.append(f"test set: without {counted('class{es}', missing, len(missing))}")
-    sides = (
-        as_listing(root, numbered(images, classes)),
-        as_listing(test_root, numbered(test_images, classes)),
-    )
-    return Listed(*sides[0], *sides[1], classes, decisions=(*passed.lines(), *notes))
 
 
 def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
@@ -326,9 +305,11 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     """Images at any depth of a folder, by a label file. folders_of: its folders that could be
     classes, and are none.
     """
-    passed = Skipped(_within(root, labels))
+    file = split_column(labels)[0].resolve()
+    inside = file.is_relative_to(root.resolve())
+    used = [file.relative_to(root.resolve()).as_posix()] if inside else []
+    passed, test_passed = Skipped(frozenset(used)), Skipped(frozenset({LABEL_FILE}))
     images = images_below(root, "", passed)
-    test_passed = Skipped(frozenset({LABEL_FILE}))
     others = images_below(test, "", test_passed) if test is not None else []
     if not images:
         raise DataError(f"{root} holds no images{'; '.join(['', *passed.lines()])}")
@@ -343,72 +324,71 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     if read.in_test is not None:
         train, held_out, where = ~read.in_test, read.in_test, "marked in the label file"
     elif tests and not set(TRAIN_PARTS).isdisjoint(folders):
-        train = np.array([folder in TRAIN_PARTS for folder in folders])
-        held_out, where = np.array([folder == tests[0] for folder in folders]), f"below {tests[0]}/"
-    for at in np.flatnonzero(read.labels < 0).tolist():
+        train, held_out = np.isin(folders, TRAIN_PARTS), np.isin(folders, tests[0])
+        where = f"below {tests[0]}/"
+    labelled = read.labels >= 0
+    for at in np.flatnonzero(~labelled).tolist():
         passed.add(UNLABELLED, images[at])
-    for at in np.flatnonzero((read.labels >= 0) & ~train & ~held_out).tolist():
+    for at in np.flatnonzero(labelled & ~train & ~held_out).tolist():
         passed.add(OUTSIDE, images[at])
-    chosen = [np.flatnonzero(part & (read.labels >= 0)) for part in (train, held_out)]
-    if not len(chosen[0]):
+    train, held_out = train & labelled, held_out & labelled
+    if not train.any():
         raise DataError(f"{root}: {labels} labels no training image")
-    test_labels = (
-        read.labels if read.clean is None else np.where(read.clean >= 0, read.clean, read.labels)
-    )
-    sides = [(root, [(images[at], int(numbers[at])) for at in part.tolist()])
-             for part, numbers in zip(chosen, (read.labels, test_labels), strict=True)]  # fmt: skip
+    rows = [(images[at], int(read.labels[at])) for at in np.flatnonzero(train)]
+    test_rows = [(images[at], int(read.best[at])) for at in np.flatnonzero(held_out)]
     notes = [f"labels: {read.note}", *alike(read.classes)]
     if folders_of:
-        notes.append(
-            "classes: the labels; none is the name of one of its "
-            f"{counted('folder{s}', folders_of, len(folders_of))}"
-        )
+        folders_unused = counted("folder{s}", folders_of)
+        notes.append(f"classes: the labels; none is the name of one of its {folders_unused}")
     if test is not None:
-        sides[1] = test, _labelled_test(test, others, read.classes, test_passed)
-        where = f"in {test}" + (f", in the place of those {where}" if len(chosen[1]) else "")
-    rows = sides[1][1]
-    notes.append(f"test set: {len(rows)} images {where}" if rows else "test set: none")
-    occurring = np.bincount(read.labels[chosen[0]], minlength=len(read.classes)) > 0
-    if not occurring.all():
-        number, classes = (
-            np.cumsum(occurring) - 1,
-            [name for name, there in zip(read.classes, occurring, strict=True) if there],
-        )
-        absent = [name for name in read.classes if name not in classes]
-        if any(not occurring[k] for _, k in rows):
-            raise DataError(
-                f"{root}: there are test images and no training image of "
-                f"{counted('class{es}', absent, len(absent))}"
-            )
-        sides = [(place, [(name, int(number[k])) for name, k in part]) for place, part in sides]
-    else:
-        number, classes = np.arange(len(read.classes)), list(read.classes)
-    clean = (
-        None
-        if read.clean is None
-        else _true_labels(
-            root, read.clean[chosen[0]], np.where(occurring, number, -1), read.classes
-        )
+        where = f"in {test}" + (f", in the place of those {where}" if test_rows else "")
+        test_rows = _labelled_test(test, others, read.classes, test_passed)
+    notes.append(f"test set: {len(test_rows)} images {where}" if test_rows else "test set: none")
+    listed = Listed(
+        *as_listing(root, rows),
+        *as_listing(test or root, test_rows),
+        read.classes,
+        None if read.clean is None else read.clean[train],
+        decisions=(*passed.lines(), *(test_passed.lines() if test else ()), *notes),
     )
-    lines = (*passed.lines(), *(test_passed.lines() if test else ()), *notes)
-    return Listed(
-        *as_listing(*sides[0]), *as_listing(*sides[1]), tuple(classes), clean, decisions=lines
-    )
+    return without_absent(listed, str(root))
 
 
-def _true_labels(
-    root: Path, clean: np.ndarray, number: np.ndarray, classes: tuple[str, ...]
-) -> np.ndarray:
-    """True labels (N,) by the new number of each class, -1 where unknown. Raises DataError for a
-    class without a given label.
+def without_absent(listed: Listed, where: str) -> Listed:
+    """Without the classes that have no training image. Raises DataError where one of them has test
+    images, or is a true label.
     """
-    known = clean >= 0
-    if len(beyond := clean[known][number[clean[known]] < 0]):
+    occurs = np.bincount(listed.train_labels, minlength=len(listed.classes)) > 0
+    if occurs.all():
+        return listed
+    absent = [listed.classes[k] for k in np.flatnonzero(~occurs)]
+    number = np.where(occurs, np.cumsum(occurs) - 1, -1)
+    train_labels, test_labels = number[listed.train_labels], number[listed.test_labels]
+    if (test_labels < 0).any():
         raise DataError(
-            f"{root}: the true label of {len(beyond)} training images is "
-            f"{classes[beyond[0]]!r}, and no given label is"
+            f"{where}: there are test images and no training image of "
+            f"{counted('class{es}', absent)}"
         )
-    return np.where(known, number[clean], -1)
+    clean = listed.clean
+    if clean is not None:
+        beyond = clean[(clean >= 0) & (number[clean] < 0)]
+        if len(beyond):
+            raise DataError(
+                f"{where}: the true label of {len(beyond)} training images is "
+                f"{listed.classes[beyond[0]]!r}, and no given label is"
+            )
+        clean = np.where(clean >= 0, number[clean], -1)
+    return replace(
+        listed,
+        train_labels=train_labels,
+        test_labels=test_labels,
+        classes=tuple(name for name in listed.classes if name not in absent),
+        clean=clean,
+        decisions=(
+            *listed.decisions,
+            f"passed over: {counted('class{es} without training images', absent)}",
+        ),
+    )
 
 
 def alike(classes: Sequence[str]) -> list[str]:
@@ -418,13 +398,7 @@ def alike(classes: Sequence[str]) -> list[str]:
     if not twice:
         return []
     text = "name{s} that differ in upper and lower case only"
-    return [f"classes: {counted(text, twice, len(twice))}"]
-
-
-def _within(root: Path, labels: str) -> frozenset[str]:
-    """A label file as a path from the folder, where it lies in it."""
-    path, top = split_column(labels)[0].resolve(), root.resolve()
-    return frozenset({path.relative_to(top).as_posix()} if path.is_relative_to(top) else ())
+    return [f"classes: {counted(text, twice)}"]
 
 
 def _labelled_test(
@@ -436,9 +410,6 @@ def _labelled_test(
     if not (test / LABEL_FILE).is_file():
         return numbered(_test_images(test, "", classes, passed), classes)
     read = read_image_labels(str(test / LABEL_FILE), images)
-    labels = (
-        read.labels if read.clean is None else np.where(read.clean >= 0, read.clean, read.labels)
-    )
     if unknown := sorted(set(read.classes) - set(classes)):
         raise DataError(
             f"{test / LABEL_FILE}: no training image is labelled {unknown[0]!r}; the "
@@ -448,7 +419,7 @@ def _labelled_test(
         passed.add(UNLABELLED, images[at])
     return [
         (name, classes.index(read.classes[k]))
-        for name, k in zip(images, labels.tolist(), strict=True)
+        for name, k in zip(images, read.best.tolist(), strict=True)
         if k >= 0
     ]
 
@@ -468,7 +439,7 @@ def _test_images(
     if unknown := [name for name in images if name not in classes]:
         count = sum(len(images[name]) for name in unknown)
         raise DataError(
-            f"{where} has {counted('class{es}', unknown, len(unknown))} without training images, "
+            f"{where} has {counted('class{es}', unknown)} without training images, "
             f"and {count} test "
             f"image{'s' if count > 1 else ''} there; the classes are {_some(classes)}: add "
             "training images, or remove the folder"
@@ -478,43 +449,31 @@ def _test_images(
     return images
 
 
-def _too_few(root: Path, parts: Parts, images: dict[str, list[str]], passed: Skipped) -> DataError:
+def _too_few(root: Path, part: str, images: dict[str, list[str]], passed: Skipped) -> DataError:
     """What is there, and what is expected."""
-    where = root / parts.train
+    where = root / part
     if len(images) == 1:
         (name,) = images
-        if (
-            find_parts(where / name, Skipped()).train
-            or len(images_by_class(where / name, "", Skipped())) > 1
-        ):
+        inner = where / name
+        if find_parts(inner, Skipped())[0] or len(images_by_class(inner, "", Skipped())) > 1:
             return DataError(
-                f"{where} holds the one folder {name}, which has class folders: name {where / name}"
+                f"{where} holds the one folder {name}, which has class folders: name {inner}"
             )
         there = f"images of one class only, {name}"
     elif images:
         there = f"no class folders in {_some(tuple(images))}"
     else:
-        there = "no class folders beside its images" if passed.counts[STRAY] else "no images"
-    expected = "class/image.png or train/class/image.png, two classes at least"
-    details = "; ".join(passed.lines())
+        there = "no class folders beside its images" if STRAY in passed.names else "no images"
+    details = f" ({'; '.join(passed.lines())})" if passed.names else ""
     return DataError(
-        f"{where} is not a folder of images by class: {there}; expected {expected}, or a label "
-        f"file (--labels FILE, or {LABEL_FILE} in "
-        f"it){f' ({details})' if details else ''}"
+        f"{where} is not a folder of images by class: {there}; expected class/image.png or "
+        "train/class/image.png, two classes at least, or a label file "
+        f"(--labels FILE, or {LABEL_FILE} in it){details}"
     )
 
 
 def _some(classes: Sequence[str]) -> str:
     return ", ".join(classes[:5]) + (", ..." if len(classes) > 5 else "")
-
-
-def _nested(images: dict[str, list[str]], part: str) -> list[str]:
-    """A line where images lie in folders within class folders."""
-    depth = 2 if part else 1  # of the slashes in train/class/image
-    inner = [name for paths in images.values() for name in paths if name.count("/") > depth]
-    return [(f"classes: the folders directly in {part or 'the folder'}; "
-            f"{counted('image{s} in folders below them', inner, len(inner))}")
-            ] if inner else []  # fmt: skip
 
 
 def numbered(images: dict[str, list[str]], classes: Sequence[str]) -> Rows:

@@ -1,27 +1,33 @@
-"""Images in files that are read when they are indexed, in place of an array that would not fit into
-memory.
+"""Which images a data set has and where they lie: files of a folder, members of tars, rows of a
+table; how one of them is opened, decoded and brought to a size; and images in files that are read
+when they are indexed, in place of an array that would not fit into memory.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from stat import S_ISREG
 from typing import Any, TypeVar
 
 import numpy as np
 
+from ..core.files.untrusted import open_regular
 from ..errors import DataError
-from .index import ImageIndex, Opener, opener
 
 T = TypeVar("T")
+Opener = Callable[[int], Any]  # the file of an image, by its position in the index
 
 # the share of the shorter side that is evaluated: 224 of 256
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
-_SAMPLE = 64  # images of a streamed set whose sizes and modes are told
+_SAMPLE = 64  # images of a streamed set whose changes are listed
 _NAMED = 3  # images that a sentence names
 
 # and no other: EPS is a program, which PIL would have run
@@ -29,6 +35,177 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 # of images that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
 DECODING_VERSION = 2
 LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
+
+
+class Names(Sequence[str]):
+    """Many texts in two arrays: a million of them are one object, which worker processes share
+    instead of copying.
+    """
+
+    def __init__(self, letters: np.ndarray, ends: np.ndarray) -> None:
+        """letters: UTF-8, uint8, one text after the other; ends (N,): where each ends."""
+        self.letters, self.ends = letters, ends
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> Names:
+        """Texts as they come."""
+        raw = [text.encode() for text in texts]
+        ends = np.cumsum(np.array([len(word) for word in raw], np.int64))
+        return cls(np.frombuffer(b"".join(raw), np.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, i: int) -> str:  # type: ignore[override]
+        start = int(self.ends[i - 1]) if i else 0
+        return bytes(self.letters[start : int(self.ends[i])]).decode()
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """N images. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
+    the table's name or folder.
+
+    names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where
+    they were not read yet; of tars also `shards`, their paths in the root, which of them (N,), and
+    where in it the image begins (N,). columns: of a table, image and label.
+    """
+
+    kind: str
+    root: str
+    names: Names
+    sizes: np.ndarray | None = None
+    shards: tuple[str, ...] = ()
+    shard: np.ndarray | None = None
+    offsets: np.ndarray | None = None
+    columns: tuple[str, str] = ("image", "label")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def where(self, i: int) -> str:
+        """An image as an error names it."""
+        name = self.names[i]
+        if self.shard is not None:
+            return f"{name} in {Path(self.root) / self.shards[int(self.shard[i])]}"
+        return f"{name} of {self.root}" if self.kind == "hfds" else str(Path(self.root) / name)
+
+    def take(self, places: np.ndarray) -> ImageIndex:
+        """Some of the images (n,), or all of them in another order."""
+        return replace(
+            self,
+            names=Names.of(self.names[i] for i in places.tolist()),
+            sizes=None if self.sizes is None else self.sizes[places],
+            shard=None if self.shard is None else self.shard[places],
+            offsets=None if self.offsets is None else self.offsets[places],
+        )
+
+    def sized(self) -> ImageIndex:
+        """With the sizes of the files. Raises DataError, naming the first that is not there."""
+        if self.sizes is not None:
+            return self
+        root, sizes = Path(self.root), np.empty(len(self), np.int64)
+        for i in range(len(self)):
+            try:
+                status = (root / self.names[i]).stat()
+            except (OSError, ValueError) as error:
+                raise DataError(
+                    f"{self.where(i)} is listed, and cannot be read: "
+                    f"{getattr(error, 'strerror', None) or error}"
+                ) from None
+            if not S_ISREG(status.st_mode):
+                raise DataError(f"{self.where(i)} is listed, and is no file")
+            sizes[i] = status.st_size
+        return replace(self, sizes=sizes)
+
+    def fingerprint(self, labels: np.ndarray) -> str:
+        """sha256 over names, labels (N,) and sizes in their order; where the images lie does not
+        matter.
+        """
+        sized = self.sized()
+        digest = hashlib.sha256(f"{len(self)} pictures\n".encode())
+        for array in (sized.names.ends, sized.sizes, labels):
+            digest.update(np.ascontiguousarray(array, "<i8").data)
+        digest.update(np.ascontiguousarray(sized.names.letters).data)
+        return digest.hexdigest()
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A streamed set: images and labels (N,) of training, images and labels (M,) of the test,
+    classes in order.
+
+    clean (N,): the verified labels, -1 for the others; None where none were verified.
+    fair: whether what was verified is a fair sample, incorrect labels and all, so that its share
+    of wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each;
+    notes: sentences on how a table was read.
+    """
+
+    train: ImageIndex
+    train_labels: np.ndarray
+    test: ImageIndex
+    test_labels: np.ndarray
+    classes: tuple[str, ...]
+    clean: np.ndarray | None = field(default=None)
+    fair: bool = True
+    decisions: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def opener(index: ImageIndex) -> Opener:
+    """What opens an image by its position, without torch. No file stays open between two calls."""
+    root, tables = Path(index.root), dict[str, Any]()
+
+    def open_image(i: int) -> Any:
+        name = index.names[i]
+        if index.kind == "folder":
+            return open_regular(root / name)
+        if index.kind == "tar":
+            assert index.shard is not None and index.offsets is not None and index.sizes is not None
+            with (root / index.shards[int(index.shard[i])]).open("rb") as file:
+                file.seek(int(index.offsets[i]))
+                return io.BytesIO(file.read(int(index.sizes[i])))
+        split, _, row = name.partition("/")
+        if split not in tables:
+            tables[split] = load_table(index.root, split, index.columns[0])
+        image = tables[split][int(row)][index.columns[0]]
+        return (
+            io.BytesIO(image["bytes"]) if image.get("bytes") else open_regular(Path(image["path"]))
+        )
+
+    return open_image
+
+
+def load_table(name: str, split: str, column: str | None = None) -> Any:
+    """One split; its images as bytes. Raises DataError."""
+    datasets = hub_library()
+    try:
+        table = datasets.load_dataset(name, split=split)
+    except Exception as error:  # the library documents no exceptions
+        raise unreadable_table(name, error) from None
+    return table if column is None else table.cast_column(column, datasets.Image(decode=False))
+
+
+def hub_library() -> Any:
+    """Hugging Face's `datasets`. Raises DataError where it is not installed."""
+    try:
+        import datasets
+    except ImportError:
+        raise DataError(
+            "hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'"
+        ) from None
+    datasets.disable_progress_bars()
+    # versions below 4 would ask whether to run a table's own script
+    datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
+    return datasets
+
+
+def unreadable_table(name: str, error: Exception) -> DataError:
+    """The error for a table that the library cannot read."""
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return DataError(
+        f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files"
+    )
 
 
 @dataclass(frozen=True)
@@ -47,10 +224,8 @@ class Fitting:
     centre: float = 1.0
 
     def __str__(self) -> str:
-        share = ""
-        if self.centre != 1:
-            full = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
-            share = f" of {full[0]}x{full[1]}"
+        full = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
+        share = f" of {full[0]}x{full[1]}" if self.centre != 1 else ""
         return f"{self.height}x{self.width} pixels{share} ({self.fit})"
 
     def __call__(self, picture: Any) -> Any:
@@ -64,18 +239,13 @@ class Fitting:
             return picture.resize((self.width, self.height), Image.Resampling.BILINEAR)
         if self.fit == "pad":
             scale = min(self.height / height, self.width / width)
-            whole = Image.new(picture.mode, (self.width, self.height))
+            padded = Image.new(picture.mode, (self.width, self.height))
             scaled = max(1, round(width * scale)), max(1, round(height * scale))
             small = picture.resize(scaled, Image.Resampling.BILINEAR)
-            whole.paste(small, ((self.width - small.width) // 2, (self.height - small.height) // 2))
-            return whole
-        return self._cropped(picture)
-
-    def _cropped(self, picture: Any) -> Any:
-        """As timm's and torchvision's transforms of a test crop."""
-        from PIL import Image
-
-        width, height = picture.size
+            corner = (self.width - small.width) // 2, (self.height - small.height) // 2
+            padded.paste(small, corner)
+            return padded
+        # as timm's and torchvision's transforms of a test crop
         tall, wide = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
         if width * tall <= height * wide:
             scaled = wide, max(tall, int(wide * height / width))
@@ -114,7 +284,7 @@ class Sizes:
 
     def too_small(self, fitting: Fitting) -> str:
         """A sentence that names those of less than half that size; empty where there are none."""
-        factor = self.pixels / np.array([fitting.width, fitting.height])
+        factor = self.pixels.reshape(-1, 2) / np.array([fitting.width, fitting.height])
         small = np.flatnonzero((factor.max(1) if fitting.fit == "pad" else factor.min(1)) < 0.5)
         if not len(small):
             return ""
@@ -131,35 +301,35 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Changed:
-    """A decoded image at its size, the size that it had in the file, upright, and what was changed,
-    in words.
-    """
+    """The size (width, height) of an image in its file, upright, and what was changed, in words."""
 
-    image: Any
     size: tuple[int, int]
     changes: tuple[str, ...]
 
 
-def read_changed(picture: Any, fitting: Fitting) -> Changed:
-    """An opened image of PIL's, decoded and fitted."""
-    image, changes = as_rgb(picture)
-    fitted = fitting(image)
-    return Changed(
-        fitted, image.size, changes if fitted is image else (*changes, f"resized to {fitting}")
-    )
+def read_fitted(
+    index: ImageIndex, places: Sequence[int], fitting: Fitting
+) -> tuple[np.ndarray, list[Changed]]:
+    """Some images (n, height, width, 3), uint8, and what was changed of each. Raises DataError,
+    naming the image that cannot be read.
+    """
+    images = np.empty((len(places), fitting.height, fitting.width, 3), np.uint8)
+    changed, opened = [], opener(index)
+    for row, i in enumerate(places):
+        image, changes = read_picture(opened, index, i, as_rgb)
+        fitted = fitting(image)
+        images[row] = np.asarray(fitted)
+        resized = () if fitted is image else (f"resized to {fitting}",)
+        changed.append(Changed(image.size, (*changes, *resized)))
+    return images, changed
 
 
 def sentences(
-    part: str, names: Sequence[str], read: Iterable[Changed], fitting: Fitting
+    part: str, names: Sequence[str], read: Sequence[Changed], fitting: Fitting
 ) -> tuple[str, ...]:
     """What was changed of how many images of a part, and which were enlarged."""
-    read = list(read)
-    counts = Counter(change for each in read for change in each.changes)
-    small = (
-        Sizes(names, np.array([each.size for each in read]).reshape(-1, 2)).too_small(fitting)
-        if read
-        else ""
-    )
+    counts = Counter(change for image in read for change in image.changes)
+    small = Sizes(names, np.array([image.size for image in read])).too_small(fitting)
     lines = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
     return (*lines, *([f"{part} images: {small}"] if small else []))
 
@@ -206,53 +376,27 @@ class LazyImages:
         """What is changed of some of them, evenly spread; these are read here and now. Raises
         DataError.
         """
-        opened, last = opener(self.listing), len(self) - 1
-        places = self.places[np.linspace(0, last, min(_SAMPLE, len(self))).astype(int)].tolist()
-        read = [self._changed(opened, place) for place in places]
-        return sentences(
-            f"sampled {part}", [self.listing.names[place] for place in places], read, self.fitting
-        )
-
-    def _changed(self, opened: Opener, place: int) -> Changed:
-        """Without its pixels, and that it is resized, as all are."""
-        decoded_image = read_picture(
-            lambda: opened(place),
-            lambda picture: read_changed(picture, self.fitting),
-            lambda: self.listing.where(place),
-        )
-        return replace(
-            decoded_image,
-            image=None,
-            changes=tuple(
-                change for change in decoded_image.changes if not change.startswith("resized")
-            ),
-        )
-
-    def ids(self) -> tuple[str, ...]:
-        """Each image's name."""
-        return tuple(self.listing.names[place] for place in self.places.tolist())
+        sample = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)
+        places = self.places[sample].tolist()
+        resized = f"resized to {self.fitting}"  # as all are
+        read = [
+            replace(image, changes=tuple(change for change in image.changes if change != resized))
+            for image in read_fitted(self.listing, places, self.fitting)[1]
+        ]
+        names = [self.listing.names[i] for i in places]
+        return sentences(f"sampled {part}", names, read, self.fitting)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """All of them, read here and now. Raises DataError, naming the image that cannot be
         read.
         """
-        opened = opener(self.listing)
-        images = [
-            self.fitting(decoded(opened, self.listing, place)) for place in self.places.tolist()
-        ]
-        whole = (
-            np.stack([np.asarray(image) for image in images])
-            if images
-            else np.empty(self.shape, np.uint8)
-        )
-        return whole if dtype is None else whole.astype(dtype)
+        images, _ = read_fitted(self.listing, self.places.tolist(), self.fitting)
+        return images if dtype is None else images.astype(dtype)
 
 
-def decoded(opened: Opener, listing: ImageIndex, place: int) -> Any:
+def decoded(opened: Opener, listing: ImageIndex, i: int) -> Any:
     """An image of PIL's in RGB. Raises DataError, naming it."""
-    return read_picture(
-        lambda: opened(place), lambda picture: as_rgb(picture)[0], lambda: listing.where(place)
-    )
+    return read_picture(opened, listing, i, as_rgb)[0]
 
 
 def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
@@ -261,9 +405,10 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
 
     Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
     """
-    changes = (
-        ["only the first of several frames used"] if getattr(picture, "is_animated", False) else []
-    )
+    from PIL import Image
+
+    several = getattr(picture, "is_animated", False)
+    changes = ["only the first of several frames used"] if several else []
     # of colour PIL itself keeps the high byte; a PPM it scales
     deep = any(";16" in str(tile[3]) for tile in picture.tile)
     deep |= picture.format == "PPM" and any(
@@ -284,12 +429,17 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
         if image.getextrema()[1] < _DARK:
             changes.append("16-bit grey without a value above 4,095, so nearly black")
         if transparent is not None:
-            image.putalpha(_mask(np.asarray(picture) != transparent))
+            opaque = np.where(np.asarray(picture) != transparent, 255, 0)
+            image.putalpha(Image.fromarray(opaque.astype(np.uint8)))
     else:
         image = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode))
     if transparent is not None or image.mode in ("LA", "PA", "RGBA"):
-        image, is_opaque = _on_white(image)
-        changes += [] if is_opaque else ["transparent pixels put on white"]
+        image = image.convert("RGBA")
+        if image.getextrema()[3][0] < 255:
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image.getchannel("A"))
+            image = white
+            changes.append("transparent pixels put on white")
     if mode in ("CMYK", "LAB", "YCbCr", "HSV"):
         changes.append(f"{mode} converted to RGB")
     turn = orientation(picture)
@@ -335,27 +485,7 @@ def _high_byte(picture: Any) -> Any:
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
-def _mask(opaque: np.ndarray) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(np.where(opaque, 255, 0).astype(np.uint8))
-
-
-def _on_white(image: Any) -> tuple[Any, bool]:
-    """An image with transparency in front of white, and whether all of it is opaque."""
-    from PIL import Image
-
-    image = image.convert("RGBA")
-    if image.getextrema()[3][0] == 255:
-        return image, True
-    white = Image.new("RGB", image.size, "white")
-    white.paste(image, mask=image.getchannel("A"))
-    return white, False
-
-
-def read_picture(
-    open_: Callable[[], Any], read: Callable[[Any], T], where: Callable[[], object]
-) -> T:
+def read_picture(opened: Opener, index: ImageIndex, i: int, read: Callable[[Any], T]) -> T:
     """What `read` makes of a file's first image; of a gigantic one, or one of another format,
     nothing is read but its head.
 
@@ -364,18 +494,14 @@ def read_picture(
     from PIL import Image
 
     try:
-        with open_() as file, Image.open(file, formats=FORMATS) as picture:
-            _check_size(picture)
+        with opened(i) as file, Image.open(file, formats=FORMATS) as picture:
+            width, height = picture.size
+            if width * height > LARGEST:
+                raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
             return read(picture)
     except Exception as error:
         # PIL documents no exceptions; whatever a damaged file makes it throw
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{where()} cannot be read as an image ({reason}): mend or remove it"
+            f"{index.where(i)} cannot be read as an image ({reason}): mend or remove it"
         ) from None
-
-
-def _check_size(picture: Any) -> None:
-    width, height = picture.size
-    if width * height > LARGEST:
-        raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")

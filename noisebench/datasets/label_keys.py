@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import takewhile
@@ -90,14 +90,11 @@ def find_key(
     Raises ValueError where two columns or readings disagree, or where a column could be a key and
     does not name an example in each needed row (m,).
     """
-    matches = [
-        (name, match)
-        for name, cells in keys.items()
-        for match in match_keys(cells, shape, needed, name)
-    ]
+    matches = {name: match_keys(cells, shape, needed, name) for name, cells in keys.items()}
     sure = [
         (name, match)
-        for name, match in matches
+        for name, readings in matches.items()
+        for match in readings
         if match.complete(needed) and _is_sure(name, keys[name], match, shape)
     ]
     by_name = [
@@ -119,8 +116,18 @@ def find_key(
         )
     if sure:
         return sure[0]
-    if unknown := [name for name in keys if not _explained(name, keys[name], shape)]:
-        raise ValueError(_why_no_key(unknown, keys, dict(matches), shape, needed))
+    unknown = []
+    for name, cells in keys.items():
+        words = words_of(name)
+        is_label = words & LABEL_WORDS or holds_classes(cells, shape.classes)
+        # other labels, or the rows' numbers, say nothing of the order of the rows
+        if not (is_label and not words & KEY_WORDS) and not (
+            _counts_rows(cells) and len(cells) == shape.n
+        ):
+            unknown.append(name)
+    if unknown:
+        nearest = {name: matches[name][-1] for name in unknown if matches[name]}
+        raise ValueError(_why_no_key(unknown, keys, nearest, shape, needed))
     return None
 
 
@@ -145,8 +152,12 @@ def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Matc
     """
     matches = []
     keys = [normalize("NFC", key).replace("\\", "/").removeprefix("./") for key in keys]
+    first, last = min(keys), max(keys)
+    same = takewhile(lambda at: first[at] == last[at], range(min(len(first), len(last))))
+    ends = [at + 1 for at in same if first[at] == "/"][:_DEEPEST]  # of the folders they share
     number_of = cache(lambda view: _numbered(shape, view))
-    for prefix, rest in _behind_prefixes(keys):
+    for prefix in ("", *(first[:end] for end in ends)):
+        rest = [key[len(prefix) :] for key in keys]
         sample = rest[:: max(1, len(rest) // _SAMPLE)]
         for how, view in _VIEWS:
             number = number_of(view)
@@ -179,20 +190,8 @@ def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
     number = {view(normalize("NFC", path)): TEST for path in shape.test_ids}
     names = [view(normalize("NFC", path)) for path in shape.ids]
     number |= {name: at for at, name in enumerate(names)}
-    for name, count in Counter(names).items():
-        if count > 1:
-            del number[name]
-    number.pop("", None)
-    return number
-
-
-def _behind_prefixes(keys: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The keys, then what is behind the folders that all of them share, one folder at a time."""
-    yield "", keys
-    first, last = min(keys), max(keys)
-    same = takewhile(lambda at: first[at] == last[at], range(min(len(first), len(last))))
-    for end in [at + 1 for at in same if first[at] == "/"][:_DEEPEST]:
-        yield first[:end], [key[end:] for key in keys]
+    shared = {"", *(name for name, count in Counter(names).items() if count > 1)}
+    return {name: example for name, example in number.items() if name not in shared}
 
 
 def _counts_rows(cells: Sequence[str]) -> bool:
@@ -209,19 +208,8 @@ def _is_sure(name: str, cells: Sequence[str], match: Match, shape: Shape) -> boo
     words = words_of(name)
     if words & (INDEX_WORDS | PATH_WORDS | {"id", "key"}):
         return True
-    if _counts_rows(cells):
-        return False
-    return match.how != "index" or "unnamed" in words or len(cells) == shape.n
-
-
-def _explained(name: str, cells: Sequence[str], shape: Shape) -> bool:
-    """Whether a column that is no key says nothing of the order of the rows: other labels, or the
-    rows' numbers.
-    """
-    words = words_of(name)
-    if not words & KEY_WORDS and (words & LABEL_WORDS or holds_classes(cells, shape.classes)):
-        return True
-    return _counts_rows(cells) and len(cells) == shape.n
+    by_index = "unnamed" in words or len(cells) == shape.n
+    return (match.how != "index" or by_index) and not _counts_rows(cells)
 
 
 def _why_no_key(

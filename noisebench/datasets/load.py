@@ -6,6 +6,7 @@ or its images left where they are, to be streamed.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -17,13 +18,18 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
-from .images import Fitting, LazyImages, sentences
-from .index import Listed
+from .images import Fitting, LazyImages, Listed, read_fitted, sentences
 from .npz import as_images, as_labels, fingerprint, read_arrays
-from .raw import find_raw, raw_path, read_raw
+from .raw import FOLDERS, find_raw, read_raw
 from .registry import DATASETS, Dataset
-from .streaming.registry import READERS, describe_stream, found_of, split_reader
-from .user_data import check_memory, describe_user_data, read_pictures
+from .user_data import (
+    READERS,
+    check_memory,
+    describe_stream,
+    describe_user_data,
+    split_reader,
+    with_listing,
+)
 
 _NAMES = ("train_images", "train_labels", "test_images", "test_labels")
 ImageArray = np.ndarray | LazyImages
@@ -49,16 +55,11 @@ class Labels:
     def fingerprint(self) -> str:
         return fingerprint(self.labels)
 
-    def take(self, places: np.ndarray) -> Labels:
+    def take(self, indices: np.ndarray) -> Labels:
         """The labels of some of the examples (n,)."""
-        ids = tuple(self.ids[place] for place in places) if self.ids else ()
-        return Labels(
-            self.dataset,
-            self.labels[places],
-            ids,
-            None if self.clean is None else self.clean[places],
-            self.fair,
-        )
+        ids = tuple(self.ids[i] for i in indices) if self.ids else ()
+        clean = None if self.clean is None else self.clean[indices]
+        return Labels(self.dataset, self.labels[indices], ids, clean, self.fair)
 
 
 @dataclass(frozen=True)
@@ -78,33 +79,16 @@ class Images:
     changed: tuple[str, ...] = ()
 
     @cached_property
-    def changes(self) -> tuple[str, ...]:
-        """What was changed of how many images, in sentences; of a streamed set of some, which are
-        read for it. Raises DataError.
-        """
-        streamed = [
-            (part, images)
-            for part, images in (("training", self.train_images), ("test", self.test_images))
-            if isinstance(images, LazyImages)
-        ]
-        return (
-            *self.changed,
-            *(sentence for part, images in streamed for sentence in images.changes(part)),
-        )
-
-    @cached_property
     def fingerprint(self) -> str:
         """sha256 over every byte that a result depends on; of images in files over their names,
         sizes and labels. Where they lie does not matter.
         """
-        if isinstance(self.train_images, LazyImages) and isinstance(self.test_images, LazyImages):
-            return hashlib.sha256(
-                f"{self.train_images.fingerprint}\n{self.test_images.fingerprint}\n".encode()
-            ).hexdigest()
-        assert isinstance(self.train_images, np.ndarray) and isinstance(
-            self.test_images, np.ndarray
-        )
-        return fingerprint(self.train_images, self.train_labels, self.test_images, self.test_labels)
+        train, test = self.train_images, self.test_images
+        if isinstance(train, LazyImages) and isinstance(test, LazyImages):
+            text = f"{train.fingerprint}\n{test.fingerprint}\n"
+            return hashlib.sha256(text.encode()).hexdigest()
+        assert isinstance(train, np.ndarray) and isinstance(test, np.ndarray)
+        return fingerprint(train, self.train_labels, test, self.test_labels)
 
 
 def find_dataset(
@@ -124,72 +108,56 @@ def find_dataset(
     if name in DATASETS:
         if test is not None:
             raise DataError(f"--test is for a folder of images: {name} has its own test set")
-        return found_of(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
+        return with_listing(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
     reader, rest = split_reader(name)
     if reader:
-        path_of_stream = next(
-            (root / rest for root in (Path(), *roots) if _is_there(reader, root / rest)), Path(rest)
+        candidates = [root / rest for root in (Path(), *roots)]
+        folders = candidates
+        if reader == "wds" and re.search(r"[{*]", rest):  # a pattern: where its shards are
+            folders = [
+                next(parent for parent in path.parents if not re.search(r"[{*]", str(parent)))
+                for path in candidates
+            ]
+        path = next(
+            (path for path, folder in zip(candidates, folders, strict=True) if folder.exists()),
+            Path(rest),
         )
-        return describe_stream(
-            reader,
-            path_of_stream,
-            (roots or (Path(),))[-1] / "listings",
-            test,
-            labels=labels,
-            offline=offline,
-        )
-    found = next((root / name for root in (Path(), *roots) if (root / name).exists()), None)
-    if found is None and ("/" in name or "\\" in name or name.endswith(".npz")):
+        cache = (roots or (Path(),))[-1] / "listings"
+        return describe_stream(reader, path, cache, test, labels=labels, offline=offline)
+    for root in (Path(), *roots):
+        if (root / name).exists():
+            return describe_user_data(root / name, test, labels)
+    if "/" in name or "\\" in name or name.endswith(".npz"):
+        streams = ", ".join(f"{reader}:..." for reader in READERS)
         raise DataError(
             f"no such file or folder: {name} (a data set is a name, a .npz, a folder "
-            f"of images, or {_WAYS})"
+            f"of images, or {streams} to stream)"
         )
-    if found is None:
-        raise UnknownName("dataset", name, DATASETS, "datasets")
-    return describe_user_data(found, test, labels)
-
-
-_WAYS = f"{', '.join(f'{reader}:...' for reader in READERS)} to stream"
-
-
-def _is_there(reader: str, place: Path) -> bool:
-    """Whether a path exists; of a pattern of shards, the folder in which they are."""
-    if reader == "wds" and any(mark in str(place) for mark in "{*"):
-        return next(
-            parent for parent in place.parents if not any(mark in str(parent) for mark in "{*")
-        ).is_dir()
-    return place.exists()
+    raise UnknownName("dataset", name, DATASETS, "datasets")
 
 
 def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
     """The training labels: no image, no torch and no network for a set whose labels are in
-    the package. `tell` is told how far a download is.
+    the package. `tell` is called with the progress of a download.
     """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        return Labels(
-            dataset, number[read_labels(parent, data_dir, offline=offline, tell=tell).labels]
-        )
+        parent_labels = read_labels(parent, data_dir, offline=offline, tell=tell).labels
+        return Labels(dataset, number[parent_labels])
     if dataset.reader or dataset.listed:
         listed = _listed(dataset, data_dir)
-        test_ids = (
-            [f"{dataset.test.name}/{name}" for name in listed.test.names]
-            if dataset.test
-            else listed.test.names
-        )
-        return Labels(
-            dataset, listed.train_labels, listed.ids, listed.clean, listed.whole, test_ids
-        )
-    packaged = _packaged_labels(dataset.name)
-    if packaged is not None:
-        return Labels(dataset, packaged)
-    if archive := _archive(dataset, data_dir):
-        return Labels(
-            dataset, as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive))
-        )
-    return Labels(dataset, _published(dataset, data_dir, offline=offline, tell=tell).train_labels)
+        folder = f"{dataset.test.name}/" if dataset.test else ""
+        test_ids = [folder + name for name in listed.test.names] if folder else listed.test.names
+        ids = tuple(listed.train.names)
+        return Labels(dataset, listed.train_labels, ids, listed.clean, listed.fair, test_ids)
+    labels = _packaged_labels(dataset.name)
+    if labels is None and (archive := _archive(dataset, data_dir)):
+        labels = as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive))
+    if labels is None:
+        labels = _published(dataset, data_dir, offline=offline, tell=tell).train_labels
+    return Labels(dataset, labels)
 
 
 def read_images(
@@ -205,43 +173,94 @@ def read_images(
     is read yet. Raises DataError.
 
     fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
-    is told how far a download is.
+    called with the progress of a download.
     """
     if dataset.reader:
-        return _streamed(dataset, _listed(dataset, data_dir), workers, fitting or dataset.fitting)
+        listed, fitting = _listed(dataset, data_dir), fitting or dataset.fitting
+        if fitting.height != fitting.width:
+            raise DataError(
+                f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
+                "name it without its reader, in memory"
+            )
+        train, test = (
+            LazyImages(
+                index,
+                np.arange(len(index)),
+                index.fingerprint(labels),
+                fitting.height,
+                fitting.centre,
+                workers,
+                fitting.fit,
+            )
+            for index, labels in (
+                (listed.train.sized(), listed.train_labels),
+                (listed.test.sized(), listed.test_labels),
+            )
+        )
+        ids = tuple(listed.train.names)
+        return Images(dataset, train, listed.train_labels, test, listed.test_labels, ids)
     if dataset.path and dataset.listed:
         return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
-    images = _read_arrays(dataset, data_dir, offline=offline, tell=tell)
+    if dataset.merged:
+        parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
+        images = read_images(parent, data_dir, offline=offline, tell=tell)
+        train_labels, test_labels = number[images.train_labels], number[images.test_labels]
+        images = replace(
+            images, dataset=dataset, train_labels=train_labels, test_labels=test_labels
+        )
+    elif archive := _archive(dataset, data_dir):
+        images = _check_set(dataset, read_arrays(archive, _NAMES), archive)
+    else:
+        images = _published(dataset, data_dir, offline=offline, tell=tell)
     return images if fitting is None else fit_set(images, fitting)
 
 
-def _read_arrays(
-    dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
+def _check_set(
+    dataset: Dataset,
+    arrays: dict[str, np.ndarray],
+    where: Path,
+    ids: tuple[str, ...] = (),
+    changed: tuple[str, ...] = (),
 ) -> Images:
-    if dataset.merged:
-        parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
-        images = _read_arrays(parent, data_dir, offline=offline, tell=tell)
-        return replace(
-            images,
-            dataset=dataset,
-            train_labels=number[images.train_labels],
-            test_labels=number[images.test_labels],
-        )
-    if archive := _archive(dataset, data_dir):
-        return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
-    return _published(dataset, data_dir, offline=offline, tell=tell)
-
-
-def _check_set(dataset: Dataset, arrays: dict[str, np.ndarray], where: str) -> Images:
-    """Arrays as a set in memory. Raises DataError where they are not of this set."""
+    """Arrays as a set in memory. Raises DataError where images and labels do not fit each other,
+    or are not those of the catalogue's set.
+    """
     images = Images(
         dataset,
-        as_images(arrays["train_images"], where),
-        as_labels(arrays["train_labels"], where),
-        as_images(arrays["test_images"], where),
-        as_labels(arrays["test_labels"], where),
+        as_images(arrays["train_images"], str(where)),
+        as_labels(arrays["train_labels"], str(where)),
+        as_images(arrays["test_images"], str(where)),
+        as_labels(arrays["test_labels"], str(where)),
+        ids,
+        changed,
     )
-    _check(images, where)
+    shape = images.train_images.shape[1:]
+    for array, labels, part in (
+        (images.train_images, images.train_labels, "train"),
+        (images.test_images, images.test_labels, "test"),
+    ):
+        if len(array) != len(labels):
+            raise DataError(f"{where}: {len(array)} {part} images but {len(labels)} {part} labels")
+        if labels.max() >= dataset.num_classes:
+            raise DataError(
+                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
+                f"classes 0 to {dataset.num_classes - 1}"
+            )
+    if shape != images.test_images.shape[1:]:
+        raise DataError(
+            f"{where}: train images are {shape}, test images {images.test_images.shape[1:]}"
+        )
+    known = _packaged_labels(dataset.name)
+    if known is not None and not np.array_equal(known, images.train_labels):
+        raise DataError(
+            f"{where} is not {dataset.name}: its training labels differ from the "
+            "published ones in number, order or value"
+        )
+    if dataset.path is None and (shape, len(images.test_labels)) != (dataset.shape, dataset.n_test):
+        raise DataError(
+            f"{where} is not {dataset.name}: expected images {dataset.shape} and "
+            f"{dataset.n_test} test examples"
+        )
     return images
 
 
@@ -265,24 +284,20 @@ def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Im
     """A set in memory with all its images at another size, grey as colour or back. Raises DataError
     where they do not fit into memory.
     """
-    assert isinstance(images.train_images, np.ndarray) and isinstance(
-        images.test_images, np.ndarray
-    )
-    before = images.train_images.shape[1:]
-    channels = channels or before[2]
-    parts = images.train_images, images.test_images
-    check_memory(images.dataset.name, sum(map(len, parts)), fitting.height, fitting.width, channels)
-    train_images, test_images = (fit_images(part, fitting, channels) for part in parts)
-    sentence = said_of_fitting(before, fitting, channels)
+    train, test = images.train_images, images.test_images
+    assert isinstance(train, np.ndarray) and isinstance(test, np.ndarray)
+    channels, n = channels or train.shape[3], len(train) + len(test)
+    check_memory(images.dataset.name, n, fitting.height, fitting.width, channels)
+    sentence = describe_fitting(train.shape[1:], fitting, channels)
     return replace(
         images,
-        train_images=train_images,
-        test_images=test_images,
+        train_images=fit_images(train, fitting, channels),
+        test_images=fit_images(test, fitting, channels),
         changed=(*images.changed, *([sentence] if sentence else [])),
     )
 
 
-def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
+def describe_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
     """What is done with images of a shape (height, width, channels) for it, in words; empty for
     nothing.
     """
@@ -299,17 +314,14 @@ def said_of_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> 
 def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; a folder's images are
-    read at first use.
+    """Which training examples (n,) -> their images (n, H, W, C), uint8; those in files are read at
+    first use.
     """
-    if dataset.reader:
-        streamed = read_images(dataset, data_dir, offline=offline).train_images
-        return lambda which: np.asarray(streamed[np.asarray(which, np.int64)])
-    if not (dataset.path and dataset.listed):
-        images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
-        return lambda which: images[which]
-    root, files = dataset.path, dataset.listed.train.names
-    return lambda which: read_pictures(root, [files[i] for i in which], dataset.fitting)[0]
+    if dataset.reader or dataset.listed:
+        index = _listed(dataset, data_dir).train
+        return lambda which: read_fitted(index, which.tolist(), dataset.fitting)[0]
+    images = np.asarray(read_images(dataset, data_dir, offline=offline, tell=tell).train_images)
+    return lambda which: images[which]
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
@@ -333,36 +345,6 @@ def _listed(dataset: Dataset, data_dir: Path) -> Listed:
     return dataset.listed
 
 
-def _streamed(dataset: Dataset, listed: Listed, workers: int | None, fitting: Fitting) -> Images:
-    if fitting.height != fitting.width:
-        raise DataError(
-            f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
-            "name it without its reader, in memory"
-        )
-
-    def lazy_images(part: str) -> LazyImages:
-        listing, labels = getattr(listed, part).sized(), getattr(listed, f"{part}_labels")
-        where = np.arange(len(listing))
-        return LazyImages(
-            listing,
-            where,
-            listing.fingerprint(labels),
-            fitting.height,
-            fitting.centre,
-            workers,
-            fitting.fit,
-        )
-
-    return Images(
-        dataset,
-        lazy_images("train"),
-        listed.train_labels,
-        lazy_images("test"),
-        listed.test_labels,
-        listed.ids,
-    )
-
-
 def _archive(dataset: Dataset, data_dir: Path) -> Path | None:
     if dataset.path:
         return dataset.path
@@ -384,102 +366,55 @@ def _packaged_labels(name: str) -> np.ndarray | None:
 
 
 def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting) -> Images:
-    train, test = list(listed.train.names), list(listed.test.names)
-    if not test:
+    if not len(listed.test):
         raise DataError(
             f"{path} has no test images: put them into {path / 'test'}/class/ beside "
             f"{path / 'train'}/class/, or name --test"
         )
-    check_memory(path, len(train) + len(test), fitting.height, fitting.width)
-    train_images, train_changes = read_pictures(path, train, fitting)
-    test_images, test_changes = read_pictures(Path(listed.test.root), test, fitting)
+    check_memory(path, len(listed.train) + len(listed.test), fitting.height, fitting.width)
+    train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting)
+    test, test_changes = read_fitted(listed.test, range(len(listed.test)), fitting)
+    arrays = dict(zip(_NAMES, (train, listed.train_labels, test, listed.test_labels), strict=True))
     changed = (
-        *sentences("training", train, train_changes, fitting),
-        *sentences("test", test, test_changes, fitting),
+        *sentences("training", listed.train.names, train_changes, fitting),
+        *sentences("test", listed.test.names, test_changes, fitting),
     )
-    images = Images(
-        dataset,
-        train_images,
-        listed.train_labels,
-        test_images,
-        listed.test_labels,
-        listed.ids,
-        changed,
-    )
-    _check(images, str(path))
-    return images
+    return _check_set(dataset, arrays, path, tuple(listed.train.names), changed)
 
 
 def _published(
     dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
 ) -> Images:
     """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
-    if original := find_raw(dataset.name, data_dir):
-        return _check_set(dataset, read_raw(dataset.name, original), str(original))
+    name = dataset.name
+    if original := find_raw(name, data_dir):
+        return _check_set(dataset, read_raw(name, original), original)
     if offline:
         raise _missing(dataset, data_dir, "without --offline it would be downloaded")
-    folder = data_dir / DOWNLOADS / dataset.name
+    folder = data_dir / DOWNLOADS / name
     with download_lock(folder, tell):
-        if archive := _archive(dataset, data_dir):  # of who had the turn before
-            return _check_set(dataset, read_arrays(archive, _NAMES), str(archive))
-        return _download(dataset, data_dir, folder, tell)
-
-
-def _download(dataset: Dataset, data_dir: Path, folder: Path, tell: ProgressCallback) -> Images:
-    try:
-        fetched = [fetch(file, folder, tell) for file in FILES[dataset.name]]
-    except NoHost as error:
-        raise _missing(dataset, data_dir, str(error)) from None
-    place = folder if len(fetched) > 1 else fetched[0]
-    arrays = read_raw(dataset.name, place)
-    images = _check_set(dataset, arrays, str(place))
-    # here, so that half of one is swept away by who has the turn after a kill
-    npz_file = folder / f"{dataset.name}.npz"
-    atomic_write(npz_file, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
-    npz_file.replace(data_dir / npz_file.name)
-    for path in fetched:
-        path.unlink()
-    return images
+        if archive := _archive(dataset, data_dir):  # of the process that had the lock before
+            return _check_set(dataset, read_arrays(archive, _NAMES), archive)
+        try:
+            fetched = [fetch(file, folder, tell) for file in FILES[name]]
+        except NoHost as error:
+            raise _missing(dataset, data_dir, str(error)) from None
+        path = folder if len(fetched) > 1 else fetched[0]
+        arrays = read_raw(name, path)
+        images = _check_set(dataset, arrays, path)
+        # here, so that half of one is removed by the next process after a kill
+        npz_file = folder / f"{name}.npz"
+        atomic_write(npz_file, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        npz_file.replace(data_dir / npz_file.name)
+        for path in fetched:
+            path.unlink()
+        return images
 
 
 def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
+    name = dataset.name
+    original = f"{FOLDERS[name]}/" if name in FOLDERS else FILES[name][0].name
     return DataError(
-        f"{dataset.name} is not in {data_dir}, and {why}: put {dataset.name}.npz there "
-        f"({', '.join(_NAMES)}), or "
-        f"{raw_path(dataset.name)} as it was published, or name another --data-dir"
+        f"{name} is not in {data_dir}, and {why}: put {name}.npz there ({', '.join(_NAMES)}), or "
+        f"{original} as it was published, or name another --data-dir"
     )
-
-
-def _check(images: Images, where: str) -> None:
-    dataset = images.dataset
-    pairs = (
-        (images.train_images, images.train_labels, "train"),
-        (images.test_images, images.test_labels, "test"),
-    )
-    for array, labels, part in pairs:
-        if len(array) != len(labels):
-            raise DataError(f"{where}: {len(array)} {part} images but {len(labels)} {part} labels")
-        if labels.max() >= dataset.num_classes:
-            raise DataError(
-                f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
-                f"classes 0 to {dataset.num_classes - 1}"
-            )
-    if images.train_images.shape[1:] != images.test_images.shape[1:]:
-        raise DataError(
-            f"{where}: train images are {images.train_images.shape[1:]}, test images "
-            f"{images.test_images.shape[1:]}"
-        )
-    known = _packaged_labels(dataset.name)
-    if known is not None and not np.array_equal(known, images.train_labels):
-        raise DataError(
-            f"{where} is not {dataset.name}: its training labels differ from the "
-            "published ones in number, order or value"
-        )
-    if dataset.path is None and (images.train_images.shape[1:], len(images.test_labels)) != (
-        dataset.shape,
-        dataset.n_test,
-    ):
-        raise DataError(
-            f"{where} is not {dataset.name}: expected images {dataset.shape} and "
-            f"{dataset.n_test} test examples"
-        )

@@ -31,46 +31,42 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
     """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the
     file is missing, damaged or has no such array.
     """
-    with _opened(path) as file:
-        if names is None:
-            return npz_arrays(file)
-        called = _called(file, tuple(names), path)
-        found = npz_arrays(file, called.values())
-        return {name: found[own] for name, own in called.items()}
+    with _opened(path, names) as (file, keys):
+        arrays = npz_arrays(file, keys.values())
+    return {name: arrays[key] for name, key in keys.items()}
 
 
-def unused_arrays(path: Path, names: tuple[str, ...]) -> list[str]:
-    """The names of the arrays beside these, by either layout. Raises DataError."""
-    with _opened(path) as file:
-        used = _called(file, names, path).values()
-        return [name for name in npz_names(file) if name not in used]
-
-
-def _called(file: IO[bytes], names: tuple[str, ...], path: Path) -> dict[str, str]:
-    """What a file calls these arrays. Raises DataError where it lacks one."""
-    names_there = npz_names(file)
-    layouts = {name: name for name in names}, {name: KERAS.get(name, name) for name in names}
-    # MedMNIST's where neither is nearer
-    called = max(layouts, key=lambda layout: len(set(layout.values()) & set(names_there)))
-    if set(called.values()) <= set(names_there):
-        return called
-    missing = ", ".join(own for own in called.values() if own not in names_there)
-    layout = (
-        f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
-        if set(names) <= set(KERAS)
-        else ""
-    )
-    raise DataError(
-        f"{path} lacks {missing}; it has {', '.join(names_there[:_SHOWN]) or 'no array'}{layout}"
-    )
+def unused_arrays(path: Path, names: Iterable[str]) -> list[str]:
+    """The names of the arrays that are not among these, by either layout. Raises DataError."""
+    with _opened(path, names) as (file, keys):
+        return [name for name in npz_names(file) if name not in keys.values()]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[IO[bytes]]:
-    """A file, while it is read as .npz. Raises DataError for what is none."""
+def _opened(path: Path, names: Iterable[str] | None) -> Iterator[tuple[IO[bytes], dict[str, str]]]:
+    """A .npz file, while it is read, and under which key it has each of the named arrays, or all of
+    its own. Raises DataError for another file, and where it lacks one of them.
+    """
     try:
         with open_regular(path) as file:
-            yield file
+            stored = npz_names(file)
+            names = tuple(stored if names is None else names)
+            layouts = (
+                {name: name for name in names},
+                {name: KERAS.get(name, name) for name in names},
+            )
+            matches = [len(set(layout.values()) & set(stored)) for layout in layouts]
+            keys = layouts[matches.index(max(matches))]  # MedMNIST's where neither is nearer
+            if missing := [key for key in keys.values() if key not in stored]:
+                layout = (
+                    f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
+                )
+                raise DataError(
+                    f"{path} lacks {', '.join(missing)}; it has "
+                    f"{', '.join(stored[:_SHOWN]) or 'no array'}"
+                    f"{layout if set(names) <= set(KERAS) else ''}"
+                )
+            yield file, keys
     except (OSError, ValueError) as error:
         raise DataError(
             f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again"
@@ -82,11 +78,8 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
-    is_whole = (
-        values.ndim == 1
-        and values.size > 0
-        and (np.issubdtype(values.dtype, np.integer) or _all_whole(values))
-    )
+    is_whole = values.ndim == 1 and values.size > 0 and values.dtype.kind in "iuf"
+    is_whole = is_whole and bool((values == np.floor(values)).all())
     if not is_whole or values.min() < 0:
         raise DataError(
             f"{where}: labels must be one class number >= 0 an example, got shape "
@@ -123,14 +116,10 @@ def _first(numbers: np.ndarray) -> str:
     return ", ".join(map(str, numbers[:3])) + (", ..." if len(numbers) > 3 else "")
 
 
-def _all_whole(values: np.ndarray) -> bool:
-    return np.issubdtype(values.dtype, np.floating) and bool((values == np.floor(values)).all())
-
-
 def read_shape(path: Path, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of one array, from its first bytes. Raises DataError."""
-    with _opened(path) as file:
-        return npz_header(file, _called(file, (name,), path)[name])
+    with _opened(path, (name,)) as (file, keys):
+        return npz_header(file, keys[name])
 
 
 def image_shape(header: tuple[tuple[int, ...], np.dtype[Any]], where: str) -> tuple[int, int, int]:

@@ -10,6 +10,7 @@ Kaggle's copy of it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 
 from ..errors import DataError
 from .image_folder import Rows, Skipped, as_listing, images_below, images_by_class, numbered
-from .index import Listed
+from .images import Listed
 from .registry import ANIMAL10N, CLOTHING1M, FOOD101, IMAGENET, WNIDS
 
 
@@ -26,14 +27,8 @@ def imagenet(root: Path) -> Listed:
     LOC_val_solution.csv has its labels.
     """
     passed = Skipped()
-    below = next(
-        (
-            part
-            for part in ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
-            if (root / part / "train").is_dir()
-        ),
-        None,
-    )
+    folders = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
+    below = next((part for part in folders if (root / part / "train").is_dir()), None)
     if below is None:
         raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
     solution = root / "LOC_val_solution.csv"
@@ -45,9 +40,8 @@ def imagenet(root: Path) -> Listed:
         ]
     else:
         test = by_folder(root, f"{below}val", WNIDS, passed)
-    return _listed(
-        root, by_folder(root, f"{below}train", WNIDS, passed), test, IMAGENET, passed=passed
-    )
+    train = by_folder(root, f"{below}train", WNIDS, passed)
+    return _listed(root, train, test, IMAGENET, passed=passed)
 
 
 def clothing1m(root: Path) -> Listed:
@@ -56,46 +50,46 @@ def clothing1m(root: Path) -> Listed:
     """
     lists = root / "annotations" if (root / "annotations").is_dir() else root
     noisy, clean = (dict(_pairs(lists / f"{kind}_label_kv.txt")) for kind in ("noisy", "clean"))
-    parts = [_lines(lists / f"{name}_key_list.txt") for name in ("noisy_train", "clean_test")]
-    train, test = (
-        [(key, _of(labels, key, lists)) for key in keys if key]
-        for keys, labels in zip(parts, (noisy, clean), strict=True)
-    )
+    sides: list[Rows] = []
+    for name, labels in (("noisy_train", noisy), ("clean_test", clean)):
+        keys = list(filter(None, _lines(lists / f"{name}_key_list.txt")))
+        if missing := [key for key in keys if key not in labels]:
+            raise DataError(f"{lists}: {missing[0]} is in a key list, and has no label")
+        sides.append([(key, labels[key]) for key in keys])
+    train, test = sides
     verified = np.array([clean.get(key, -1) for key, _ in train], np.int64)
     return _listed(root, train, test, CLOTHING1M, verified)
 
 
 def webvision(root: Path) -> Listed:
     """Google's images of the first 50 classes; the test is the validation set's part of these."""
-    few = len(IMAGENET[:50])
-    train = [
-        (name, label)
-        for name, label in _pairs(root / "info" / "train_filelist_google.txt")
-        if label < few
+    folders = [
+        name
+        for name in ("val_images_256", "val_images_resized", "val_images")
+        if (root / name).is_dir()
     ]
-    folder = next(
-        (
-            name
-            for name in ("val_images_256", "val_images_resized", "val_images")
-            if (root / name).is_dir()
-        ),
-        "val_images_256",
+    folder = folders[0] if folders else "val_images_256"
+    train, test = (
+        [(name, label) for name, label in _pairs(root / "info" / file) if label < 50]
+        for file in ("train_filelist_google.txt", "val_filelist.txt")
     )
-    test = [
-        (f"{folder}/{name}", label)
-        for name, label in _pairs(root / "info" / "val_filelist.txt")
-        if label < few
-    ]
-    return _listed(root, train, test, IMAGENET[:few])
+    test = [(f"{folder}/{name}", label) for name, label in test]
+    return _listed(root, train, test, IMAGENET[:50])
 
 
 def animal10n(root: Path) -> Listed:
     """training/ and testing/, flat; a name begins with the class number."""
     passed = Skipped()
-    train, test = (
-        [(name, _digit(root, name)) for name in images_below(root, part, passed)]
-        for part in ("training", "testing")
-    )
+    sides: list[Rows] = []
+    for part in ("training", "testing"):
+        names = images_below(root, part, passed)
+        digits = [name.rpartition("/")[2][0] for name in names]
+        for name, digit in zip(names, digits, strict=True):
+            if not digit.isdigit():
+                where = root / name
+                raise DataError(f"{where}: its name does not begin with its class, a digit")
+        sides.append(list(zip(names, map(int, digits), strict=True)))
+    train, test = sides
     return _listed(root, train, test, ANIMAL10N, passed=passed)
 
 
@@ -112,7 +106,7 @@ def food101n(root: Path) -> Listed:
     right = {
         key
         for part in ("train", "val")
-        for key, label in _marks(root / "meta" / f"verified_{part}.tsv")
+        for key, label in _pairs(root / "meta" / f"verified_{part}.tsv", "\t")
         if label == 1
     }
     train = [
@@ -123,12 +117,12 @@ def food101n(root: Path) -> Listed:
         [label if key in right else -1 for key, (_, label) in zip(keys, train, strict=True)],
         np.int64,
     )
-    places = [
-        place / name
-        for place in (root, root.parent, root.parent.parent)
+    folders = [
+        folder / name
+        for folder in (root, root.parent, root.parent.parent)
         for name in ("food-101", "food101")
     ]
-    other = next((place for place in places if (place / "meta" / "test.txt").exists()), None)
+    other = next((folder for folder in folders if (folder / "meta" / "test.txt").exists()), None)
     if other is None:
         raise DataError(
             f"{root} has no test set: put Food-101 (images/, meta/test.txt) into "
@@ -139,7 +133,7 @@ def food101n(root: Path) -> Listed:
         for key in _lines(other / "meta" / "test.txt")
         if key
     ]
-    return _listed(root, train, test, FOOD101, clean, whole=False, test_root=other)
+    return _listed(root, train, test, FOOD101, clean, fair=False, test_root=other)
 
 
 def tinyimagenet(root: Path) -> Listed:
@@ -156,7 +150,13 @@ def tinyimagenet(root: Path) -> Listed:
         test = [(f"val/images/{row[0]}", _number(wnids, row[1], annotations)) for row in rows]
     else:
         test = by_folder(root, "val", wnids, passed)
-    return _listed(root, train, test, tuple(_words(root / "words.txt", wnids)), passed=passed)
+    names = wnids
+    if (root / "words.txt").exists():  # WordNet's first word for each, where no word occurs twice
+        words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
+        first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
+        count = Counter(first)
+        names = [wnid if count[name] > 1 else name for name, wnid in zip(first, wnids, strict=True)]
+    return _listed(root, train, test, tuple(names), passed=passed)
 
 
 LAYOUTS: dict[str, Callable[[Path], Listed]] = {
@@ -189,7 +189,7 @@ def _listed(
     classes: tuple[str, ...],
     clean: np.ndarray | None = None,
     *,
-    whole: bool = True,
+    fair: bool = True,
     test_root: Path | None = None,
     passed: Skipped | None = None,
 ) -> Listed:
@@ -202,7 +202,7 @@ def _listed(
         ):
             raise DataError(f"{root} lists {strange!r}, which lies outside it")
     sides = as_listing(root, train), as_listing(test_root or root, test)
-    return Listed(*sides[0], *sides[1], classes, clean, whole, passed.lines() if passed else ())
+    return Listed(*sides[0], *sides[1], classes, clean, fair, passed.lines() if passed else ())
 
 
 def _lines(path: Path) -> list[str]:
@@ -215,49 +215,19 @@ def _lines(path: Path) -> list[str]:
         ) from None
 
 
-def _pairs(path: Path) -> Rows:
-    """Lines `path number`. Raises DataError for another line."""
-    return [_pair(line, path, None) for line in _lines(path) if line]
-
-
-def _marks(path: Path) -> Rows:
-    """Lines `class/key<tab>number` behind a head."""
-    return [_pair(line, path, "\t") for line in _lines(path)[1:] if line]
-
-
-def _pair(line: str, path: Path, mark: str | None) -> tuple[str, int]:
-    name, _, number = line.rpartition(mark or " ")
-    if not name or not number.strip().isdigit():
-        raise DataError(f"{path}: expected a path and a number, got {line!r}")
-    return name.strip(), int(number)
-
-
-def _of(labels: dict[str, int], key: str, lists: Path) -> int:
-    if key not in labels:
-        raise DataError(f"{lists}: {key} is in a key list, and has no label")
-    return labels[key]
-
-
-def _digit(root: Path, name: str) -> int:
-    first = name.rpartition("/")[2][0]
-    if not first.isdigit():
-        raise DataError(f"{root / name}: its name does not begin with its class, a digit")
-    return int(first)
+def _pairs(path: Path, mark: str = " ") -> Rows:
+    """Lines `path number`; with a tab as mark behind a head. Raises DataError for another line."""
+    rows = []
+    for line in filter(None, _lines(path)[mark == "\t" :]):
+        name, _, number = line.rpartition(mark)
+        if not name or not number.strip().isdigit():
+            raise DataError(f"{path}: expected a path and a number, got {line!r}")
+        rows.append((name.strip(), int(number)))
+    return rows
 
 
 def _number(classes: Sequence[str], name: str, path: Path) -> int:
     try:
-        return list(classes).index(name) if not isinstance(classes, tuple) else classes.index(name)
+        return classes.index(name)
     except ValueError:
         raise DataError(f"{path}: {name!r} is no class of this set") from None
-
-
-def _words(path: Path, wnids: list[str]) -> list[str]:
-    """WordNet's first word for each, where the list of words is there and no word occurs twice."""
-    if not path.exists():
-        return wnids
-    words = dict(line.split("\t", 1) for line in _lines(path) if "\t" in line)
-    names = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
-    return [
-        wnid if names.count(name) > 1 else name for name, wnid in zip(names, wnids, strict=True)
-    ]

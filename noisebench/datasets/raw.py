@@ -1,11 +1,13 @@
-"""Data sets as they were published, and as torchvision leaves them: CIFAR's pickled batches, which
-are unpickled only after their checksum matched, and MNIST's idx files.
+"""Data sets as they were published, and as torchvision leaves them: MNIST's idx files, and CIFAR's
+pickled batches and CIFAR-N's human labels (CC BY-NC 4.0, never shipped), which are unpickled only
+after their checksum matched.
 """
 
 from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import pickle
 import tarfile
 import zlib
@@ -18,9 +20,20 @@ import numpy as np
 
 from ..core.files.atomic import read_checked
 from ..errors import DataError
-from .download import FILES
+from .download import (
+    DOWNLOADS,
+    FILES,
+    HUMAN_HOSTS,
+    NoHost,
+    ProgressCallback,
+    download_lock,
+    fetch,
+    human_file,
+    silent,
+)
+from .npz import as_labels
 
-_RAW = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
+FOLDERS = {"mnist": "MNIST/raw", "fashionmnist": "FashionMNIST/raw"}
 _IDX = {
     "train_images": ("train-images-idx3-ubyte", (60_000, 28, 28)),
     "train_labels": ("train-labels-idx1-ubyte", (60_000,)),
@@ -72,13 +85,8 @@ def find_raw(name: str, data_dir: Path) -> Path | None:
         if all((folder / batch).exists() for batch in BATCHES[name].train | BATCHES[name].test):
             return folder
         return archive if _length(archive) == FILES[name][0].size else None
-    raw = data_dir / _RAW[name] if name in _RAW else None
+    raw = data_dir / FOLDERS[name] if name in FOLDERS else None
     return raw if raw and all(_idx_file(name, raw, part) for part in _IDX) else None
-
-
-def raw_path(name: str) -> str:
-    """Where in the data directory the published files may be put."""
-    return f"{_RAW[name]}/" if name in _RAW else FILES[name][0].name
 
 
 def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
@@ -90,7 +98,13 @@ def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
     if name not in BATCHES:
         return {part: _read_idx(name, path, part) for part in _IDX}
     batches = BATCHES[name]
-    contents = _from_folder(path, batches) if path.is_dir() else _from_archive(name, path, batches)
+    if path.is_dir():
+        contents = {
+            batch: pickle.loads(_checked(path / batch, md5), encoding="latin1")  # noqa: S301
+            for batch, md5 in (batches.train | batches.test).items()
+        }
+    else:
+        contents = _from_archive(name, path, batches)
     arrays = {}
     for part, names in (("train", batches.train), ("test", batches.test)):
         pixels = np.concatenate([contents[batch]["data"] for batch in names])
@@ -99,16 +113,6 @@ def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
         arrays[f"{part}_images"] = np.ascontiguousarray(images)
         arrays[f"{part}_labels"] = np.concatenate(labels)
     return arrays
-
-
-def _from_folder(folder: Path, batches: Batches) -> dict[str, Any]:
-    contents = {}
-    for batch, md5 in (batches.train | batches.test).items():
-        raw = read_checked(folder / batch)
-        if (actual := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
-            raise _other(folder / batch, f"its md5 is {actual}, not {md5}")
-        contents[batch] = pickle.loads(raw, encoding="latin1")  # noqa: S301 the published bytes
-    return contents
 
 
 def _from_archive(name: str, archive: Path, batches: Batches) -> dict[str, Any]:
@@ -134,9 +138,9 @@ def _read_idx(name: str, folder: Path, part: str) -> np.ndarray:
         raise DataError(f"{folder} has no complete {stem}, nor its .gz")
     raw = read_checked(path)
     if path.suffix == ".gz":
-        checksum = next(file.checksum for file in FILES[name] if file.name == path.name)
-        if hashlib.sha256(raw).hexdigest() != checksum.removeprefix("sha256:"):
-            raise _other(path, f"its checksum is not {checksum}")
+        file = next(file for file in FILES[name] if file.name == path.name)
+        if not file.is_at(path):
+            raise _other(path, f"its checksum is not {file.checksum}")
         raw = gzip.decompress(raw)
     header = _header(shape)
     if not raw.startswith(header) or len(raw) != len(header) + prod(shape):
@@ -162,5 +166,132 @@ def _length(path: Path) -> int:
     return path.stat().st_size if path.exists() else -1
 
 
+def _checked(path: Path, md5: str) -> bytes:
+    """The published bytes of a file, which may be unpickled. Raises DataError."""
+    raw = read_checked(path)
+    if (actual := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
+        raise _other(path, f"its md5 is {actual}, not {md5}")
+    return raw
+
+
 def _other(path: Path, why: str) -> DataError:
     return DataError(f"{path} is not the published file: {why}; delete it to have it fetched again")
+
+
+# CIFAR-10N and CIFAR-100N
+
+
+@dataclass(frozen=True)
+class HumanFile:
+    """One published file and its md5; and where published the same labels in TensorFlow's order,
+    with the order, each a file and its md5.
+    """
+
+    name: str
+    md5: str
+    ordered: tuple[str, str] | None = None
+    order: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True)
+class HumanColumn:
+    """One set of labels: of which images, in which file, under which names (the .npy's second)."""
+
+    dataset: str
+    file: HumanFile
+    names: tuple[str, ...]
+    clean: str = "clean_label"
+
+
+_TEN = HumanFile("CIFAR-10_human.pt", "96644db5574813cae939af5f7f2a0aec")
+_HUNDRED = HumanFile(
+    "CIFAR-100_human.pt",
+    "a67b45c1d7992051865b5c755bd68bb1",
+    ("CIFAR-100_human_ordered.npy", "db19a14c196dd715b66b0578f8ed7f9f"),
+    ("image_order_c100.npy", "713651330c6a78c4aa31ca07c9fade18"),
+)
+
+HUMAN = {
+    "aggre_label": HumanColumn("cifar10", _TEN, ("aggre_label",)),
+    "random_label1": HumanColumn("cifar10", _TEN, ("random_label1",)),
+    "random_label2": HumanColumn("cifar10", _TEN, ("random_label2",)),
+    "random_label3": HumanColumn("cifar10", _TEN, ("random_label3",)),
+    "worse_label": HumanColumn("cifar10", _TEN, ("worse_label",)),
+    "noisy_label": HumanColumn("cifar100", _HUNDRED, ("noisy_label", "noise_label")),
+    "noisy_coarse_label": HumanColumn(
+        "cifar20", _HUNDRED, ("noisy_coarse_label",), "clean_coarse_label"
+    ),
+}
+
+
+def check_column(name: str, dataset: str) -> None:
+    """Raises DataError for an unknown column, or one of another data set."""
+    if name not in HUMAN:
+        raise DataError(
+            f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}"
+        )
+    if HUMAN[name].dataset != dataset:
+        columns = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
+        hint = f"; {dataset} has {columns}" if columns else ""
+        raise DataError(
+            f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}"
+        )
+
+
+def read_human(
+    name: str,
+    dataset: str,
+    clean: np.ndarray,
+    data_dir: Path,
+    *,
+    offline: bool = False,
+    tell: ProgressCallback = silent,
+) -> np.ndarray:
+    """A column's labels (N,), once the file's own true labels were found to equal `clean`. Raises
+    DataError.
+    """
+    check_column(name, dataset)
+    column, file = HUMAN[name], HUMAN[name].file
+    path = data_dir / file.name
+    if file.ordered and not path.exists() and (data_dir / file.ordered[0]).exists():
+        path = data_dir / file.ordered[0]
+        raw = _checked(path, file.ordered[1])
+        order = _checked(data_dir / file.order[0], file.order[1])
+        content = np.load(io.BytesIO(raw), allow_pickle=True).item()  # the published bytes
+        indices = np.argsort(np.load(io.BytesIO(order), allow_pickle=False))
+        content = {key: np.asarray(labels)[indices] for key, labels in content.items()}
+    else:
+        hint = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
+        if offline and not path.exists():
+            raise DataError(
+                f"{path} is not there: {hint}; without --offline it would be downloaded"
+            )
+        folder = data_dir / DOWNLOADS / "human"
+        if not path.exists():
+            with download_lock(folder, tell):
+                try:
+                    if not path.exists():  # else another process has downloaded it meanwhile
+                        fetch(human_file(file.name, file.md5), folder, tell).replace(path)
+                except NoHost as error:
+                    raise DataError(f"{path} is not there, and {error}: {hint}") from None
+        import torch
+
+        content = torch.load(io.BytesIO(_checked(path, file.md5)), weights_only=False)
+    arrays = []
+    for names in ((column.clean,), column.names):
+        key = next((key for key in names if key in content), None)
+        if key is None:
+            columns = ", ".join(map(str, content))
+            raise DataError(f"{path} has no column {names[0]!r}; it has {columns}")
+        arrays.append(as_labels(content[key], f"{path}, {key}"))
+    published, labels = arrays
+    if not np.array_equal(published, clean):
+        raise DataError(
+            f"{path}: its clean labels are not those of {dataset} in number, order "
+            "or value: it is not used"
+        )
+    if len(labels) != len(clean) or labels.max() > clean.max():
+        raise DataError(
+            f"{path}: its {name} are not {len(clean)} labels of {clean.max() + 1} classes"
+        )
+    return labels

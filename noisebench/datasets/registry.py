@@ -7,12 +7,12 @@ by default.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
 from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
-from .images import CENTRE, Fitting, Sizes
-from .index import Listed
+from .images import CENTRE, Fitting, Listed, Sizes
 
 # ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
 # for two classes each, which have their identifiers behind them.
@@ -172,39 +172,8 @@ _FASHION = (
 AREA = 0.08  # least share of a random crop of images, as in the field
 
 
-def _streamed(
-    name: str,
-    summary: str,
-    classes: tuple[str, ...],
-    sizes: tuple[int, int],
-    model: str,
-    *,
-    source: str,
-    recipe: str = "apl",
-    side: int = 224,
-    mislabelled: bool = False,
-) -> Dataset:
-    """A set of images in a folder of its name; sizes: of training and test. Images of 64
-    pixels are looked at whole, and cropped less.
-    """
-    area, centre = (AREA, CENTRE) if side > 64 else (0.5, 1.0)
-    return Dataset(
-        name,
-        summary,
-        classes,
-        (side, side, 3),
-        *sizes,
-        model,
-        recipe,
-        flip=True,
-        source=source,
-        reader="folder",
-        recorded=True,
-        mislabelled=mislabelled,
-        area=area,
-        centre=centre,
-    )
-
+_streamed = partial(Dataset, flip=True, reader="folder", recorded=True, area=AREA, centre=CENTRE)
+_small = partial(_streamed, area=0.5, centre=1.0)  # 64 pixels, all of which are used at inference
 
 DATASETS = {
     entry.name: entry
@@ -295,17 +264,22 @@ DATASETS = {
             "imagenet",
             "1,281,167 photographs of 1,000 things, ILSVRC 2012",
             IMAGENET,
-            (1_281_167, 50_000),
+            (224, 224, 3),
+            1_281_167,
+            50_000,
             "timm:resnet50",
-            recipe="el-imagenet",
+            "el-imagenet",
             source="Russakovsky et al. 2015; test: its validation set",
         ),
         _streamed(
             "clothing1m",
             "1,000,000 pieces of clothing from shops, labels from the text beside them",
             CLOTHING1M,
-            (1_000_000, 10_526),
+            (224, 224, 3),
+            1_000_000,
+            10_526,
             "timm:resnet50",
+            "apl",
             source="Xiao et al. 2015; test: its clean test set",
             mislabelled=True,
         ),
@@ -313,18 +287,23 @@ DATASETS = {
             "webvision",
             "65,944 images that Google found for ImageNet's first 50 classes, mini WebVision",
             IMAGENET[:50],
-            (65_944, 2_500),
+            (224, 224, 3),
+            65_944,
+            2_500,
             "timm:resnet50",
+            "apl",
             source="Li et al. 2017; test: its validation set",
             mislabelled=True,
         ),
-        _streamed(
+        _small(
             "animal10n",
             "50,000 animals of five pairs that look alike, about 8 % mislabelled",
             ANIMAL10N,
-            (50_000, 5_000),
+            (64, 64, 3),
+            50_000,
+            5_000,
             "timm:vgg19_bn",
-            side=64,
+            "apl",
             source="Song et al. 2019",
             mislabelled=True,
         ),
@@ -332,18 +311,23 @@ DATASETS = {
             "food101n",
             "310,009 dishes from the web, about 20 % mislabelled",
             FOOD101,
-            (310_009, 25_250),
+            (224, 224, 3),
+            310_009,
+            25_250,
             "timm:resnet50",
+            "apl",
             source="Lee et al. 2018; test: Food-101's, Bossard et al. 2014",
             mislabelled=True,
         ),
-        _streamed(
+        _small(
             "tinyimagenet",
             "100,000 photographs, 64x64, of 200 of ImageNet's classes",
             tuple(map(str, range(200))),
-            (100_000, 10_000),
+            (64, 64, 3),
+            100_000,
+            10_000,
             "timm:resnet18",
-            side=64,
+            "apl",
             source="Le & Yang 2015; test: its validation set",
         ),
     )

@@ -1,22 +1,41 @@
-"""Sets that are not in the catalogue: any .npz in MedMNIST's layout, any folder of images
-`[train/]class/picture`.
+"""Data sets that are not in the catalogue, by path: a .npz in MedMNIST's layout or a folder of
+images `[train/]class/image`, in memory; or streamed, `folder:DIR`, `tar:FILE|DIR`,
+`wds:PATTERN|DIR`, `hfds:NAME|DIR`.
+
+Training and test part are found by the usual names: train, and test, else validation or val.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
-from .image_folder import list_folder
-from .images import SIDE, Changed, Fitting, Sizes, orientation, read_changed, read_picture
-from .index import Listed, Names, open_regular
+from .hub import list_table
+from .image_folder import (
+    OUTSIDE,
+    TEST_PARTS,
+    TRAIN_PARTS,
+    Skipped,
+    list_folder,
+    without_absent,
+)
+from .images import (
+    CENTRE,
+    SIDE,
+    ImageIndex,
+    Listed,
+    Names,
+    Sizes,
+    opener,
+    orientation,
+    read_picture,
+)
 from .npz import (
     KERAS,
     as_labels,
@@ -27,10 +46,12 @@ from .npz import (
     read_shape,
     unused_arrays,
 )
-from .registry import Dataset
+from .published import LAYOUTS
+from .registry import AREA, Dataset
+from .tars import index_tars
 
-T = TypeVar("T")
-
+READERS = ("folder", "tar", "wds", "hfds")
+_WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_PARTS, *TEST_PARTS))})(?![a-z])", re.IGNORECASE)
 _SHARE = 0.45  # of the free memory, for images that are copied once on their way to the device
 _SMALLEST_SIDE = 8  # pixels
 _QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange width and height
@@ -49,34 +70,39 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
         decisions = listed.decisions
         train_labels, classes = listed.train_labels, listed.classes
         sizes = len(listed.train), len(listed.test)
-        file_sizes = picture_sizes(path, list(listed.train.names))
-        shape = default_shape(file_sizes)
+        file_sizes = image_sizes(listed.train)
+        # images that are all of one size, square or not, keep it
+        height, width = file_sizes.pixels[0, ::-1].tolist()
+        if not file_sizes.equal:
+            height = width = min(max(file_sizes.median, _SMALLEST_SIDE), SIDE)
+        shape = height, width, 3
     elif test is not None:
         raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_labels", "test_labels"))
-        train_labels, test_labels = (
-            as_labels(arrays[f"{part}_labels"], str(path)) for part in ("train", "test")
-        )
+        train_labels, test_labels = (as_labels(array, str(path)) for array in arrays.values())
         sizes = len(train_labels), len(test_labels)
         classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
-        if unused := unused_arrays(path, tuple(KERAS)):
+        if unused := unused_arrays(path, KERAS):
             decisions = (f"passed over: arrays that are not read: {', '.join(unused)}",)
     else:
         raise DataError(
             f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or "
             "a folder of images"
         )
-    stem = re.sub(r"[^\w.-]+", "_", path.resolve().stem)
-    name = f"{stem}-{fingerprint(train_labels)[:6]}"
+    model = "timm:resnet18"
+    if max(shape[:2]) <= 16:
+        model = "mlp"
+    elif max(shape[:2]) <= 64:
+        model = "cnn4" if shape[2] == 1 else "cnn8"
     return Dataset(
-        name,
+        _name_of(path.resolve().stem, train_labels),
         "by path",
         classes,
         shape,
         *sizes,
-        _default_model(shape),
+        model,
         "apl",
         path=path,
         test=test,
@@ -88,34 +114,29 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
     )
 
 
-def _default_model(shape: tuple[int, ...]) -> str:
-    if max(shape[:2]) <= 16:
-        return "mlp"
-    if max(shape[:2]) <= 64:
-        return "cnn4" if shape[2] == 1 else "cnn8"
-    return "timm:resnet18"
+def _name_of(stem: str, labels: np.ndarray) -> str:
+    return re.sub(r"[^\w.-]+", "_", stem) + f"-{fingerprint(labels)[:6]}"
 
 
 def by_path(listed: Listed) -> Listed:
     """The images of both parts in the order of their paths, as sets in memory have them:
     `a-b/0.png` comes before `a/0.png`.
     """
-    orders = [
+    train, test = (
         np.array(sorted(range(len(part)), key=list(part.names).__getitem__), np.int64)
         for part in (listed.train, listed.test)
-    ]
-    train, test = (
-        replace(part, names=Names.of(part.names[at] for at in order.tolist()))
-        for part, order in zip((listed.train, listed.test), orders, strict=True)
     )
-    clean = None if listed.clean is None else listed.clean[orders[0]]
-    labels = listed.train_labels[orders[0]], listed.test_labels[orders[1]]
     return replace(
-        listed, train=train, test=test, train_labels=labels[0], test_labels=labels[1], clean=clean
+        listed,
+        train=listed.train.take(train),
+        train_labels=listed.train_labels[train],
+        test=listed.test.take(test),
+        test_labels=listed.test_labels[test],
+        clean=None if listed.clean is None else listed.clean[train],
     )
 
 
-def picture_sizes(path: Path, files: list[str]) -> Sizes:
+def image_sizes(index: ImageIndex) -> Sizes:
     """Width and height of each image, from its first bytes; without those that cannot be read,
     which `check_files` names all at once.
 
@@ -126,26 +147,16 @@ def picture_sizes(path: Path, files: list[str]) -> Sizes:
         turned = "exif" in picture.info and orientation(picture) in _QUARTER_TURNS
         return picture.size[::-1] if turned else picture.size
 
-    names, pixels, error = [], [], None
-    for file in files:
+    names, pixels, opened = [], [], opener(index)
+    for i, name in enumerate(index.names):
         try:
-            pixels.append(_open(path / file, upright))
-            names.append(file)
-        except DataError as broken:
-            error = broken
-    if error is not None and not names:
-        raise error
+            pixels.append(read_picture(opened, index, i, upright))
+            names.append(name)
+        except DataError as error:
+            unreadable = error
+    if not names:
+        raise unreadable
     return Sizes(names, np.array(pixels))
-
-
-def default_shape(sizes: Sizes) -> tuple[int, int, int]:
-    """Images that are all of one size, square or not, keep it; others become squares of the median
-    shorter side, of at most 224.
-    """
-    if sizes.equal:
-        return int(sizes.pixels[0, 1]), int(sizes.pixels[0, 0]), 3
-    side = min(max(sizes.median, _SMALLEST_SIDE), SIDE)
-    return side, side, 3
 
 
 def check_memory(path: Path | str, n: int, height: int, width: int, channels: int = 3) -> None:
@@ -162,21 +173,217 @@ def check_memory(path: Path | str, n: int, height: int, width: int, channels: in
         )
 
 
-def read_pictures(
-    path: Path, files: list[str], fitting: Fitting
-) -> tuple[np.ndarray, list[Changed]]:
-    """Images (N, height, width, 3), uint8, and what was changed of each (without its pixels).
-    Raises DataError.
+# Streamed sets
+
+
+def split_reader(name: str) -> tuple[str, str]:
+    """`folder:pets` -> ("folder", "pets"); of any other name the reader is empty."""
+    reader, colon, rest = name.partition(":")
+    return (reader, rest) if colon and reader in READERS and rest else ("", name)
+
+
+def describe_stream(
+    reader: str,
+    where: Path,
+    cache: Path,
+    test: Path | None = None,
+    *,
+    labels: str | None = None,
+    offline: bool = False,
+) -> Dataset:
+    """What is known of a streamed set without an image being read. cache: where what tars hold is
+    kept. Raises DataError.
     """
-    images = np.empty((len(files), fitting.height, fitting.width, 3), np.uint8)
-    changed = []
-    for i, file in enumerate(files):
-        decoded = _open(path / file, lambda picture: read_changed(picture, fitting))
-        images[i] = np.asarray(decoded.image)
-        changed.append(replace(decoded, image=None))
-    return images, changed
+    if test is not None and reader != "folder":
+        raise DataError(f"--test is for a folder of images: {reader}:{where} has its own test part")
+    name = f"{reader}:{where}"
+    if reader == "folder":
+        if not where.is_dir():
+            raise DataError(
+                f"{name} is no folder: expected train/class/image and test/ or val/ in it"
+            )
+        listed = list_folder(where, test, labels)
+        if not len(listed.test):
+            raise DataError(
+                f"{name} has no test images: put them into "
+                f"{where / 'test'}/class/ beside train/, or name --test"
+            )
+    elif reader == "tar":
+        listed = _tar(where, cache)
+    elif reader == "wds":
+        listed = _shards(where, cache)
+    else:
+        listed = list_table(str(where), offline=offline)
+    _check(listed, name)
+    listed = without_absent(listed, name)
+    location = where.resolve()
+    stem = location.parent.name if re.search(r"[{*]", location.name) else location.stem
+    return Dataset(
+        # the same labels in memory are another set: of other pixels
+        _name_of(f"{stem}-{reader}", listed.train_labels),
+        "by path",
+        listed.classes,
+        (SIDE, SIDE, 3),
+        len(listed.train),
+        len(listed.test),
+        "timm:resnet18",
+        "apl",
+        flip=True,
+        path=where,
+        test=test,
+        labels=labels,
+        reader=reader,
+        area=AREA,
+        centre=CENTRE,
+        listed=listed,
+        decisions=listed.decisions,
+    )
 
 
-def _open(file: Path, read: Callable[[Any], T]) -> T:
-    """What `read` makes of an image. Raises DataError."""
-    return read_picture(lambda: open_regular(file), read, lambda: file)
+def with_listing(entry: Dataset, *roots: Path) -> Dataset:
+    """A catalogue's streamed set with what lies in the folder of its name, if there is one. Raises
+    DataError.
+    """
+    where = next((root / entry.name for root in roots if (root / entry.name).is_dir()), None)
+    if where is None:
+        return entry
+    listed = LAYOUTS[entry.name](where)
+    _check(listed, str(where))
+    return replace(
+        entry,
+        classes=listed.classes,
+        n_train=len(listed.train),
+        n_test=len(listed.test),
+        listed=listed,
+        decisions=listed.decisions,
+    )
+
+
+def _check(listed: Listed, where: str) -> None:
+    for labels, names, part in (
+        (listed.train_labels, listed.train.names, "training"),
+        (listed.test_labels, listed.test.names, "test"),
+    ):
+        if labels.max() >= len(listed.classes):
+            raise DataError(
+                f"{where}: a {part} label is {labels.max()}, the classes go from 0 to "
+                f"{len(listed.classes) - 1}"
+            )
+        if len(set(names)) < len(names):
+            raise DataError(f"{where}: two {part} images have one name")
+
+
+def _tar(where: Path, cache: Path) -> Listed:
+    """One tar with train/class/image in it, or a folder of tars, whose names are the beginning of
+    their members' paths.
+    """
+    root, tars = (where.parent, [where.name]) if where.is_file() else (where, _tars_in(where))
+    if not tars:
+        raise DataError(f"tar:{where} is no tar, and no folder of tars")
+    index, _, lines = index_tars(root, tars, cache, keyed=False)
+    labels, words = [], []
+    for name in index.names:
+        path = name.split("/")
+        # the first folder of a part's name, but the last one, which is a class
+        at = next((i for i, word in enumerate(path[:-2]) if _WORD.match(word)), None)
+        words.append("" if at is None else _part(path[at]))
+        labels.append("" if at is None else path[at + 1])
+    parts = np.array(words)
+    train, test = _two_parts(
+        parts,
+        f"tar:{where}",
+        "members such as train/class/image.jpg, or tars named train.tar and val.tar",
+    )
+    passed = Skipped()
+    for i in np.flatnonzero(~np.isin(parts, parts[[train[0], test[0]]])).tolist():
+        passed.add(OUTSIDE, index.names[i])
+    classes = sorted({labels[i] for i in train})
+    if strange := sorted({labels[i] for i in test} - set(classes)):
+        raise DataError(
+            f"tar:{where}: its test part has the class {strange[0]!r}, the training part has not"
+        )
+    number = {name: at for at, name in enumerate(classes)}
+    numbers = np.array([number.get(name, -1) for name in labels], np.int64)
+    return Listed(
+        index.take(train),
+        numbers[train],
+        index.take(test),
+        numbers[test],
+        tuple(classes),
+        decisions=(*lines, *passed.lines()),
+    )
+
+
+def _part(word: str) -> str:
+    """The part that a name is of, as one writes it: `Training` is train, `set-val` val; "" for
+    another name.
+    """
+    match = _WORD.search(word)
+    part = match[1].lower() if match else ""
+    return TRAIN_PARTS[0] if part in TRAIN_PARTS else part
+
+
+def _tars_in(where: Path) -> list[str]:
+    return sorted(path.relative_to(where).as_posix() for path in where.rglob("*.tar"))
+
+
+def _shards(where: Path, cache: Path) -> Listed:
+    """A folder of shards, or a pattern such as `DIR/set-{train,val}-{000..099}.tar`, whose names
+    say the part.
+    """
+    root, tars = (where, _tars_in(where)) if where.is_dir() else _expanded(where)
+    parts = np.array([_part(name.rpartition("/")[2]) or _part(name) for name in tars])
+    expected = "shards whose names have train, and test, validation or val in them"
+    sides: list[tuple[ImageIndex, np.ndarray]] = []
+    passed: list[str] = []
+    for places in _two_parts(parts, f"wds:{where}", expected):
+        chosen = [tars[i] for i in places]
+        index, labels, lines = index_tars(root, chosen, cache, keyed=True)
+        keys = list(index.names)
+        if not keys:
+            raise DataError(
+                f"wds:{root}: no images in {chosen[0]}: expected key.jpg, .png or .webp beside "
+                "key.cls"
+            )
+        if len(set(keys)) < len(keys):  # keys that begin anew in each shard
+            assert index.shard is not None
+            shards = [name.rpartition("/")[2].removesuffix(".tar") for name in chosen]
+            unique = (f"{shards[at]}/{key}" for at, key in zip(index.shard, keys, strict=True))
+            index = replace(index, names=Names.of(unique))
+        sides.append((index, labels))
+        passed += lines
+    (train, train_labels), (test, test_labels) = sides
+    classes = tuple(map(str, range(class_count(train_labels, test_labels, f"wds:{where}"))))
+    decisions = tuple(dict.fromkeys(passed))
+    return Listed(train, train_labels, test, test_labels, classes, decisions=decisions)
+
+
+def _expanded(pattern: Path) -> tuple[Path, list[str]]:
+    """The files of a pattern with braces and stars, by the folder above all of these marks. Raises
+    DataError for one that is not there.
+    """
+    try:
+        from braceexpand import braceexpand
+    except ImportError:
+        raise DataError("wds: needs webdataset: pip install 'noisebench[stream]'") from None
+    plain = next(parent for parent in pattern.parents if not re.search(r"[{}*?\[]", str(parent)))
+    tars: list[str] = []
+    for name in braceexpand(str(pattern)):
+        files = plain.glob(str(Path(name).relative_to(plain)))
+        if not (matches := sorted(path.relative_to(plain).as_posix() for path in files)):
+            raise DataError(f"wds:{pattern}: there is no {name}")
+        tars += matches
+    return plain, tars
+
+
+def _two_parts(parts: np.ndarray, where: str, expected: str) -> list[np.ndarray]:
+    """The places of the training part and of the first of the test parts. Raises DataError where
+    one is missing.
+    """
+    test = next((part for part in TEST_PARTS if (parts == part).any()), None)
+    if test is None or not (parts == "train").any():
+        raise DataError(
+            f"{where} has no {'test' if (parts == 'train').any() else 'training'} "
+            f"part: expected {expected}"
+        )
+    return [np.flatnonzero(parts == part) for part in ("train", test)]

@@ -1,13 +1,27 @@
-"""What an executor and a worker exchange, as lines of JSON; and what follows when a worker ends."""
+"""What executors share: their names and options, the jobs and events that they exchange with a
+worker, and what follows when a worker ends. Imports none of their packages.
+
+Jobs and events are lines of JSON. A line goes through a pipe, or batches and their events are files
+on a shared directory, `runs/.jobs/NAME/`. A Slurm submission outlives the command: the same
+command, run again, finds its runs under way, watches them, and submits the rest.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from ..core.files.atomic import write_text
+from ..core.files.untrusted import MAX_BYTES, open_regular, read_json, read_text
+from ..errors import ConfigError, DataError
 from ..experiments.suite import SuiteRun
 from ..runs.folder import RunFolder
 from ..runs.queue import QueuedRun, make_packs
@@ -40,11 +54,6 @@ class WorkerConfig(_Message):
     resume: bool = True
     workers: int | None = None
 
-    @classmethod
-    def read(cls, line: str) -> WorkerConfig:
-        content = json.loads(line)
-        return cls(**{**content, "plugins": tuple(content["plugins"])})
-
 
 @dataclass(frozen=True)
 class Job:
@@ -66,9 +75,9 @@ class Job:
         the key.
         """
         settings = {**item.suite_run.settings, "precision": item.run.precision}
-        suite_run = replace(item.suite_run, settings=settings)
-        folder, force = str(item.folder.path), item.status == "done"
-        return cls(number, suite_run, item.run.key, folder, item.run.facts, force)
+        suite_run, folder = replace(item.suite_run, settings=settings), str(item.folder.path)
+        key, facts = item.run.key, {"key": item.run.key, **item.run.facts}
+        return cls(number, suite_run, key, folder, facts, item.status == "done")
 
     @property
     def title(self) -> str:
@@ -89,10 +98,9 @@ class JobBatch(_Message):
     started_before: bool = False
     machines_lost: int = 0
 
-    def retry(self, jobs: Sequence[Job], machines_lost: int | None = None) -> JobBatch:
+    def retry(self, jobs: Sequence[Job]) -> JobBatch:
         """The jobs that remain, for another worker."""
-        lost = self.machines_lost if machines_lost is None else machines_lost
-        return replace(self, jobs=tuple(jobs), started_before=True, machines_lost=lost)
+        return replace(self, jobs=tuple(jobs), started_before=True)
 
     @classmethod
     def read(cls, line: str) -> JobBatch:
@@ -190,11 +198,9 @@ class Attempt:
 
     def stopped(self) -> Outcome:
         """All is being stopped."""
-        default = Event(-1, "interrupted", {"message": "stopped before it began"})
-        events = [
-            replace(self.ends.get(job.number, default), number=job.number)
-            for job in self.unfinished
-        ]
+        reason = {"message": "stopped before it began"}
+        numbers = [job.number for job in self.unfinished]
+        events = [self.ends.get(number, Event(number, "interrupted", reason)) for number in numbers]
         return Outcome([], events)
 
     def died(self, message: str) -> Outcome:
@@ -216,19 +222,16 @@ class Attempt:
         """
         jobs, lost = self.unfinished, self.batch.machines_lost + 1
         if lost <= MAX_LOST:
+            batch = replace(self.batch.retry(jobs), machines_lost=lost)
             events = [
                 Event(job.number, "again", {"message": f"{job.title} goes on elsewhere: {message}"})
                 for job in jobs
             ]
-            return Outcome([self.batch.retry(jobs, machines_lost=lost)] if jobs else [], events)
-        taken = [
-            self.ends[job.number]
-            for job in jobs
-            if job.number in self.ends and self.ends[job.number].kind == "taken"
-        ]
-        numbers = {event.number for event in taken}
-        others = [job for job in jobs if job.number not in numbers]
-        return Outcome([], [*taken, *_failed(others, "WorkerLost", f"{message}, {lost} times")])
+            return Outcome([batch] if jobs else [], events)
+        taken = {number: event for number, event in self.ends.items() if event.kind == "taken"}
+        others = [job for job in jobs if job.number not in taken]
+        failed = _failed(others, "WorkerLost", f"{message}, {lost} times")
+        return Outcome([], [*taken.values(), *failed])
 
 
 def _failed(jobs: Sequence[Job], kind: str, message: str) -> Iterator[Event]:
@@ -236,3 +239,229 @@ def _failed(jobs: Sequence[Job], kind: str, message: str) -> Iterator[Event]:
     for job in jobs:
         RunFolder(Path(job.folder)).note_failure(job.facts, kind, message)
         yield Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})
+
+
+JOBS = ".jobs"  # in runs/; no run's name begins with a dot
+_READ_BYTES = 1 << 24  # at once; the rest is read the next time
+
+
+class EventFile:
+    """The events of one batch, a line of JSON each. An empty line: a worker started."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._offset = path, 0
+
+    def read(self) -> list[Event]:
+        """The events since the last call. An incomplete line is read when it is complete, and left
+        out if it never is.
+        """
+        try:
+            # opened again each time, since only then does a network file system look again
+            with open_regular(self.path) as file:
+                file.seek(self._offset)
+                lines, newline, _ = file.read(_READ_BYTES).rpartition(b"\n")
+        except FileNotFoundError:
+            return []
+        self._offset += len(lines) + len(newline)
+        return [event for line in lines.splitlines() if (event := Event.read(line)) is not None]
+
+    @property
+    def started(self) -> bool:
+        """Whether a worker has started on the batch."""
+        return self.path.exists() and self.path.stat().st_size > 0
+
+    def append(self, line: str) -> None:
+        """Write an event's line, or an empty one as a worker starts, which also ends a line that
+        an earlier worker died in. On the file server when this returns.
+        """
+        with self.path.open("ab", buffering=0) as file:
+            file.write(line.encode())
+            os.fsync(file.fileno())
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One directory of batches."""
+
+    path: Path
+
+    @classmethod
+    def make(
+        cls, executor: str, config: WorkerConfig, batches: Sequence[JobBatch]
+    ) -> tuple[Submission, list[JobBatch]]:
+        """Write the batches, and return them too: each has got a name."""
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:12]}"
+        submission = cls(_jobs_folder(config) / name)
+        named = [
+            replace(batch, name=batch.name or f"{executor}-{name}-{number}")
+            for number, batch in enumerate(batches)
+        ]
+        for number, batch in enumerate(named):
+            write_text(submission.batch_file(number), config.line() + batch.line())
+        return submission, named
+
+    @classmethod
+    def accepted_ones(cls, config: WorkerConfig) -> list[Submission]:
+        """The accepted submissions of a workspace, in order."""
+        return [cls(path.parent) for path in sorted(_jobs_folder(config).glob("*/jobs.json"))]
+
+    def batch_file(self, number: int) -> Path:
+        return self.path / f"{number}.bundle"
+
+    def events(self, number: int) -> EventFile:
+        return EventFile(self.path / f"{number}.events")
+
+    def batch(self, number: int) -> JobBatch:
+        """Raises DataError where its file is missing or damaged."""
+        path = self.batch_file(number)
+        try:
+            return JobBatch.read(read_text(path, MAX_BYTES).splitlines()[1])
+        except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+            raise DataError(
+                f"{path} is damaged ({error}): delete {self.path} and run the suite again"
+            ) from None
+
+    def worker_options(self, number: int) -> tuple[str, ...]:
+        """What Python is called with for a worker of this batch."""
+        return (*WORKER, str(self.batch_file(number)), str(self.events(number).path))
+
+    def accept(self, cluster: str, jobs: list[str]) -> None:
+        """Write which cluster job has which batch; `accepted_ones` finds it from now on."""
+        write_text(self.path / "jobs.json", json.dumps({"cluster": cluster, "jobs": jobs}) + "\n")
+
+    def accepted(self) -> list[tuple[str, int, str]]:
+        """Cluster, batch number and cluster job of each batch; none where another command has
+        deleted the submission meanwhile.
+        """
+        try:
+            content = read_json(self.path / "jobs.json")
+        except FileNotFoundError:
+            return []
+        return [(content["cluster"], number, job) for number, job in enumerate(content["jobs"])]
+
+    def forget(self) -> None:
+        """Delete it, logs and all."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _jobs_folder(config: WorkerConfig) -> Path:
+    return Path(config.workspace).absolute() / "runs" / JOBS
+
+
+class Executor(Protocol):
+    """Where runs execute. Every job ends, however its worker does: done, failed, interrupted, or
+    taken by another process. What a subclass does not define, it need not do.
+    """
+
+    config: WorkerConfig
+
+    def max_parallel(self, count: int) -> int:
+        """How many of `count` batches run at a time. Raises ConfigError if a cluster does not
+        answer.
+        """
+
+    def prepare(self) -> None:
+        """Start what takes a moment, while the runs are planned."""
+
+    def run(self, batches: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
+        """Every job's events as they come. When `stopped()` turns true all is saved and stopped."""
+
+    def stop(self) -> None:
+        """Ask the running workers to save and end; start nothing more."""
+
+    def tidy(self) -> None:
+        """Delete what earlier commands left for a cluster, since no run is left to do."""
+
+
+@dataclass(frozen=True)
+class ExecutorOptions:
+    """How runs are to be executed.
+
+    jobs: at a time; address: of a Ray cluster; cpus, gpus: of each run; slurm: KEY=VALUE; detach:
+    submit, and do not wait.
+    """
+
+    jobs: int | None = None
+    address: str | None = None
+    cpus: int | None = None
+    gpus: float | None = None
+    slurm: tuple[str, ...] = ()
+    detach: bool = False
+
+
+_OPTIONS = {
+    "address": "--address",
+    "cpus": "--cpus-per-run",
+    "gpus": "--gpus-per-run",
+    "slurm": "--slurm",
+    "detach": "--detach",
+}
+
+
+@dataclass(frozen=True)
+class ExecutorInfo:
+    """One executor: a class of (config, options) in the module of its name. `supported`: the
+    options that only some executors have.
+    """
+
+    name: str
+    factory: str
+    summary: str
+    supported: tuple[str, ...] = ()
+
+
+# the extra that installs an executor's package has its name
+EXECUTORS = {
+    info.name: info
+    for info in (
+        ExecutorInfo("local", "LocalPool", "worker processes on this machine"),
+        ExecutorInfo(
+            "ray",
+            "RayPool",
+            "a Ray cluster, or one of its own on this machine",
+            ("address", "cpus", "gpus"),
+        ),
+        ExecutorInfo(
+            "slurm",
+            "SlurmPool",
+            "array jobs on Slurm, by submitit",
+            ("cpus", "gpus", "slurm", "detach"),
+        ),
+    )
+}
+
+
+def open_executor(name: str, config: WorkerConfig, options: ExecutorOptions) -> Executor:
+    """An executor. Raises ConfigError for an unknown name, an option without effect there, or a
+    package that is missing.
+    """
+    if name not in EXECUTORS:
+        raise ConfigError(f"--executor is one of {', '.join(EXECUTORS)}, got {name!r}")
+    for key, option in _OPTIONS.items():
+        if getattr(options, key) not in (None, (), False) and key not in EXECUTORS[name].supported:
+            supporting = [info.name for info in EXECUTORS.values() if key in info.supported]
+            raise ConfigError(
+                f"{option} has an effect with --executor {' and '.join(supporting)} only"
+            )
+    device, gpus = config.device, options.gpus
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        raise ConfigError(
+            f"--gpus-per-run is a share of one GPU, such as 0.25, or a whole number, got {gpus:g}"
+        )
+    if gpus and device == "cpu":
+        raise ConfigError("--gpus-per-run has no effect with --device cpu")
+    if name != "local" and device.startswith("cuda:"):
+        raise ConfigError(
+            f"--executor {name} says itself which GPU is whose: --device cuda, got {device!r}"
+        )
+    if name != "local" and device == "cuda" and not gpus:
+        raise ConfigError("--device cuda needs --gpus-per-run 1, or a share of one")
+    try:
+        module = import_module(f"{__package__}.{name}")
+        executor: Executor = getattr(module, EXECUTORS[name].factory)(config, options)
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"--executor {name} needs {(error.name or name).partition('.')[0]}: pip "
+            f"install 'noisebench[{name}]'"
+        ) from None
+    return executor

@@ -25,11 +25,10 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..core.hardware import ENVIRONMENT, cpu_count
-from .job import WORKER, Attempt, Event, JobBatch, WorkerConfig
-from .registry import ExecutorOptions
+from .job import WORKER, Attempt, Event, Executor, ExecutorOptions, JobBatch, WorkerConfig
 
 # a worker holds torch and a data set: memory, not cores, is the limit on large machines
 _MOST_BY_DEFAULT = 8
@@ -42,7 +41,7 @@ _PRELOADED = (
     "torch",
     "numpy.random",
     "noisebench.training.packed",
-    "noisebench.training.networks.mlp",
+    "noisebench.training.networks.backbones",
     "noisebench.executors.worker",
 )
 _NUMBER = struct.Struct("i")
@@ -60,54 +59,8 @@ def describe_exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
-class WorkerProcess:
-    """A worker that has started; call `close()` at the end."""
-
-    def __init__(self, config: WorkerConfig, threads: int | str) -> None:
-        self._process = _start({**os.environ, **worker_environment(threads)})
-        self._write(config.line())
-
-    def serve(self, batch: JobBatch) -> Iterator[Event]:
-        """Its events, until each job or the worker has ended."""
-        if not self._write(batch.line()):
-            return
-        assert self._process.stdout
-        ended: set[int] = set()
-        while len(ended) < len(batch.jobs) and (line := self._process.stdout.readline()):
-            if (event := Event.read(line)) is None:
-                continue  # half a line, the last of a worker that was killed
-            if event.kind != "progress":
-                ended.add(event.number)
-            yield event
-
-    def stop(self) -> None:
-        """Ask it to save its run and end."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(signal.SIGTERM)
-
-    def wait(self) -> int:
-        """Its exit code, once its output has ended."""
-        return self._process.wait()
-
-    def close(self) -> None:
-        """Let it end, and wait for that."""
-        assert self._process.stdin and self._process.stdout
-        with suppress(BrokenPipeError):  # the last line for a dead worker may still be buffered
-            self._process.stdin.close()
-        self._process.wait()
-        self._process.stdout.close()
-
-    def _write(self, line: str) -> bool:
-        assert self._process.stdin
-        try:
-            self._process.stdin.write(line)
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            return False
-        return True
-
-
-def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]:
+def _start(environment: dict[str, str]) -> Any:
+    """A worker: a Popen, or a ForkedProcess, which has the part of its interface that is needed."""
     if CAN_FORK:
         with suppress(OSError):  # the server was killed, or Linux is too old
             return fork_server().fork(environment)
@@ -122,21 +75,23 @@ def _start(environment: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]
     )
 
 
-def open_pool(config: WorkerConfig, options: ExecutorOptions) -> LocalPool:
-    """The executor `local`."""
-    return LocalPool(config, options.jobs)
+def _send(worker: Any, line: str) -> None:
+    """One that has died reads nothing; the end of its output tells that."""
+    with suppress(BrokenPipeError):
+        worker.stdin.write(line)
+        worker.stdin.flush()
 
 
-class LocalPool:
+class LocalPool(Executor):
     """`jobs` workers, by default one per core. A worker that dies is replaced, and only the run
     that it died of fails.
     """
 
-    def __init__(self, config: WorkerConfig, jobs: int | None = None) -> None:
-        self.config, self.jobs = config, jobs
+    def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
+        self.config, self.jobs = config, options.jobs
         self._todo: queue.SimpleQueue[JobBatch] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
-        self._workers: set[WorkerProcess] = set()
+        self._workers: set[Any] = set()
         self._stopping = threading.Event()
 
     def max_parallel(self, count: int) -> int:
@@ -145,8 +100,8 @@ class LocalPool:
 
     def prepare(self) -> None:
         """Start the process that workers are forked from, which imports torch meanwhile."""
-        with suppress(OSError):  # no process can be started now; if it stays so, the workers fail
-            if CAN_FORK:
+        if CAN_FORK:
+            with suppress(OSError):  # none can be started now; if it stays so, the workers fail
                 fork_server()
 
     def run(
@@ -173,56 +128,61 @@ class LocalPool:
             else:
                 yield event
 
-    def tidy(self) -> None:
-        """Nothing: no worker outlives its command."""
-
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further job."""
         if not self._stopping.is_set():
             self._stopping.set()
             for worker in list(self._workers):
-                worker.stop()
+                with suppress(ProcessLookupError):
+                    worker.send_signal(signal.SIGTERM)
 
     def _keep_worker(self, threads: int | str) -> None:
         """Give batches to one worker, and replace it when it dies."""
         try:
             while not self._stopping.is_set() and not self._todo.empty():
-                worker = WorkerProcess(self.config, threads)
+                worker = _start({**os.environ, **worker_environment(threads)})
                 self._workers.add(worker)
                 try:
+                    _send(worker, self.config.line())
                     self._feed(worker)
                 finally:
-                    worker.close()
+                    with suppress(BrokenPipeError):  # the last line for it may still be buffered
+                        worker.stdin.close()
+                    worker.wait()
+                    worker.stdout.close()
                     self._workers.discard(worker)
         finally:
             self._events.put(None)
 
-    def _feed(self, worker: WorkerProcess) -> None:
+    def _feed(self, worker: Any) -> None:
         """Batch by batch until none is left, the worker ends or all is stopped."""
         while not self._stopping.is_set():
             try:
                 attempt = Attempt(self._todo.get_nowait())
             except queue.Empty:
                 return
-            for event in worker.serve(attempt.batch):
-                for passed_on in attempt.on_event(event):
+            _send(worker, attempt.batch.line())
+            while not attempt.answered and (line := worker.stdout.readline()):
+                event = Event.read(line)
+                # one that was killed may leave half a line
+                for passed_on in attempt.on_event(event) if event else ():
                     self._events.put(passed_on)
-            if attempt.unfinished:
-                if self._stopping.is_set():
-                    outcome = attempt.stopped()
-                elif attempt.answered:
-                    outcome = attempt.ended()
-                else:
-                    outcome = attempt.died(
-                        f"its worker process died ({describe_exit(worker.wait())}): out of "
-                        "memory? "
-                        "fewer --jobs may help"
-                    )
-                for batch in outcome.retry:
-                    self._todo.put(batch)
-                for event in outcome.events:
-                    self._events.put(event)
-                return
+            if not attempt.unfinished:
+                continue
+            if self._stopping.is_set():
+                outcome = attempt.stopped()
+            elif attempt.answered:
+                outcome = attempt.ended()
+            else:
+                outcome = attempt.died(
+                    f"its worker process died ({describe_exit(worker.wait())}): out of "
+                    "memory? fewer --jobs may help"
+                )
+            for batch in outcome.retry:
+                self._todo.put(batch)
+            for event in outcome.events:
+                self._events.put(event)
+            return
 
 
 @cache

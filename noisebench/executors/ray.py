@@ -21,10 +21,19 @@ from typing import Any
 
 from ..core.hardware import cpu_count
 from ..errors import ConfigError
-from .job import INTERRUPTED, Attempt, Event, JobBatch, Outcome, WorkerConfig
+from .job import (
+    INTERRUPTED,
+    Attempt,
+    Event,
+    EventFile,
+    Executor,
+    ExecutorOptions,
+    JobBatch,
+    Outcome,
+    Submission,
+    WorkerConfig,
+)
 from .local import describe_exit, worker_environment
-from .registry import ExecutorOptions
-from .submission import EventFile, Submission
 
 OWN = "local"  # Ray's word for a cluster that starts and ends with this process
 # seconds in which a cluster answers; Ray itself would try for minutes, with lines on stderr
@@ -34,50 +43,39 @@ _PAUSE = 2.0  # seconds before a batch is retried, times how many machines it lo
 _STORE = 100_000_000  # bytes of shared memory: no run lies in it
 
 
-def open_pool(config: WorkerConfig, options: ExecutorOptions) -> RayPool:
-    """The executor `ray`. Raises ConfigError for an address where no cluster answers."""
-    address = options.address or os.environ.get("RAY_ADDRESS") or OWN
-    _check_address(address)
-    if address == OWN or address.rpartition(":")[0] in ("127.0.0.1", "localhost"):
-        # Ray replaces the loopback address by the machine's on Linux, and whatever can reach a
-        # cluster may run anything on it. With this variable it keeps the address, on every system;
-        # read once, when Ray is imported.
-        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    # a run without a share of a GPU sees none
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
-    import ray
-
-    return RayPool(config, options, address, ray)
-
-
-def _check_address(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    if address in (OWN, "auto"):
-        return
-    if not host or not port.isdigit() or "/" in host:
-        raise ConfigError(
-            "--address is auto or HOST:PORT, on a node of the cluster (ray job "
-            f"submit gets there), got {address!r}"
-        )
-    try:
-        socket.create_connection((host, int(port)), _TIMEOUT).close()
-    except (OSError, OverflowError) as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address} ({error}): ray start --head makes "
-            "one, and says its address"
-        ) from None
-
-
-class RayPool:
+class RayPool(Executor):
     """A cluster's nodes. They need the same Python environment, and the workspace, the data and the
-    plugins at the same paths. `ray` is the module.
+    plugins at the same paths.
     """
 
-    def __init__(
-        self, config: WorkerConfig, options: ExecutorOptions, address: str, ray: Any
-    ) -> None:
-        self.config, self.options = config, options
-        self._ray, self._address, self._cpus = ray, address, options.cpus or 1
+    def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
+        """Raises ConfigError for an address where no cluster answers."""
+        self.config, self.options, self._cpus = config, options, options.cpus or 1
+        self._address = options.address or os.environ.get("RAY_ADDRESS") or OWN
+        host, _, port = self._address.rpartition(":")
+        if self._address not in (OWN, "auto"):
+            if not host or not port.isdigit() or "/" in host:
+                raise ConfigError(
+                    "--address is auto or HOST:PORT, on a node of the cluster (ray job "
+                    f"submit gets there), got {self._address!r}"
+                )
+            try:
+                socket.create_connection((host, int(port)), _TIMEOUT).close()
+            except (OSError, OverflowError) as error:
+                raise ConfigError(
+                    f"no Ray cluster answers at {self._address} ({error}): ray start --head "
+                    "makes one, and says its address"
+                ) from None
+        if self._address == OWN or host in ("127.0.0.1", "localhost"):
+            # Ray replaces the loopback address by the machine's on Linux, and whatever can reach a
+            # cluster may run anything on it. With this variable it keeps the address, on every
+            # system; read once, when Ray is imported.
+            os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # a run without a share of a GPU sees none
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
+        import ray
+
+        self._ray: Any = ray
         self._todo: deque[JobBatch] = deque()
         self._tasks: dict[Any, tuple[Attempt, EventFile]] = {}
         self._submissions: list[Submission] = []
@@ -91,8 +89,9 @@ class RayPool:
             free = cpu_count() // self._cpus
         else:
             self._connect()
+            total = self._ray.cluster_resources()
             free = min(
-                int(self._total(name) / share + 1e-9)
+                int(total.get(name, 0) / share + 1e-9)
                 for name, share in (("CPU", self._cpus), ("GPU", self._gpus))
                 if share
             )
@@ -103,13 +102,8 @@ class RayPool:
         """Of each run: by default one if the cluster has GPUs."""
         if self.options.gpus is not None:
             return float(self.options.gpus)
-        return float(self.config.device != "cpu" and self._total("GPU") > 0)
-
-    def _total(self, resource: str) -> float:
-        return float(self._ray.cluster_resources().get(resource, 0.0))
-
-    def prepare(self) -> None:
-        """Nothing: the workers are the cluster's."""
+        has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
+        return float(self.config.device != "cpu" and has_gpus)
 
     def run(
         self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
@@ -120,33 +114,36 @@ class RayPool:
         with Path(os.devnull).open("w") as devnull, redirect_stdout(devnull):
             self._connect()
             try:
-                self._check_room()
-                yield from self._watch(stopped)
+                nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+                sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
+                if not any(cpus >= self._cpus and gpus >= self._gpus for cpus, gpus in sizes):
+                    # Ray would wait for ever for a node that is large enough
+                    raise ConfigError(
+                        f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} "
+                        "GPUs, which a run asks for by --cpus-per-run and --gpus-per-run; the most "
+                        f"there are on one: {max(cpus for cpus, _ in sizes):g} and "
+                        f"{max(gpus for _, gpus in sizes):g}"
+                    )
+                while self._tasks or (self._todo and not self._stopping):
+                    if stopped():
+                        self.stop()
+                    self._submit()
+                    tasks = list(self._tasks)
+                    pause = _POLL * max(1.0, len(tasks) / 200)
+                    ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=pause)
+                    for task in tasks:
+                        attempt, events = self._tasks[task]
+                        for event in events.read():
+                            yield from attempt.on_event(event)
+                        if task in ended:
+                            outcome = self._outcome(task, attempt)
+                            del self._tasks[task]
+                            self._todo.extend(outcome.retry)
+                            yield from outcome.events
             finally:
                 self._ray.shutdown()
                 for submission in self._submissions:
                     submission.forget()
-
-    def _watch(self, stopped: Callable[[], bool]) -> Iterator[Event]:
-        while self._tasks or (self._todo and not self._stopping):
-            if stopped():
-                self.stop()
-            self._submit()
-            tasks = list(self._tasks)
-            pause = _POLL * max(1.0, len(tasks) / 200)
-            ended, _ = self._ray.wait(tasks, num_returns=len(tasks), timeout=pause)
-            for task in tasks:
-                attempt, events = self._tasks[task]
-                for event in events.read():
-                    yield from attempt.on_event(event)
-                if task in ended:
-                    outcome = self._outcome(task, attempt)
-                    del self._tasks[task]
-                    self._todo.extend(outcome.retry)
-                    yield from outcome.events
-
-    def tidy(self) -> None:
-        """Nothing: no worker outlives its command."""
 
     def stop(self) -> None:
         """Ask every worker to save its run and end; start no further task."""
@@ -160,9 +157,8 @@ class RayPool:
         most = self.options.jobs or len(self._todo) + len(self._tasks)
         remote = self._ray.remote(run_worker)
         while self._todo and len(self._tasks) < most and not self._stopping:
-            submission = Submission.make("ray", self.config, [self._todo.popleft()])
+            submission, (batch,) = Submission.make("ray", self.config, [self._todo.popleft()])
             self._submissions.append(submission)
-            batch = submission.batch(0)
             task = remote.options(
                 name=batch.name,
                 scheduling_strategy="SPREAD",
@@ -180,38 +176,24 @@ class RayPool:
 
     def _outcome(self, task: Any, attempt: Attempt) -> Outcome:
         """What follows when a task has ended, whose events were read after that."""
+        code, cause = 0, None
         try:
             code = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
             # the node, its raylet, the task's own process: anything but the worker
-            if self._stopping:
-                return attempt.stopped()
             cause = getattr(error, "cause", None) or error
+        if self._stopping:
+            return attempt.stopped()
+        if cause is not None:
             return attempt.lost(
                 f"its node was lost ({type(cause).__name__}: {_first_sentence(cause)})"
             )
-        if self._stopping:
-            return attempt.stopped()
         if code in (0, INTERRUPTED):
             return attempt.ended()
         return attempt.died(
             f"its worker process died ({describe_exit(code)}): out of memory? a "
             "larger --cpus-per-run leaves each more"
         )
-
-    def _check_room(self) -> None:
-        """Raises ConfigError where no node is large enough: Ray would wait for one for ever."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        cpus, gpus = ([node.get(name, 0) for node in nodes] for name in ("CPU", "GPU"))
-        if not any(
-            num_cpus >= self._cpus and num_gpus >= self._gpus
-            for num_cpus, num_gpus in zip(cpus, gpus, strict=True)
-        ):
-            raise ConfigError(
-                f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} GPUs, which "
-                "a run asks for by --cpus-per-run and --gpus-per-run; the most there are on one: "
-                f"{max(cpus):g} and {max(gpus):g}"
-            )
 
     def _connect(self) -> None:
         """Once in this process. Raises ConfigError where there is no such cluster."""

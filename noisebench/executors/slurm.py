@@ -18,17 +18,27 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import submitit
 from submitit.helpers import DelayedSubmission
 
+from ..core.files.atomic import write_text
 from ..errors import ConfigError
-from .job import INTERRUPTED, Attempt, Event, Job, JobBatch, Outcome, WorkerConfig
+from .job import (
+    INTERRUPTED,
+    STOP,
+    Attempt,
+    Event,
+    EventFile,
+    Executor,
+    ExecutorOptions,
+    JobBatch,
+    Outcome,
+    Submission,
+    WorkerConfig,
+)
 from .local import describe_exit, worker_environment
-from .registry import ExecutorOptions
-from .submission import EventFile, Submission
 
 _CLUSTERS = ("slurm", "local")  # local: submitit's own, processes on this machine; for tests
 _OTHER_OPTIONS = {
@@ -49,70 +59,50 @@ _SUBMITIT = {
     *("exclusive", "wckey", "job_name", "use_srun"),
 }
 _LISTS = {"setup", "teardown", "srun_args"}  # lines of the script, may be repeated
-_MINUTES = 60  # of a job, by default: it is queued again until it is done
+_MINUTES = "60"  # of a job, by default: it is queued again until it is done
 _REQUEUES = 1000  # times that a job may run out of its time
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 
 
-@dataclass(frozen=True)
-class SlurmSettings:
-    """The resources of each Slurm job. cpus, gpus: whole; minutes: its time; submitit: that
-    package's parameters; sbatch: further options of sbatch.
+def read_settings(options: ExecutorOptions) -> tuple[str, dict[str, Any]]:
+    """The cluster, and the parameters of submitit's AutoExecutor. Raises ConfigError for what is
+    not KEY=VALUE, given twice, or set by another option.
     """
-
-    cluster: str = "slurm"
-    cpus: int = 1
-    gpus: int = 0
-    minutes: int = _MINUTES
-    submitit: dict[str, Any] = field(default_factory=dict)
-    sbatch: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def read(cls, options: ExecutorOptions) -> SlurmSettings:
-        """Raises ConfigError for what is not KEY=VALUE, given twice, or set by another option."""
-        if options.gpus is not None and options.gpus != int(options.gpus):
-            raise ConfigError(
-                f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {options.gpus:g}"
-            )
-        values: dict[str, Any] = _pairs(options.slurm)
-        cluster = values.pop("cluster", "slurm")
-        if cluster not in _CLUSTERS:
-            raise ConfigError(
-                f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several "
-                "clusters: --slurm clusters=NAME"
-            )
-        minutes = _minutes(values.pop("time")) if "time" in values else _MINUTES
-        delay = values.get("signal_delay_s", "1")
-        if not delay.isdigit() or not int(delay):
-            raise ConfigError(f"--slurm signal_delay_s is a whole number of seconds, got {delay!r}")
-        for_submitit: dict[str, Any] = {}
-        for_sbatch: dict[str, Any] = {}
-        for key, text in values.items():
-            if key in _LISTS:
-                for_submitit[key] = text.split("\n")
-            elif key == "signal_delay_s":
-                for_submitit[key] = int(text)
+    if options.gpus is not None and options.gpus != int(options.gpus):
+        raise ConfigError(
+            f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {options.gpus:g}"
+        )
+    values = _pairs(options.slurm)
+    cluster = values.pop("cluster", "slurm")
+    if cluster not in _CLUSTERS:
+        raise ConfigError(
+            f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several "
+            "clusters: --slurm clusters=NAME"
+        )
+    parameters: dict[str, Any] = {
+        "timeout_min": _minutes(values.pop("time", _MINUTES)),
+        "cpus_per_task": options.cpus or 1,
+        "slurm_job_name": "noisebench",
+    }
+    if options.gpus:
+        parameters["gpus_per_node"] = int(options.gpus)
+    for_sbatch: dict[str, Any] = {"requeue": True}
+    for key, text in values.items():
+        if key in _LISTS:
+            parameters[f"slurm_{key}"] = text.split("\n")
+        elif key == "signal_delay_s":
+            if not text.isdigit() or not int(text):
+                raise ConfigError(
+                    f"--slurm signal_delay_s is a whole number of seconds, got {text!r}"
+                )
+            parameters[f"slurm_{key}"] = int(text)
+        else:
+            value = {"true": True, "false": False}.get(text, text)
+            if key in _SUBMITIT:
+                parameters[f"slurm_{key}"] = value
             else:
-                value = {"true": True, "false": False}.get(text, text)
-                if key in _SUBMITIT:
-                    for_submitit[key] = value
-                else:
-                    for_sbatch[key.replace("_", "-")] = value
-        gpus = int(options.gpus or 0)
-        return cls(cluster, options.cpus or 1, gpus, minutes, for_submitit, for_sbatch)
-
-    def parameters(self, parallel: int) -> dict[str, Any]:
-        """The parameters of submitit's AutoExecutor."""
-        gpus = {"gpus_per_node": self.gpus} if self.gpus else {}
-        return {
-            "timeout_min": self.minutes,
-            "cpus_per_task": self.cpus,
-            **gpus,
-            "slurm_array_parallelism": parallel,
-            "slurm_job_name": "noisebench",
-            **{f"slurm_{key}": value for key, value in self.submitit.items()},
-            "slurm_additional_parameters": {"requeue": True, **self.sbatch},
-        }
+                for_sbatch[key.replace("_", "-")] = value
+    return cluster, {**parameters, "slurm_additional_parameters": for_sbatch}
 
 
 def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
@@ -190,8 +180,9 @@ class Command:
 
         Runs in a signal's handler: Popen, which may be in the midst of a method, is not used.
         """
-        if child := self._child:
-            self._signal_child()
+        child = self._child
+        self._terminate()
+        if child:
             _await(child)
         return DelayedSubmission(Command(self.words))
 
@@ -203,11 +194,8 @@ class Command:
         code = process.wait()
         return INTERRUPTED if code in _STOPPED_EARLY else code
 
-    def _terminate(self, number: int, frame: FrameType | None) -> None:
+    def _terminate(self, *_: object) -> None:
         self._terminated = True
-        self._signal_child()
-
-    def _signal_child(self) -> None:
         if self._child:
             with suppress(ProcessLookupError):
                 os.kill(self._child, signal.SIGTERM)
@@ -250,12 +238,6 @@ _LAST = 5.0  # seconds in which a cluster job whose run is done has ended
 _SAVING = 60.0
 
 
-def open_pool(config: WorkerConfig, options: ExecutorOptions) -> SlurmPool:
-    """The executor `slurm`."""
-    logging.getLogger("submitit").setLevel(logging.CRITICAL)  # it writes to stdout, which is data
-    return SlurmPool(config, options)
-
-
 @dataclass
 class _Watched:
     """A batch that a cluster job has. numbers: of jobs in the submission -> in this command."""
@@ -272,22 +254,17 @@ class _Watched:
             if event.number in self.numbers:
                 yield from self.attempt.on_event(replace(event, number=self.numbers[event.number]))
 
-    def is_over(self) -> bool:
-        """Whether its cluster job has ended, as of the last poll."""
-        if time.monotonic() - self.asked_at < _ASK and not self.task.paths.result_pickle.exists():
-            return False
-        self.asked_at = time.monotonic()
-        return _has_ended(self.task)
 
-
-class SlurmPool:
+class SlurmPool(Executor):
     """Slurm's nodes. They need the same Python environment, and the workspace, the data and the
     plugins at the same paths.
     """
 
     def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
+        # submitit writes to stdout, which is data
+        logging.getLogger("submitit").setLevel(logging.CRITICAL)
         self.config, self.jobs = config, options.jobs
-        self.settings = SlurmSettings.read(options)
+        self._cluster, self._parameters = read_settings(options)
         self._watched: list[_Watched] = []
         self._finished: set[Submission] = set()
         self._stopped_at: float | None = None
@@ -295,9 +272,6 @@ class SlurmPool:
     def max_parallel(self, count: int) -> int:
         """`--jobs`; how many of them have room is decided by Slurm."""
         return max(1, min(self.jobs or _PARALLEL, count))
-
-    def prepare(self) -> None:
-        """Nothing: the workers are the cluster's."""
 
     def run(
         self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
@@ -328,7 +302,16 @@ class SlurmPool:
         and of the other.
         """
         jobs = {job.key: job for batch in batches for job in batch.jobs}
-        self._attach(jobs)
+        for submission in Submission.accepted_ones(self.config):
+            for cluster, number, task_id in submission.accepted():
+                batch = submission.batch(number)
+                matching = {job.number: jobs[job.key] for job in batch.jobs if job.key in jobs}
+                task = _task(cluster, submission.path, task_id)
+                if matching and not _has_ended(task):
+                    attempt = Attempt(replace(batch, jobs=tuple(matching.values())))
+                    numbers = {there: job.number for there, job in matching.items()}
+                    events = submission.events(number)
+                    self._watched.append(_Watched(attempt, submission, events, task, numbers))
         attached = {job.number for watched in self._watched for job in watched.attempt.batch.jobs}
         remaining = [
             replace(batch, jobs=tuple(job for job in batch.jobs if job.number not in attached))
@@ -342,7 +325,8 @@ class SlurmPool:
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             for submission in {watched.submission for watched in self._watched}:
-                submission.stop()
+                # tells the workers that they are not started again after they were stopped
+                write_text(submission.path / STOP, "")
             for watched in self._watched:
                 watched.task.cancel(check=False)
 
@@ -350,50 +334,35 @@ class SlurmPool:
         self._finished.update(Submission.accepted_ones(self.config))
         self._forget_done()
 
-    def _attach(self, jobs: dict[str, Job]) -> None:
-        """Watch the cluster jobs that earlier commands submitted for runs of this one."""
-        for submission in Submission.accepted_ones(self.config):
-            for cluster, number, task_id in submission.accepted():
-                batch = submission.batch(number)
-                matching = {job.number: jobs[job.key] for job in batch.jobs if job.key in jobs}
-                task = _task(cluster, submission.path, task_id)
-                if matching and not _has_ended(task):
-                    self._watch(submission, number, task, matching)
-
-    def _watch(self, submission: Submission, number: int, task: Any, jobs: dict[int, Job]) -> None:
-        """jobs: by their numbers in the submission."""
-        attempt = Attempt(replace(submission.batch(number), jobs=tuple(jobs.values())))
-        numbers = {there: job.number for there, job in jobs.items()}
-        events = submission.events(number)
-        self._watched.append(_Watched(attempt, submission, events, task, numbers))
-
     def _submit(self, batches: list[JobBatch]) -> None:
-        for start in range(0, len(batches) if self._stopped_at is None else 0, _ARRAY):
-            self._submit_array(batches[start : start + _ARRAY])
-
-    def _submit_array(self, batches: list[JobBatch]) -> None:
-        submission = Submission.make("slurm", self.config, batches)
-        timeouts = {f"{self.settings.cluster}_max_num_timeout": _REQUEUES}
-        try:
-            executor = submitit.AutoExecutor(submission.path, self.settings.cluster, **timeouts)
-            executor.update_parameters(**self.settings.parameters(self.max_parallel(_ARRAY)))
-            commands = [self._command(submission, number) for number in range(len(batches))]
-            tasks = executor.submit_array(commands)
-        except Exception as error:  # sbatch, or submitit before it, refuses the settings
-            submission.forget()
-            raise ConfigError(
-                f"Slurm did not take the jobs: {_last_line(error)} (--slurm KEY=VALUE, "
-                "noisebench run --help)"
-            ) from None
-        submission.accept(self.settings.cluster, [task.job_id for task in tasks])
-        for number, (batch, task) in enumerate(zip(batches, tasks, strict=True)):
-            self._watch(submission, number, task, {job.number: job for job in batch.jobs})
-
-    def _command(self, submission: Submission, number: int) -> Command:
-        """The worker's command, its environment among the words: it can be rerun by hand."""
-        environment = worker_environment(self.settings.cpus, submission.batch(number).name)
-        variables = (f"{key}={value}" for key, value in environment.items())
-        return Command(("env", *variables, sys.executable, *submission.worker_options(number)))
+        while batches and self._stopped_at is None:
+            submission, array = Submission.make("slurm", self.config, batches[:_ARRAY])
+            batches = batches[_ARRAY:]
+            timeouts = {f"{self._cluster}_max_num_timeout": _REQUEUES}
+            commands = []
+            for number, batch in enumerate(array):
+                # the environment is among the words: the command can be rerun by hand
+                environment = worker_environment(self._parameters["cpus_per_task"], batch.name)
+                variables = (f"{key}={value}" for key, value in environment.items())
+                options = submission.worker_options(number)
+                commands.append(Command(("env", *variables, sys.executable, *options)))
+            try:
+                executor = submitit.AutoExecutor(submission.path, self._cluster, **timeouts)
+                executor.update_parameters(
+                    **self._parameters, slurm_array_parallelism=self.max_parallel(_ARRAY)
+                )
+                tasks = executor.submit_array(commands)
+            except Exception as error:  # sbatch, or submitit before it, refuses the settings
+                submission.forget()
+                raise ConfigError(
+                    f"Slurm did not take the jobs: {_last_line(error)} (--slurm KEY=VALUE, "
+                    "noisebench run --help)"
+                ) from None
+            submission.accept(self._cluster, [task.job_id for task in tasks])
+            for number, (batch, task) in enumerate(zip(array, tasks, strict=True)):
+                numbers = {job.number: job.number for job in batch.jobs}
+                events = submission.events(number)
+                self._watched.append(_Watched(Attempt(batch), submission, events, task, numbers))
 
     def _outcome(self, watched: _Watched) -> Outcome | None:
         """What follows for a batch whose cluster job has ended; None while it may go on."""
@@ -405,7 +374,11 @@ class SlurmPool:
             if attempt.answered or over or not watched.events.started or _has_ended(watched.task):
                 return attempt.stopped()
             return None
-        if not watched.is_over():
+        is_recent = time.monotonic() - watched.asked_at < _ASK
+        if is_recent and not watched.task.paths.result_pickle.exists():
+            return None
+        watched.asked_at = time.monotonic()
+        if not _has_ended(watched.task):
             return None
         events = list(watched.new_events())  # between the last look and its end
         outcome = attempt.ended()

@@ -6,11 +6,13 @@ its events: `python -m noisebench.executors.worker BATCH EVENTS`.
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +26,13 @@ from ..runs.packed_session import PackedRun, run_packed
 from ..runs.queue import resolve_suite_run
 from ..runs.session import execute_run, make_trainer
 from ..runs.workspace import Workspace
-from .job import INTERRUPTED, STOP, Attempt, Event, Job, JobBatch, WorkerConfig
-from .submission import EventFile
+from .job import INTERRUPTED, STOP, Attempt, Event, EventFile, Job, JobBatch, WorkerConfig
 
 
-def work(is_orphan: Callable[[], bool] | None = None) -> None:
+def work(is_orphan: Callable[[], bool]) -> None:
     """Serve batches until stdin ends, a signal comes or the command has ended, for which
     `is_orphan` is called between two steps.
     """
-    is_orphan = is_orphan or _parent_watch()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     os.dup2(2, 1)  # what a library prints must not mix with the answers
     if not (first := _read_line()):
@@ -45,7 +45,7 @@ def work(is_orphan: Callable[[], bool] | None = None) -> None:
             except BrokenPipeError:  # the command has ended: save and stop
                 signals.stopped = True
 
-        config = WorkerConfig.read(first)
+        config = WorkerConfig(**json.loads(first))
         server = _Server(config, answer, lambda: signals.stopped or is_orphan())
         while not signals.stopped and (line := _read_line()):
             server.serve(JobBatch.read(line))
@@ -67,15 +67,16 @@ def work_on(batch_file: Path, events_file: Path) -> int:
     events, attempt = EventFile(events_file), Attempt(JobBatch.read(batch_line))
     for event in events.read():
         list(attempt.on_event(event))
-    batch = attempt.batch.retry(attempt.unfinished) if events.begin() else attempt.batch
+    batch = attempt.batch.retry(attempt.unfinished) if events.started else attempt.batch
+    events.append("\n")
 
     def answer(event: Event) -> None:
         list(attempt.on_event(event))
-        events.append(event)
+        events.append(event.line())
 
     is_orphan = _parent_watch()
     with PatientSignals() as signals:
-        config = WorkerConfig.read(config_line)
+        config = WorkerConfig(**json.loads(config_line))
         _Server(config, answer, lambda: signals.stopped or is_orphan()).serve(batch)
     is_over = not attempt.unfinished or (batch_file.parent / STOP).exists()
     return 0 if is_over else INTERRUPTED
@@ -85,6 +86,10 @@ def _parent_watch() -> Callable[[], bool]:
     """A function that tells whether the parent has died since."""
     parent = os.getppid()
     return lambda: os.getppid() != parent
+
+
+# else failed
+_ENDS: dict[type, str] = {Interrupted: "interrupted", RunTaken: "taken"}
 
 
 class _Server:
@@ -108,66 +113,62 @@ class _Server:
 
     def serve(self, batch: JobBatch) -> None:
         """Train the runs of one batch and report how each ended."""
-        jobs = {job.number: job for job in batch.jobs}
-        resolved = [self._resolve(job, started=batch.started_before) for job in batch.jobs]
-        runs = [run for run in resolved if run is not None]
-
-        def on_result(number: int, result: dict[str, Any] | NoisebenchError) -> None:
-            self._answer(_end_event(jobs[number], result))
-
+        runs = []
+        on_result = partial(self._report, {job.number: job for job in batch.jobs})
+        for job in batch.jobs:
+            try:
+                run = resolve_suite_run(self._workspace, job.suite_run, self._config.device)
+                if run.key != job.key:
+                    raise NoisebenchError(
+                        f"{job.title}: the data, a plugin or the code changed while "
+                        "the suite was running; run it again"
+                    )
+                images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
+                resume = batch.started_before or (self._config.resume and not job.force)
+                on_epoch_end = partial(self._report_progress, job.number)
+                options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)
+                runs.append(
+                    PackedRun(job.number, run, images, RunFolder(Path(job.folder)), options)
+                )
+            except NoisebenchError as error:
+                on_result(job.number, error)
         if batch.width > 1:
             run_packed(runs, batch.width, self._config.device, on_result)
             return
-        for run in runs:
+        for packed in runs:
             try:
-                trainer = make_trainer(run.run, run.images, self._config.device)
-                record = execute_run(run.run, run.images, trainer, run.folder, run.options)
-            except NoisebenchError as error:
-                on_result(run.number, error)
-            else:
-                on_result(run.number, record)
-
-    def _resolve(self, job: Job, *, started: bool) -> PackedRun | None:
-        """The job as a run; where that fails, None, and the failure is reported."""
-
-        def on_epoch_end(progress: Progress) -> None:
-            self._answer(Event(job.number, "progress", asdict(progress)))
-
-        try:
-            run = resolve_suite_run(self._workspace, job.suite_run, self._config.device)
-            if run.key != job.key:
-                raise NoisebenchError(
-                    f"{job.title}: the data, a plugin or the code changed while "
-                    "the suite was running; run it again"
+                trainer = make_trainer(packed.run, packed.images, self._config.device)
+                record = execute_run(
+                    packed.run, packed.images, trainer, packed.folder, packed.options
                 )
-            images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
-            resume = started or (self._config.resume and not job.force)
-            options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)
-            return PackedRun(job.number, run, images, RunFolder(Path(job.folder)), options)
-        except NoisebenchError as error:
-            self._answer(_end_event(job, error))
-            return None
+                on_result(packed.number, record)
+            except NoisebenchError as error:
+                on_result(packed.number, error)
 
+    def _report_progress(self, number: int, progress: Progress) -> None:
+        self._answer(Event(number, "progress", asdict(progress)))
 
-def _end_event(job: Job, result: dict[str, Any] | NoisebenchError) -> Event:
-    """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
-    if isinstance(result, dict):
-        accuracy = result["metrics"]["test_acc"]["last"]
-        return Event(job.number, "done", {"test_acc": accuracy, "seconds": result["seconds"]})
-    kind = "failed"
-    if isinstance(result, Interrupted):
-        kind = "interrupted"
-    elif isinstance(result, RunTaken):
-        kind = "taken"
-    elif not isinstance(result, RunFailed):
-        RunFolder(Path(job.folder)).note_failure(job.facts, type(result).__name__, str(result))
-    return Event(job.number, kind, {"message": str(result)})
+    def _report(
+        self, jobs: dict[int, Job], number: int, result: dict[str, Any] | NoisebenchError
+    ) -> None:
+        """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
+        kind = _ENDS.get(type(result), "failed")
+        content = {"message": str(result)}
+        if isinstance(result, dict):
+            kind, content = (
+                "done",
+                {
+                    "test_acc": result["metrics"]["test_acc"]["last"],
+                    "seconds": result["seconds"],
+                },
+            )
+        elif kind == "failed" and not isinstance(result, RunFailed):
+            folder = RunFolder(Path(jobs[number].folder))
+            folder.note_failure(jobs[number].facts, type(result).__name__, str(result))
+        self._answer(Event(number, kind, content))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
-        work()
-    elif len(sys.argv) == 3:
+    if len(sys.argv) > 1:
         sys.exit(work_on(Path(sys.argv[1]), Path(sys.argv[2])))
-    else:
-        sys.exit("usage: python -m noisebench.executors.worker [BATCH EVENTS]")
+    work(_parent_watch())

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ..core.expressions import Call, parse
-from ..core.registry import Registry
+from ..core.expressions import parse
 from ..datasets import DATASETS, split_column
 from ..losses import LOSSES
 from ..noise import FILES, NOISES
@@ -55,32 +54,29 @@ def repro_command(about: dict[str, Any]) -> ReproCommand:
 
     Raises LanguageError for a text that is none of the language.
     """
+    path = about.get("path") or about["dataset"]
     words = [
         "noisebench",
         "train",
-        _word(about.get("path") or about["dataset"]),
+        f"./{path}" if path.startswith("-") else path,  # no option
         *_options({"test": about.get("test_path")}),
     ]
     held_out = about.get("held_out", "")
     val, trusted = _HELD_OUT.search(held_out), _TRUSTED.search(held_out)
-    before = val is not None and val[2] == "before"
     labels = {
         "noise": about["noise"],
         "subset": about.get("subset"),
         "noise_seed": about["noise_seed"],
         "val_fraction": val and val[1],
-        "val_split": "before" if before else None,
+        "val_split": "before" if val and val[2] == "before" else None,
         "trusted": trusted and trusted[1],
     }
-    belief = None if about["strategy"] == "standard" else about["strategy"]
-    recipe = about["recipe_name"] if about["recipe_name"] in RECIPES else None
-    init = about.get("init", {}).get("text")
     training = {
         "loss": about["loss"],
-        "strategy": belief,
+        "strategy": None if about["strategy"] == "standard" else about["strategy"],
         "model": about["model"],
-        "init_weights": init,
-        "recipe": recipe,
+        "init_weights": about.get("init", {}).get("text"),
+        "recipe": about["recipe_name"] if about["recipe_name"] in RECIPES else None,
         "epochs": about["recipe"]["epochs"],
         **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
         "seed": about["seed"],
@@ -106,11 +102,6 @@ def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[st
     }
 
 
-def _word(path: str) -> str:
-    """A path that is no option, whatever it begins with."""
-    return f"./{path}" if path.startswith("-") else path
-
-
 def _options(values: dict[str, Any]) -> Iterator[str]:
     for name, value in values.items():
         option = option_name(name).replace("_", "-")
@@ -121,54 +112,35 @@ def _options(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _needs(about: dict[str, Any]) -> Iterator[str]:
+    """The data, the weights and the files of a run that do not come with the package."""
     if about["dataset"] not in DATASETS:
-        yield (
-            "the data set "
-            f"{about.get('path') or about['dataset']}{_checksum(about.get('data_sha256'))}"
-        )
+        path = about.get("path") or about["dataset"]
+        yield f"the data set {path}{_checksum(about.get('data_sha256'))}"
     if (init := about.get("init")) is not None:
         yield (
-            f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors "
-            "begins "
+            f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors begins "
             f"{init['sha256'][:16]})"
         )
-    for call in _calls(NOISES, about["noise"]):
-        yield from _files(call)
-    for registry, text in (
-        (NOISES, about["noise"]),
-        (LOSSES, about["loss"]),
-        (STRATEGIES, about["strategy"]),
-    ):
-        for call in _calls(registry, text):
-            if not _is_ours(registry, call.name):
+    for registry, part in ((NOISES, "noise"), (LOSSES, "loss"), (STRATEGIES, "strategy")):
+        for call in registry.calls(parse(about[part])):
+            values = dict(call.kwargs) if registry is NOISES else {}
+            for name in FILES:
+                if values.get(name, OWN) != OWN:
+                    path = split_column(str(values[name]))[0]
+                    sha256 = _checksum(values.get("sha256"))
+                    yield f"the file {path}{sha256}, here or in the workspace"
+            if values.get("source") not in (None, *DATASETS):
+                yield (
+                    f"the data set {values['source']}, whose images are put in, by its path in "
+                    "the place of this name"
+                )
+            module = registry[call.name].build.__module__ if call.name in registry else ""
+            if not module.startswith("noisebench."):
                 yield (
                     f"the file that defines the {registry.kind} {call.name}: noisebench "
                     "--plugin FILE train ..."
                 )
 
 
-def _files(call: Call) -> Iterator[str]:
-    """The files and other data that a noise reads."""
-    values = dict(call.kwargs)
-    for name in FILES:
-        if name in values and values[name] != OWN:
-            path, _ = split_column(str(values[name]))
-            yield f"the file {path}{_checksum(values.get('sha256'))}, here or in the workspace"
-    if "source" in values and values["source"] not in DATASETS:
-        yield (
-            f"the data set {values['source']}, whose images are put in, by its path in the "
-            "place of this name"
-        )
-
-
 def _checksum(sha256: object) -> str:
     return f" (its sha256 begins {str(sha256)[:16]})" if sha256 else ""
-
-
-def _calls(registry: Registry, text: str) -> Iterable[Call]:
-    return registry.calls(parse(text))
-
-
-def _is_ours(registry: Registry, name: str) -> bool:
-    """Whether a name comes with the package."""
-    return name in registry and registry[name].build.__module__.partition(".")[0] == "noisebench"

@@ -30,22 +30,20 @@ def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest)
     def fill(call: Call, parameter: Parameter, value: Value) -> Value:
         if value not in (AUTO, OVERALL):
             return value
-        return _fact(value, parameter.auto, call.name, manifest)
+        is_transition = parameter.auto == "transition"
+        if is_transition and (tables := _tables(manifest)):
+            return next(iter(tables))
+        is_rate = parameter.auto == "rate" and value == AUTO
+        rate = manifest.rate if is_rate else manifest.expected_share
+        if rate is None or is_transition:
+            raise LanguageError(
+                f"{call.name}: {value} needs the noise "
+                f"{'transition matrix' if is_transition else 'rate'}, which this manifest does not "
+                f"know: write {ESTIMATED}, or give a value"
+            )
+        return rate
 
     return registry.map_arguments(registry.normal(text), fill)
-
-
-def _fact(word: Value, fact: str | None, owner: str, manifest: Manifest) -> Value:
-    if fact == "transition" and (tables := _tables(manifest)):
-        return next(iter(tables))
-    rate = manifest.rate if fact == "rate" and word == AUTO else manifest.expected_share
-    if fact != "transition" and rate is not None:
-        return rate
-    missing = "transition matrix" if fact == "transition" else "rate"
-    raise LanguageError(
-        f"{owner}: {word} needs the noise {missing}, which this manifest does not "
-        f"know: write {ESTIMATED}, or give a value"
-    )
 
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
@@ -61,39 +59,27 @@ def mask_true_values(registry: Registry, expression: Expression, manifest: Manif
     one name for one run, however it was written.
     """
 
+    shares = (manifest.expected_share, manifest.meta["realised_rate"])
+
     def mask(call: Call, parameter: Parameter, value: Value) -> Value:
-        return _word(parameter.auto, value, manifest)
+        if parameter.auto == "transition":
+            return AUTO if _is_true("transition", value, manifest) else value
+        if parameter.auto is None or not isinstance(value, int | float):
+            return value
+        words = {AUTO: (manifest.rate,) if parameter.auto == "rate" else shares, OVERALL: shares}
+        for word, rates in words.items():
+            if any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates):
+                return word
+        return value
 
     return str(registry.map_arguments(expression, mask))
-
-
-def _word(fact: str | None, value: Value, manifest: Manifest) -> Value:
-    if fact == "transition":
-        return AUTO if _is_true(fact, value, manifest) else value
-    if fact is None or not isinstance(value, int | float):
-        return value
-    shares = (manifest.expected_share, manifest.meta["realised_rate"])
-    words = {AUTO: (manifest.rate,) if fact == "rate" else shares, OVERALL: shares}
-    equal = (
-        word
-        for word, rates in words.items()
-        if any(rate is not None and math.isclose(value, rate, abs_tol=1e-9) for rate in rates)
-    )
-    return next(equal, value)
 
 
 def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
     if fact in ("rate", "share") and isinstance(value, int | float):
         meta = manifest.meta
-        return is_rate(
-            value,
-            (
-                meta["nominal_rate"],
-                meta["realised_rate"],
-                manifest.expected_share,
-                *meta.get("rates", ()),
-            ),
-        )
+        rates = [meta["nominal_rate"], meta["realised_rate"], *meta.get("rates", ())]
+        return is_rate(value, [*rates, manifest.expected_share])
     if fact == "transition":
         return value in (TRUE, EMPIRICAL) or any(
             _close(value, T) for T in _tables(manifest).values()
@@ -108,11 +94,11 @@ def is_rate(value: float, rates: Iterable[float | None]) -> bool:
     if not math.isfinite(value):
         return False
     digits = _digits(value)
-    known = [rate for rate in rates if rate is not None]
     return any(
         math.isclose(value, rate, abs_tol=1e-9)
         or (value > 0 and math.isclose(value, round(rate, digits)))
-        for rate in known
+        for rate in rates
+        if rate is not None
     )
 
 
@@ -149,8 +135,8 @@ def transitions(
     has no T.
     """
     has_T = any(parameter.name == "T" for _, parameter, _ in LOSSES.arguments(loss))
-    found = {} if estimates is None else {ESTIMATED: estimates.transition}
-    return {**_tables(manifest), **found} if has_T else {}
+    estimated = {} if estimates is None else {ESTIMATED: estimates.transition}
+    return {**_tables(manifest), **estimated} if has_T else {}
 
 
 def estimated_facts(registry: Registry, expression: Expression) -> set[str]:

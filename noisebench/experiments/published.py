@@ -11,7 +11,7 @@ Loads no torch.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -45,6 +45,8 @@ SELECTIONS = {
     "at_noisy_val": "epoch chosen on held-out noisy labels",
     "": "unstated",
 }
+
+_NUMBERS = ("rate", "mean", "std")  # of a published cell
 
 # Where a recipe of ours has a paper's name and is not all of it: by recipe and data.
 _LACKING = {
@@ -127,17 +129,12 @@ class PublishedMatch:
 def read_published() -> tuple[Published, ...]:
     """All rows, in the order of the file."""
     text = files("noisebench.experiments").joinpath("published.csv").read_text(encoding="utf-8")
-    return tuple(_row(line) for line in csv.DictReader(text.splitlines()))
-
-
-def _row(line: dict[str, str]) -> Published:
-    numbers = {
-        "rate": float(line["rate"]),
-        "mean": float(line["mean"]),
-        "std": float(line["std"]) if line["std"] else None,
-    }
-    counts = {name: int(line[name]) if line[name] else None for name in ("runs", "epochs")}
-    return Published(**{**line, **numbers, **counts})  # type: ignore[arg-type]
+    rows = []
+    for line in csv.DictReader(text.splitlines()):
+        numbers = {name: float(line[name]) if line[name] else None for name in _NUMBERS}
+        counts = {name: int(line[name]) if line[name] else None for name in ("runs", "epochs")}
+        rows.append(Published(**{**line, **numbers, **counts}))  # type: ignore[arg-type]
+    return tuple(rows)
 
 
 def find_paper(name: str) -> str:
@@ -157,49 +154,38 @@ def find_published(paper: str, ours: OurProtocol) -> PublishedMatch | None:
     """The paper's cell of the same data, kind and rate of noise, and method; of several the one
     most like ours. Raises UnknownName.
     """
-    kind, rate = _kind(ours.noise)
+    kind, rate = ours.noise, 0.0
+    with suppress(NoisebenchError):  # of a plugin that is not loaded: no paper has it
+        call = normal_noise(ours.noise)
+        given = dict(call.kwargs).get("rate", 0.0)
+        rate = float(given) if isinstance(given, int | float) else 0.0
+        kind = "clean" if call.name == "symmetric" and not rate else call.name
+        if call == normal_noise("imported(file='own')"):
+            kind = "as-is"
     fitting = [
         row
         for row in cells_of(paper)
         if (row.dataset, row.method, row.kind) == (ours.dataset, ours.method, kind)
         and (row.noise == ours.noise if kind == "human" else abs(row.rate - rate) < 1e-9)
     ]
-    matches = [PublishedMatch(row, tuple(_mismatches(row, ours))) for row in fitting]
+    matches = [PublishedMatch(row, _mismatches(row, ours)) for row in fitting]
     return min(matches, key=lambda match: len(match.mismatches), default=None)
 
 
-def _kind(noise: str) -> tuple[str, float]:
-    """The kind and the rate of a noise text of ours; of one that no paper can have, itself."""
-    try:
-        call = normal_noise(noise)
-    except NoisebenchError:  # of a plugin that is not loaded
-        return noise, 0.0
-    rate = dict(call.kwargs).get("rate", 0.0)
-    rate = float(rate) if isinstance(rate, int | float) else 0.0
-    if call == normal_noise("imported(file='own')"):
-        return "as-is", 0.0
-    return ("clean" if call.name == "symmetric" and not rate else call.name), rate
-
-
-def _mismatches(row: Published, ours: OurProtocol) -> Iterable[str]:
+def _mismatches(row: Published, ours: OurProtocol) -> tuple[str, ...]:
     """In the order in which they matter; `there` is the paper."""
-    if row.copied_from:
-        yield f"copied from {row.copied_from}"
-    if row.noise != ours.noise:
-        yield f"noise there {row.noise or row.convention or 'unstated'}"
-    if row.backbone != ours.backbone:
-        yield f"network there {row.backbone}"
-    if row.recipe != ours.recipe:
-        yield f"recipe there {row.recipe or 'unstated'}"
-    elif (row.recipe, row.dataset) in _LACKING:
-        yield _LACKING[row.recipe, row.dataset]
-    if ours.changes:
-        yield f"ours with {', '.join(ours.changes)}"
-    if row.epochs != ours.epochs:
-        yield f"epochs there {row.epochs or 'unstated'}"
-    if row.selection != ours.selection:
-        yield f"there {SELECTIONS[row.selection]}" if row.selection else "selection there unstated"
-    if row.runs is None:
-        yield "number of runs there unstated"
-    if row.remark:
-        yield f"{row.remark} there"
+    lacking = _LACKING.get((row.recipe, row.dataset), "")
+    selection = f"there {SELECTIONS[row.selection]}" if row.selection else ""
+    differences = (
+        (row.copied_from != "", f"copied from {row.copied_from}"),
+        (row.noise != ours.noise, f"noise there {row.noise or row.convention or 'unstated'}"),
+        (row.backbone != ours.backbone, f"network there {row.backbone}"),
+        (row.recipe != ours.recipe, f"recipe there {row.recipe or 'unstated'}"),
+        (row.recipe == ours.recipe and lacking != "", lacking),
+        (ours.changes != (), f"ours with {', '.join(ours.changes)}"),
+        (row.epochs != ours.epochs, f"epochs there {row.epochs or 'unstated'}"),
+        (row.selection != ours.selection, selection or "selection there unstated"),
+        (row.runs is None, "number of runs there unstated"),
+        (row.remark != "", f"{row.remark} there"),
+    )
+    return tuple(text for differs, text in differences if differs)

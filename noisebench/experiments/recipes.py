@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -11,8 +12,7 @@ from ..errors import ConfigError, UnknownName
 if TYPE_CHECKING:
     from ..datasets import Dataset, Fitting
 
-_STREAMED = ("area", "centre")  # the rest of a picture's settings is for images in memory too
-_MAX_COUNT = 1 << 31  # epochs, and examples a step
+_STREAMED = ("area", "centre")  # the rest of an image's settings is for images in memory too
 
 
 def _value(default: Any, flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
@@ -99,35 +99,36 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        for name in _NOT_NEGATIVE:
-            is_count = name in ("epochs", "batch_size")
-            least, limit = (1, _MAX_COUNT) if is_count else (0, float("inf"))
+        for name, (least, limit) in _LIMITS.items():
             value = getattr(self, name)
-            if not value >= least:
-                raise ConfigError(f"{name} must be at least {least}, got {value}")
-            if not value < limit:
-                raise ConfigError(
-                    f"{name} must be finite, and epochs and batch_size below {_MAX_COUNT}; "
-                    f"got {value}"
-                )
-        if not self.momentum < 1:
-            raise ConfigError(f"momentum must be below 1, got {self.momentum}")
-        if self.nesterov and not self.momentum:
-            raise ConfigError("nesterov needs a momentum: give one, or nesterov: false")
-        if self.crop and not self.crop < 64:
-            raise ConfigError(f"crop is padding in pixels, got {self.crop}")
-        if not 0 < self.layer_decay <= 1:
-            raise ConfigError(
-                f"layer_decay must be above 0 and at most 1, which is none; got {self.layer_decay}"
-            )
-        if self.size and not 8 <= self.size <= 1024:
-            raise ConfigError(
-                f"img_size is the side of an image in pixels, 8 to 1024, got {self.size}"
-            )
-        check_fit(self.fit)
-        for name in _STREAMED:
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name} is a share in (0, 1], got {getattr(self, name)}")
+            if not least <= value < limit:
+                most = "finite" if limit == math.inf else f"below {limit}"
+                raise ConfigError(f"{name} must be at least {least} and {most}, got {value}")
+        from ..datasets import FITS
+
+        size = self.size
+        checks = (
+            (self.momentum < 1, f"momentum must be below 1, got {self.momentum}"),
+            (
+                self.momentum or not self.nesterov,
+                "nesterov needs a momentum: give one, or nesterov: false",
+            ),
+            (self.fit in FITS, f"fit is one of {', '.join(FITS)}, got {self.fit!r}"),
+            (self.crop < 64, f"crop is padding in pixels, got {self.crop}"),
+            (
+                0 < self.layer_decay <= 1,
+                f"layer_decay must be above 0 and at most 1, which is none; got {self.layer_decay}",
+            ),
+            (
+                size == 0 or 8 <= size <= 1024,
+                f"img_size is the side of an image in pixels, 8 to 1024, got {size}",
+            ),
+            (0 <= self.area <= 1, f"scale is a share in (0, 1], got {self.area}"),
+            (0 <= self.centre <= 1, f"crop_pct is a share in (0, 1], got {self.centre}"),
+        )
+        for holds, message in checks:
+            if not holds:
+                raise ConfigError(message)
         # one text per meaning, since the key holds it
         schedule = str(Call(*read_schedule(self.schedule)))
         object.__setattr__(self, "schedule", schedule)
@@ -141,16 +142,11 @@ class Recipe:
         }
 
 
-_NOT_NEGATIVE = (
-    "epochs",
-    "batch_size",
-    "lr",
-    "momentum",
-    "weight_decay",
-    "clip",
-    "crop",
-    "freeze",
-)
+# the least value, and the first that is too large
+_LIMITS: dict[str, tuple[int, float]] = {
+    **dict.fromkeys(("epochs", "batch_size"), (1, 1 << 31)),
+    **dict.fromkeys(("lr", "momentum", "weight_decay", "clip", "crop", "freeze"), (0, math.inf)),
+}
 RECIPE_FIELDS = {value.name: value for value in fields(Recipe)}
 RECIPE_TYPES = {name: get_type_hints(Recipe)[name] for name in RECIPE_FIELDS}
 _LATER = {name: value.default for name, value in RECIPE_FIELDS.items() if "later" in value.metadata}
@@ -169,14 +165,6 @@ def option_name(name: str) -> str:
 def recipe_values(settings: dict[str, Any]) -> dict[str, Any]:
     """Those of some settings that are a recipe's."""
     return {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
-
-
-def check_fit(fit: str) -> None:
-    """Raises ConfigError."""
-    from ..datasets import FITS
-
-    if fit not in FITS:
-        raise ConfigError(f"fit is one of {', '.join(FITS)}, got {fit!r}")
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:
@@ -219,7 +207,7 @@ RECIPES = {
         "Cui et al., Equal Loss, section 3.1",
     ),
     "el-imagenet": PublishedRecipe(
-        "100 epochs, batch 2,048, lr 0.8 cosine, weight decay 1e-4; for photographs of 224 pixels",
+        "100 epochs, batch 2,048, lr 0.8 cosine, weight decay 1e-4; for images of 224 pixels",
         # The paper is silent on epochs: 100, since its baseline, 76.80 for ResNet-50, is what a
         # plain recipe of 90 to 100 epochs gives. It names a crop of the centre alone; without
         # random crops and flips in training, that baseline cannot be reached, so training has the
@@ -294,11 +282,7 @@ def make_recipe(
     published = find_recipe(name)
     recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
     if augment.get("centre") and changes.get("fit", "crop") != "crop":
-        changes = {"centre": 1.0, **changes}  # all of a padded or squashed picture is looked at
-    if unknown := set(changes) - set(RECIPE_FIELDS):
-        raise ConfigError(
-            f"a recipe has no setting {sorted(unknown)[0]!r}; it has {', '.join(RECIPE_FIELDS)}"
-        )
+        changes = {"centre": 1.0, **changes}  # all of a padded or squashed image is used
     return replace(recipe, **changes)
 
 
@@ -306,38 +290,40 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
     """The recipe on these data, one for each meaning. Raises ConfigError for a setting that has no
     effect, or that they need and lack.
     """
-    streamed, height, width = bool(dataset.reader), *dataset.shape[:2]
-    if streamed and recipe.crop:
-        raise ConfigError(
-            f"crop pads images in memory, and {dataset.name} is streamed: its "
-            "random crop is area, a share of the picture"
-        )
-    for name in ("size", *_STREAMED) if streamed else _STREAMED:
-        if bool(getattr(recipe, name)) != streamed:
-            what = "must be above 0" if streamed else "has no effect"
-            which = (
-                "which is streamed"
-                if streamed
-                else ("which is in memory: it is of pictures that are streamed")
+    if dataset.reader:
+        if recipe.crop:
+            raise ConfigError(
+                f"crop pads images in memory, and {dataset.name} is streamed: its random crop is "
+                "scale, a share of the image"
             )
-            raise ConfigError(f"{option_name(name)} {what} on {dataset.name}, {which}")
-    if streamed and recipe.fit != "crop" and recipe.centre != 1:
-        raise ConfigError(
-            f"centre has an effect with fit crop only, got {recipe.centre} with "
-            f"{recipe.fit}: give 1, or leave it out"
-        )
-    if streamed:
+        for name in ("size", *_STREAMED):
+            if not getattr(recipe, name):
+                raise ConfigError(
+                    f"{option_name(name)} must be above 0 on {dataset.name}, which is streamed"
+                )
+        if recipe.fit != "crop" and recipe.centre != 1:
+            raise ConfigError(
+                f"crop_pct has an effect with fit crop only, got {recipe.centre} with "
+                f"{recipe.fit}: give 1, or leave it out"
+            )
         return recipe
+    for name in _STREAMED:
+        if getattr(recipe, name):
+            raise ConfigError(
+                f"{option_name(name)} has no effect on {dataset.name}, which is in memory: it is "
+                "of images that are streamed"
+            )
+    height, width = dataset.shape[:2]
     if dataset.mixed:
         return recipe if recipe.size else replace(recipe, size=height)
-    if not recipe.size or recipe.size == height == width:
-        if recipe.fit != "crop":
-            raise ConfigError(
-                f"fit has no effect on {dataset.name}, whose images are all "
-                f"{height}x{width}: give another img_size with it"
-            )
-        return replace(recipe, size=0)  # which they have
-    return recipe
+    if recipe.size and not recipe.size == height == width:
+        return recipe
+    if recipe.fit != "crop":
+        raise ConfigError(
+            f"fit has no effect on {dataset.name}, whose images are all "
+            f"{height}x{width}: give another img_size with it"
+        )
+    return replace(recipe, size=0)  # which they have
 
 
 def fitting_of(recipe: Recipe, dataset: Dataset) -> Fitting | None:

@@ -1,5 +1,5 @@
-"""A request for a run -> everything that decides its result, its key and its folder's name. Loads
-no torch.
+"""A request for a run -> everything that decides its result, its key and its folder's name; what
+its training costs, in passes over its examples. Loads no torch.
 
 Precedence: the request (command line or suite) > method preset > recipe > default.
 """
@@ -23,9 +23,9 @@ from ..labels.manifest import Manifest, file_name
 from ..losses import LOSSES, build_loss
 from ..metrics.confident_learning import VERSION as ESTIMATES_VERSION
 from ..metrics.confident_learning import Estimates
-from ..strategies import STRATEGIES, normal_strategy
-from .backbones import backbone_fingerprint, canonical_backbone
-from .compute import at_budget
+from ..strategies import STRATEGIES, ComputeCost, normal_strategy
+from .backbones import VERSION as INITIAL_VERSION
+from .backbones import InitialWeights, backbone_fingerprint, canonical_backbone
 from .methods import METHODS, Method, Preset, find_method
 from .oracle import (
     estimated_facts,
@@ -35,10 +35,83 @@ from .oracle import (
     transitions,
     with_estimates,
 )
-from .recipes import Recipe, make_recipe, settled
+from .recipes import Recipe, make_recipe, read_schedule, settled
 from .run_facts import PATH_KEYS, config_of, key_of, with_noise_version
-from .weights import VERSION as INITIAL_VERSION
-from .weights import InitialWeights
+
+BUDGETS = ("epochs", "compute")
+# a run that estimates its noise spends one in four of its epochs on that: later, networks memorize
+# incorrect labels
+_WARMUP = 4
+
+
+@dataclass(frozen=True)
+class RelativeCost:
+    """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out
+    first, by plain CE.
+    """
+
+    share: float
+    estimates: bool = False
+
+    def work(self, epochs: int) -> float:
+        """Of a run of so many epochs, in epochs of CE."""
+        return epochs * self.share + (epochs_of_estimates(epochs) if self.estimates else 0)
+
+    def epochs(self, work: int) -> int:
+        """How many do as nearly as can be the work of so many epochs of CE; one is the least."""
+        return max(1, round(work / (self.share + (1 / _WARMUP if self.estimates else 0))))
+
+
+def epochs_of_estimates(epochs: int) -> int:
+    """How often a run of so many epochs sees every example before them, where it estimates its
+    noise.
+    """
+    return max(1, round(epochs / _WARMUP))
+
+
+def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost:
+    """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what
+    is none of the language.
+    """
+    call, normal = normal_strategy(strategy), LOSSES.normal(loss)
+    passes = STRATEGIES[call.name].facts.get("cost")
+    if not isinstance(passes, ComputeCost):
+        raise ConfigError(
+            f"the strategy {call.name} does not say what it costs: register it with "
+            "cost=ComputeCost(forward, backward)"
+        )
+    return RelativeCost(
+        passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))
+    )
+
+
+def checked_budget(name: str) -> str:
+    """`epochs`, the same for every method, or `compute`, the same work. Raises ConfigError."""
+    if name not in BUDGETS:
+        raise ConfigError(f"budget is one of {', '.join(BUDGETS)}, got {name!r}")
+    return name
+
+
+def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expression) -> Recipe:
+    """The recipe under a budget: by `compute` with as many epochs as do the work of its own epochs
+    of CE.
+
+    Raises ConfigError where the schedule counts epochs of its own.
+    """
+    if checked_budget(budget) == "epochs":
+        return recipe
+    check_schedule(recipe)
+    return replace(recipe, epochs=price_of(loss, strategy).epochs(recipe.epochs))
+
+
+def check_schedule(recipe: Recipe) -> None:
+    """Raises ConfigError where a budget of compute would change what a schedule means."""
+    if read_schedule(recipe.schedule)[1]:
+        raise ConfigError(
+            f"the schedule {recipe.schedule} counts epochs, and a budget of compute "
+            "changes them: take cosine or constant"
+        )
+
 
 # of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
 PICTURES_VERSION = 2
@@ -90,14 +163,14 @@ class RunConfig:
 
     @cached_property
     def unknown_noise(self) -> list[str]:
-        """What of the noise the run has to find out first: "rate", "transition"."""
+        """What of the noise the run has to estimate first: "rate", "transition"."""
         return sorted(
             estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy)
         )
 
     @cached_property
-    def _facts(self) -> dict[str, Any]:
-        """RunFacts but for the key, which some of them make."""
+    def facts(self) -> dict[str, Any]:
+        """The RunFacts of a run that has not finished, without its key and its labels' hash."""
         meta = self.manifest.meta
         return {
             "title": self.title,
@@ -110,7 +183,6 @@ class RunConfig:
             "noise_seed": self.manifest.noise_seed,
             "source_sha256": self.source_sha256,
             "held_out": self.manifest.held_out_text,
-            "labels": self.manifest.content_hash,
             "method": self.method,
             "model": self.model,
             **({"init": self.init.facts} if self.init else {}),
@@ -148,46 +220,31 @@ class RunConfig:
     @cached_property
     def config(self) -> dict[str, Any]:
         """All that changes the result, in plain values: the key is its hash."""
-        return config_of(self._facts)
+        return config_of({**self.facts, "labels": self.manifest.content_hash})
 
     @cached_property
     def key(self) -> str:
         return key_of(self.config)
 
     @property
-    def facts(self) -> dict[str, Any]:
-        """The RunFacts of a run that has not finished, without its labels' hash."""
-        facts = {"key": self.key, **self._facts}
-        del facts["labels"]
-        return facts
-
-    @cached_property
-    def slug(self) -> str:
-        """What the run is, for people; what comes after `__` in the folder's name is for
-        machines.
-        """
+    def folder_name(self) -> str:
+        """What the run is, for people; what comes after `__` is for machines."""
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
         text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
-        return re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")[:_LONGEST_NAME]
-
-    @property
-    def folder_name(self) -> str:
-        return f"{self.slug}__{self.key[:8]}"
+        slug = re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")
+        return f"{slug[:_LONGEST_NAME]}__{self.key[:8]}"
 
     @property
     def title(self) -> str:
-        meta, held_out = (
-            self.manifest.meta,
-            f", {self.manifest.held_out_text}" if self.manifest.held_out_text else "",
-        )
-        seed = (
-            "" if self.manifest.noise_seed is None else (f", noise seed {self.manifest.noise_seed}")
-        )
-        noise = f"{meta['noise']}{seed}{held_out}"
+        noise = [self.manifest.meta["noise"]]
+        if self.manifest.noise_seed is not None:
+            noise.append(f"noise seed {self.manifest.noise_seed}")
+        if self.manifest.held_out_text:
+            noise.append(self.manifest.held_out_text)
         init = f" from {self.init.label}" if self.init else ""
         return (
-            f"{self.method} on {self.manifest.dataset_text}, {noise}, {self.model}{init}, seed "
-            f"{self.seed}"
+            f"{self.method} on {self.manifest.dataset_text}, {', '.join(noise)}, "
+            f"{self.model}{init}, seed {self.seed}"
         )
 
 
@@ -200,23 +257,27 @@ def resolve_run(
 ) -> RunConfig:
     """Decide everything that the request leaves open. Raises NoisebenchError for what cannot be."""
     loss_text, strategy_text = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
+    num_classes = dataset.num_classes
     loss = resolve_auto(LOSSES, loss_text, manifest)
     strategy = resolve_auto(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
-    placeholder = Estimates(0.5, np.eye(dataset.num_classes))  # until the noise is estimated
+    placeholder = Estimates(0.5, np.eye(num_classes))  # until the noise is estimated
     filled = with_estimates(LOSSES, loss, placeholder)
     # an error of its parameters is raised now
-    build_loss(filled, transitions(manifest, loss, placeholder), num_classes=dataset.num_classes)
+    build_loss(filled, transitions(manifest, loss, placeholder), num_classes=num_classes)
     recipe_name = request.recipe or dataset.recipe
     recipe = make_recipe(
         recipe_name, dataset.name, augment=dataset.augmentation, changes=request.changes
     )
     recipe = settled(recipe, dataset)
-    _check_tables(
-        strategy,
-        int(manifest.in_training.sum()),
-        dataset.num_classes,
-        estimated_facts(LOSSES, loss),
-    )
+    unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)
+    call, n = normal_strategy(strategy), int(manifest.in_training.sum())
+    has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
+    if (has_memory or unknown) and n * num_classes > _LARGEST_TABLE:
+        raise ConfigError(
+            f"{call.name if has_memory else 'to estimate the noise'} takes a number for each class "
+            f"of each example, {n:,} x {num_classes:,} of them, {n * num_classes * 4 / 1e9:.1f} "
+            "GB: take a --subset, or another strategy"
+        )
     row, tuned = _row(loss, strategy, dataset, manifest)
     return RunConfig(
         dataset,
@@ -234,22 +295,6 @@ def resolve_run(
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
         request.init,
     )
-
-
-def _check_tables(strategy: Expression, n: int, num_classes: int, estimated: set[str]) -> None:
-    """Raises ConfigError where a run would hold a number for every class of every example, and
-    these are too many.
-    """
-    call = normal_strategy(str(strategy))
-    has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
-    estimates = estimated or estimated_facts(STRATEGIES, strategy)
-    if (has_memory or estimates) and n * num_classes > _LARGEST_TABLE:
-        who = call.name if has_memory else "to estimate the noise"
-        raise ConfigError(
-            f"{who} takes a number for each class of each example, {n:,} x {num_classes:,} of "
-            f"them, {n * num_classes * 4 / 1e9:.1f} GB: "
-            "take a --subset, or another strategy"
-        )
 
 
 def checked_seed(seed: int) -> int:
@@ -291,9 +336,14 @@ def _row(
         mask_true_values(LOSSES, loss, manifest),
         mask_true_values(STRATEGIES, strategy, manifest),
     )
-    if row := _row_of(*texts, dataset, manifest):
-        return row
-    alone = _row_of(texts[0], "standard", dataset, manifest) or (texts[0], False)
+    alone = texts[0], False  # the loss by itself
+    for method in METHODS.values():
+        preset = _preset(method, dataset, manifest.meta["noise"])
+        row = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
+        if row == texts:
+            return method.name, preset.tuned
+        if row == (texts[0], "standard") and alone == (texts[0], False):
+            alone = method.name, preset.tuned
     short = _short(texts[1])
     return (alone[0] if short == "standard" else f"{alone[0]}, {short}"), alone[1]
 
@@ -308,74 +358,36 @@ def _short(text: str) -> str:
     return str(short)
 
 
-def _row_of(
-    loss: str, strategy: str, dataset: Dataset, manifest: Manifest
-) -> tuple[str, bool] | None:
-    """The literature's name of two canonical texts, and whether that preset was chosen by the true
-    noise.
-    """
-    for method in METHODS.values():
-        preset = _preset(method, dataset, manifest.meta["noise"])
-        texts = LOSSES.canonical(preset.loss), str(normal_strategy(preset.strategy))
-        if texts == (loss, strategy):
-            return method.name, preset.tuned
-    return None
-
-
 def with_loss_parameters(
     request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
-    """The request with parameters of its loss set by name. A method becomes its loss and strategy,
-    and is no longer that row.
+    """The request with parameters of its loss set by name (`--eps 0.4`). A method becomes its loss
+    and strategy, and is no longer that row. Raises ConfigError where no term, or more than one, has
+    the parameter.
     """
-    if not values:
-        return request
-    loss, strategy = request.loss or "ce", request.strategy
-    if request.method is not None and not (request.loss or request.strategy):
-        row = find_method(request.method)
-        preset = _preset(row, dataset, manifest.meta["noise"])
-        loss, strategy = preset.loss, preset.strategy
-        request = replace(request, method=None)
-    return replace(request, loss=loss_with(loss, values), strategy=strategy)
-
-
-def loss_with(text: str, values: dict[str, str]) -> str:
-    """A loss with parameters set by name (`--eps 0.4`). Raises ConfigError where no term, or more
-    than one, has it.
-    """
+    text, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     expression = LOSSES.normal(text)
     for name, value in values.items():
-        owner = _owner(expression, name)
-
-        def change(call: Call, name: str = name, value: str = value, owner: Call = owner) -> Call:
-            others = tuple(pair for pair in call.kwargs if pair[0] != name)
-            return (
-                replace(call, kwargs=(*others, (name, parse_value(value))))
-                if call == owner
-                else call
+        names = {
+            call: [parameter.name for parameter in LOSSES[call.name].parameters]
+            for call in LOSSES.calls(expression)
+        }
+        owners = [call for call in names if name in names[call]]
+        if len(owners) > 1:
+            raise ConfigError(
+                f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
             )
+        if not owners:
+            lists = {call.name: ", ".join(names[call]) or "none" for call in names}
+            table = "; ".join(f"{call} has {listed}" for call, listed in lists.items())
+            if len(lists) == 1:
+                table = f"it has {next(iter(lists.values()))}"
+            raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
+        kwargs = {**dict(owners[0].kwargs), name: parse_value(value)}
+        changed = replace(owners[0], kwargs=tuple(kwargs.items()))
+
+        def change(call: Call, owner: Call = owners[0], changed: Call = changed) -> Call:
+            return changed if call == owner else call
 
         expression = LOSSES.normal(LOSSES.substitute(expression, change))
-    return str(expression)
-
-
-def _owner(expression: Expression, name: str) -> Call:
-    """The one term that has this parameter."""
-    calls = list(LOSSES.calls(expression))
-    owners = [call for call in calls if any(p.name == name for p in LOSSES[call.name].parameters)]
-    if len(owners) > 1:
-        raise ConfigError(
-            f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
-        )
-    if not owners:
-        has = {
-            call.name: ", ".join(p.name for p in LOSSES[call.name].parameters) or "none"
-            for call in calls
-        }
-        table = (
-            f"it has {has[calls[0].name]}"
-            if len(has) == 1
-            else "; ".join(f"{call} has {names}" for call, names in has.items())
-        )
-        raise ConfigError(f"--{name}: loss '{expression}' has no parameter '{name}' ({table})")
-    return owners[0]
+    return replace(request, method=None, loss=str(expression), strategy=strategy)

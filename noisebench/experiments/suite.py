@@ -1,27 +1,32 @@
-"""`benchmarks.yaml` -> runs. All mistakes of a file are reported at once, each with line and
-column.
-
-
-How much a suite trains, before any of it is planned. Loads no torch.
+"""`benchmarks.yaml` -> runs; which runs of a suite a condition selects; how much a suite trains,
+before any of it is planned. All mistakes of a file are reported at once, each with line and column.
+Loads no torch.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
 from importlib.resources import files
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import AliasChoices, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AliasChoices,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from ..core.files.untrusted import read_text
+from ..core.files.untrusted import check_nesting, read_text
 from ..core.hardware import checked_precision
 from ..datasets import DATASETS, split_reader
 from ..errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
@@ -30,14 +35,13 @@ from ..labels.subset import check_subset
 from ..losses import LOSSES
 from ..noise import normal_noise
 from ..strategies import normal_strategy
-from .backbones import canonical_backbone
-from .compute import RelativeCost, check_schedule, checked_budget, price_of
+from .backbones import canonical_backbone, check_init
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
     RECIPE_FIELDS,
     RECIPES,
-    check_fit,
+    Recipe,
     find_recipe,
     make_recipe,
     option_name,
@@ -45,22 +49,24 @@ from .recipes import (
     recipe_values,
     settled,
 )
-from .resolve import RunRequest, checked_seed, loss_and_strategy_of
-from .selection import normal_value
+from .resolve import (
+    RunRequest,
+    check_schedule,
+    checked_budget,
+    checked_seed,
+    loss_and_strategy_of,
+    price_of,
+)
 from .suite_file import (
     Defaults,
     Override,
     ReportShape,
-    Scalar,
     Selector,
     Settings,
     StrictModel,
     YamlPath,
-    compose,
     construct,
-    mark_of,
 )
-from .weights import check_init
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts
@@ -68,7 +74,16 @@ _FILE = "benchmarks.yaml"
 _MOST_RUNS = 100_000  # of a suite
 _SHOWN = 100  # mistakes
 _LONGEST_LINE = 300  # characters
-_MOST_SELECTED = 10_000_000  # runs, each held against each selector
+_MOST_SELECTED = 10_000_000  # pairs of a run and a selector
+_DEPTH = 8  # of the YAML: a selector's value in an override in a suite
+_MOST_VALUES = 50_000  # of the YAML
+
+
+# a single one is a list of one
+Choices = Annotated[
+    list[str | int],
+    BeforeValidator(lambda given: [given] if isinstance(given, str | int | float) else given),
+]
 
 
 class Suite(StrictModel):
@@ -79,21 +94,10 @@ class Suite(StrictModel):
     summary: str = ""
     takes: str = ""
     defaults: Defaults = Defaults()
-    matrix: dict[str, list[str | int]]
+    matrix: dict[str, Choices]
     exclude: list[Selector] = Field(default=[])
     override: list[Override] = Field(default=[])
     report: ReportShape = ReportShape()
-
-    @field_validator("matrix", mode="before")
-    @classmethod
-    def _listed(cls, matrix: Any) -> Any:
-        """A single choice is a list of one."""
-        single = (str, int, float)
-        return (
-            {axis: [each] if isinstance(each, single) else each for axis, each in matrix.items()}
-            if isinstance(matrix, dict)
-            else matrix
-        )
 
     @field_validator("summary", "takes")
     @classmethod
@@ -114,29 +118,26 @@ class Suite(StrictModel):
         return self
 
     def _too_large(self, seeds: int) -> str:
-        """Why so many seeds are too many; empty where they are not."""
+        """What is wrong with this number of seeds; empty where nothing is."""
         runs = math.prod(map(len, self.matrix.values())) * seeds
-        if runs <= _MOST_RUNS and runs * (len(self.exclude) + len(self.override)) <= _MOST_SELECTED:
+        selectors = len(self.exclude) + len(self.override)
+        most = min(_MOST_RUNS, _MOST_SELECTED // max(selectors, 1))
+        if runs <= most:
             return ""
-        return f"the suite is too large: {runs} runs, and may have {_MOST_RUNS}; make several of it"
+        return f"the suite is too large: {runs} runs, at most {most}; split it into several suites"
 
     def with_defaults(self, seeds: int | None = None, **settings: Any) -> Suite:
-        """The suite with so many seeds, from 0 on, and other defaults; of None nothing changes.
+        """The suite with this number of seeds, from 0 on, and other defaults; None changes nothing.
 
         Raises ConfigError where an axis or an override decides instead, or for too many seeds.
         """
         if seeds is not None and (problem := self._too_large(seeds)):
             raise ConfigError(f"--seeds {seeds}: {problem}")
-        numbers = None if seeds is None else list(range(seeds))
-        given = {
-            name: value
-            for name, value in {**settings, "seeds": numbers}.items()
-            if value is not None
-        }
+        settings["seeds"] = None if seeds is None else list(range(seeds))
+        given = {name: value for name, value in settings.items() if value is not None}
+        set_by_run = {*self.matrix, *(name for o in self.override for name in o.set.given())}
         for name, value in given.items():
-            if name in self.matrix or any(
-                name in override.set.given() for override in self.override
-            ):
+            if name in set_by_run:
                 option = "init-weights" if name == "init" else option_name(name).replace("_", "-")
                 raise ConfigError(
                     f"--{option} {value}: the suite sets its {name} run by run: "
@@ -155,10 +156,6 @@ class SuiteRun:
     seed: int
     noise_seed: int
     budget: str = "epochs"
-
-    @property
-    def changes(self) -> dict[str, Any]:
-        return recipe_values(self.settings)
 
 
 def packaged_suites() -> Path:
@@ -185,14 +182,11 @@ def find_suite(name: str, root: Path) -> tuple[str, Suite]:
             raise ConfigError(
                 f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}"
             )
-        return _pick(suites, suite_name or next(iter(suites)))
-    known: dict[str, Suite] = {}
-    for path in reversed(suite_files(root)):
-        known.update(read_suites(path))
-    return _pick(known, name)
-
-
-def _pick(suites: dict[str, Suite], name: str) -> tuple[str, Suite]:
+        name = suite_name or next(iter(suites))
+    else:
+        suites = {}
+        for path in reversed(suite_files(root)):
+            suites.update(read_suites(path))
     if name not in suites:
         raise UnknownName("suite", name, suites, "suites")
     return name, suites[name]
@@ -202,21 +196,28 @@ def read_suites(path: Path) -> dict[str, Suite]:
     """All suites of a file. Raises ConfigError with every mistake, one a line, as
     `file:line:column: what`.
     """
-    places: dict[tuple[str | int, ...], tuple[int, int]] = {}
+    marks: dict[YamlPath, tuple[int, int]] = {}
     mistakes: list[tuple[int, int, str]] = []
     try:
-        node = compose(read_text(path))
+        text = read_text(path)
+        check_nesting(text, _DEPTH, _MOST_VALUES)
+        node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
-        raise ConfigError(
-            f"{path}{mark_of(error)}: not YAML: "
-            f"{getattr(error, 'problem', None) or str(error).splitlines()[0]}"
-        ) from None
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
         ) from None
-    data = construct(node, (), places, mistakes) if node is not None else None
-    suites = _validate(data, places, mistakes)
+    data = construct(node, (), marks, mistakes) if node is not None else None
+    suites: dict[str, Suite] = {}
+    for path_there, problem in _validate(data, suites):
+        # a key that is missing has no mark: where it should be
+        known = (path_there[:length] for length in range(len(path_there), -1, -1))
+        line, column = next((marks[at] for at in known if at in marks), (1, 1))
+        mistakes.append((line, column, problem))
     if mistakes:
         lines = [f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))]
         if len(lines) > _SHOWN:
@@ -225,37 +226,30 @@ def read_suites(path: Path) -> dict[str, Suite]:
     return suites
 
 
-def _validate(
-    data: Any, places: dict[YamlPath, tuple[int, int]], mistakes: list[tuple[int, int, str]]
-) -> dict[str, Suite]:
-    def blame(at: YamlPath, what: str) -> None:
-        while at and at not in places:
-            at = at[:-1]
-        mistakes.append((*places.get(at, (1, 1)), what))
-
-    if (
-        not isinstance(data, dict)
-        or set(data) - {"version", "suites"}
-        or data.get("version") != 1
-        or not isinstance(data.get("suites"), dict)
-    ):
-        for key in set(data) - {"version", "suites"} if isinstance(data, dict) else ():
-            blame((key,), f"unknown key {key!r}: a file has version and suites")
-        if not mistakes:
-            blame((), "a suite file starts with `version: 1` and has `suites:`")
-        return {}
-    suites = {}
+def _validate(data: Any, suites: dict[str, Suite]) -> Iterator[tuple[YamlPath, str]]:
+    """Fills `suites`; every mistake and where it is."""
+    data = data if isinstance(data, dict) else {}
+    unknown = set(data) - {"version", "suites"}
+    for key in unknown:
+        yield (key,), f"unknown key {key!r}: a file has version and suites"
+    if unknown:
+        return
+    if data.get("version") != 1 or not isinstance(data.get("suites"), dict):
+        yield (), "a suite file starts with `version: 1` and has `suites:`"
+        return
     for name, content in data["suites"].items():
         try:
             suites[name] = Suite.model_validate(content)
         except ValidationError as error:
             for problem in error.errors():
-                at = ("suites", name, *problem["loc"])
-                blame(at, f"{'.'.join(map(str, problem['loc'])) or name}: {_plainly(problem)}")
+                key, what = problem["loc"], str(problem["msg"]).removeprefix("Value error, ")
+                if problem["type"] == "extra_forbidden":
+                    near = get_close_matches(str(key[-1]).replace("-", "_"), _KEYS, n=1)
+                    what = f"unknown key{f': did you mean {near[0]!r}?' if near else ''}"
+                yield ("suites", name, *key), f"{'.'.join(map(str, key)) or name}: {what}"
             continue
         for at, what in list(_wrong_types(suites[name])) or _wrong_names(suites[name]):
-            blame(("suites", name, *at), what)
-    return suites
+            yield ("suites", name, *at), what
 
 
 def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
@@ -264,10 +258,8 @@ def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
         for number, choice in enumerate(choices):
             if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
                 kind = "integer" if axis in _NUMBERS else "string"
-                yield (
-                    ("matrix", axis, number),
-                    (f"matrix.{axis}.{number}: Input should be a valid {kind}"),
-                )
+                at = ("matrix", axis, number)
+                yield at, f"matrix.{axis}.{number}: Input should be a valid {kind}"
 
 
 _KEYS = [
@@ -281,11 +273,11 @@ _KEYS = [
 ]
 
 
-def _plainly(problem: Any) -> str:
-    if problem["type"] == "extra_forbidden":
-        near = get_close_matches(str(problem["loc"][-1]).replace("-", "_"), _KEYS, n=1)
-        return f"unknown key{f': did you mean {near[0]!r}?' if near else ''}"
-    return str(problem["msg"]).removeprefix("Value error, ")
+def _check_suspects(name: str) -> None:
+    path = PurePath(name)
+    is_outside = path.is_absolute() or path.drive or ".." in path.parts or "\\" in name
+    if is_outside or path.suffix != ".csv":
+        raise ConfigError(f"suspects are written to a .csv within the workspace, got {name!r}")
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -297,7 +289,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "recipe": find_recipe,
     "init": check_init,
     "schedule": read_schedule,
-    "fit": check_fit,
+    "fit": lambda fit: Recipe(1, fit=fit),
     "val_fraction": lambda fraction: LabelRequest("", val_fraction=fraction),
     "val_split": lambda when: LabelRequest("", val_split=when),
     "trusted": lambda share: LabelRequest("", trusted=share),
@@ -306,6 +298,8 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "budget": checked_budget,
     "seeds": lambda seeds: [checked_seed(seed) for seed in seeds],
     "noise_seed": checked_seed,
+    "published": find_paper,
+    "suspects": _check_suspects,
 }
 
 
@@ -321,55 +315,40 @@ def _check_value(axis: str, value: Any) -> None:
 
 def _wrong_names(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
     """Names that no registry knows, axes that are none, selectors that select nothing."""
-    values = [(("defaults", key), key, value) for key, value in suite.defaults.given().items()]
     for axis, choices in suite.matrix.items():
         if axis not in AXES:
             yield ("matrix", axis), f"unknown axis {axis!r}: axes are {', '.join(AXES)}"
-            continue
-        if not choices:
+        elif not choices:
             yield ("matrix", axis), f"the axis {axis} is empty"
-        values += [(("matrix", axis, n), axis, choice) for n, choice in enumerate(choices)]  # type: ignore[misc]
-    for number, override in enumerate(suite.override):
-        values += [
-            (("override", number, "set", key), key, value)  # type: ignore[misc]
+    report = suite.report.model_dump(include={"published", "suspects"}, exclude_none=True)
+    values: list[tuple[YamlPath, str, Any]] = [
+        *((("defaults", key), key, value) for key, value in suite.defaults.given().items()),
+        *(
+            (("matrix", axis, number), axis, value)
+            for axis, choices in suite.matrix.items()
+            for number, value in enumerate(choices)
+        ),
+        *(
+            (("override", number, "set", key), key, value)
+            for number, override in enumerate(suite.override)
             for key, value in override.set.given().items()
-        ]
-    for at, axis, value in values:
+        ),
+        *((("report", key), key, value) for key, value in report.items()),
+    ]
+    for at, key, value in values:
         try:
-            _check_value(axis, value)
+            _check_value(key, value)
         except NoisebenchError as error:
             yield at, str(error)
-    if suite.report.suspects is not None and not _stays_within(suite.report.suspects):
-        yield (
-            ("report", "suspects"),
-            (f"suspects are written to a .csv within the workspace, got {suite.report.suspects!r}"),
-        )
-    if suite.report.published is not None:
-        try:
-            find_paper(suite.report.published)
-        except UnknownName as error:
-            yield ("report", "published"), str(error)
     cells = list(_cells(suite))
     yield from _wrong_together(suite, cells)
     for where, selectors in (
         ("exclude", suite.exclude),
-        ("override", [o.match for o in suite.override]),
+        ("override", [override.match for override in suite.override]),
     ):
         for number, selector in enumerate(selectors):
-            if not any(_matches(run, selector) for cell in cells for run in _seeded(suite, cell)):
+            if not any(_matches(cell, selector) for cell in cells):
                 yield (where, number), f"{where} matches no run: {selector}"
-
-
-def _stays_within(name: str) -> bool:
-    """Whether a path, wherever it is taken from, names a .csv below there."""
-    path = PurePath(name)
-    return (
-        path.suffix == ".csv"
-        and not path.is_absolute()
-        and not path.drive
-        and ".." not in path.parts
-        and "\\" not in name
-    )
 
 
 def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[YamlPath, str]]:
@@ -379,18 +358,19 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
     messages: dict[str, YamlPath] = {}
     noises: set[tuple[str, str]] = set()  # (data set, noise) that were checked
     for cell in cells:
+        if cell["seed"] != suite.defaults.seeds[0]:
+            continue
         try:
             _check_cell(cell, suite.defaults.budget, noises)
         except (UnknownName, LanguageError, DataError) as error:
-            # names are checked before, each at its own place
+            # names are checked before, each where it stands
             at: YamlPath = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             with suppress(NoisebenchError):
                 normal_noise(cell["noise"])
                 messages.setdefault(str(error), at)
         except ConfigError as error:
             messages.setdefault(str(error), ("defaults",))
-    for message, at in messages.items():
-        yield at, message
+    yield from ((at, message) for message, at in messages.items())
 
 
 def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]]) -> None:
@@ -423,45 +403,32 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
-    """The settings of every cell of the matrix, before `exclude` and `override`."""
-    shared = {
-        key: value for key, value in suite.defaults.given().items() if key in Settings.model_fields
-    }
+    """The settings of every cell of the matrix with each seed, before `exclude` and `override`."""
+    defaults = suite.defaults
+    shared = {key: value for key, value in defaults.given().items() if key in Settings.model_fields}
     for choice in itertools.product(*suite.matrix.values()):
-        yield {**shared, **dict(zip(suite.matrix, choice, strict=True))}
-
-
-def _seeded(suite: Suite, cell: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """A cell's settings with each of the suite's seeds."""
-    fixed = suite.defaults.noise_seed
-    return (
-        {**cell, "seed": seed, "noise_seed": seed if fixed is None else fixed}
-        for seed in suite.defaults.seeds
-    )
-
-
-def _matches(run: dict[str, Any], selector: Selector) -> bool:
-    """Whether a run has one of the values that the selector gives for each key, however they are
-    spelled, as under --filter.
-    """
-    return all(_is_one_of(run, _FIELD_OF.get(key, key), value) for key, value in selector.items())
+        cell = {**shared, **dict(zip(suite.matrix, choice, strict=True))}
+        for seed in defaults.seeds:
+            noise_seed = seed if defaults.noise_seed is None else defaults.noise_seed
+            yield {**cell, "seed": seed, "noise_seed": noise_seed}
 
 
 # a recipe value's name as an option -> its field
 _FIELD_OF = {option_name(name): name for name in RECIPE_FIELDS}
 
 
-def _is_one_of(run: dict[str, Any], key: str, value: Scalar | list[Scalar]) -> bool:
-    setting = run.get(key)
-    if setting is None or setting == value:
-        return setting == value
-    choices: list[Any] = []
-    if isinstance(value, list):
-        choices = value
-    elif isinstance(value, str):
-        choices = [part.strip() for part in value.split("|")]
-    meaning = _meaning(key, str(setting), run.get("dataset"))
-    return any(_meaning(key, str(choice), run.get("dataset")) == meaning for choice in choices)
+def _matches(run: dict[str, Any], selector: Selector) -> bool:
+    """Whether a run has one of the values that the selector gives for each key, however they are
+    spelled, as under --filter.
+    """
+    for key, value in selector.items():
+        name, dataset = _FIELD_OF.get(key, key), run.get("dataset")
+        choices = value if isinstance(value, list) else [value, *str(value).split(_OR)]
+        meanings = {_meaning(name, str(choice).strip(), dataset) for choice in choices}
+        setting = run.get(name)
+        if setting not in choices and _meaning(name, str(setting), dataset) not in meanings:
+            return False
+    return True
 
 
 @cache
@@ -479,15 +446,14 @@ def expand(suite: Suite) -> list[SuiteRun]:
     """Every run of a suite, cell by cell, seed by seed."""
     runs = []
     for cell in _cells(suite):
-        for settings in _seeded(suite, cell):
-            run = settings
-            if any(_matches(run, selector) for selector in suite.exclude):
-                continue
-            for override in suite.override:
-                if _matches(run, override.match):
-                    run = {**run, **override.set.given()}
-            seed, noise_seed = run.pop("seed"), run.pop("noise_seed")
-            runs.append(SuiteRun(run, seed, noise_seed, suite.defaults.budget))
+        if any(_matches(cell, selector) for selector in suite.exclude):
+            continue
+        settings = cell
+        for override in suite.override:
+            if _matches(settings, override.match):
+                settings = {**settings, **override.set.given()}
+        seed, noise_seed = settings.pop("seed"), settings.pop("noise_seed")
+        runs.append(SuiteRun(settings, seed, noise_seed, suite.defaults.budget))
     return runs
 
 
@@ -496,7 +462,7 @@ def request_of(run: SuiteRun, device: str = "auto") -> RunRequest:
     names = ("method", "loss", "strategy", "model", "recipe")
     return RunRequest(
         **{name: run.settings.get(name) for name in names},
-        changes=run.changes,
+        changes=recipe_values(run.settings),
         seed=run.seed,
         precision=run.settings.get("precision") or "auto",
         device=device,
@@ -509,7 +475,7 @@ def label_request_of(run: SuiteRun) -> LabelRequest:
     settings = run.settings
     return LabelRequest(
         settings["noise"],
-        checked_seed(run.noise_seed),
+        run.noise_seed,
         float(settings.get("val_fraction") or 0.0),
         settings.get("val_split") or VAL_SPLITS[0],
         None,
@@ -526,28 +492,88 @@ def images_of(suite: Suite) -> int | None:
     read, or a strategy says no cost.
     """
     price = cache(price_of)  # which runs share, but for their methods
-    # as many for every seed
-    seen = [_images(run, price) for run in expand(suite.with_defaults(seeds=1))]
-    known = [count for count in seen if count is not None]
-    return round(len(suite.defaults.seeds) * math.fsum(known)) if len(known) == len(seen) else None
-
-
-def _images(run: SuiteRun, price: Callable[[str, str], RelativeCost]) -> float | None:
-    settings = run.settings
-    dataset = DATASETS.get(settings.get("dataset", ""))
-    if dataset is None:
-        return None
-    try:
-        cost = price(
-            *loss_and_strategy_of(request_of(run), dataset, str(normal_noise(settings["noise"])))
+    counts = []
+    for run in expand(suite.with_defaults(seeds=1)):  # as many for every seed
+        settings = run.settings
+        dataset = DATASETS.get(settings.get("dataset", ""))
+        if dataset is None:
+            return None
+        noise = str(normal_noise(settings["noise"]))
+        try:
+            cost = price(*loss_and_strategy_of(request_of(run), dataset, noise))
+        except ConfigError:  # of a plugin's strategy
+            return None
+        recipe = make_recipe(
+            settings.get("recipe") or dataset.recipe,
+            dataset.name,
+            augment=dataset.augmentation,
+            changes=recipe_values(run.settings),
         )
-    except ConfigError:  # of a plugin's strategy
-        return None
-    recipe = make_recipe(
-        settings.get("recipe") or dataset.recipe,
-        dataset.name,
-        augment=dataset.augmentation,
-        changes=run.changes,
-    )
-    epochs = cost.epochs(recipe.epochs) if run.budget == "compute" else recipe.epochs
-    return (settings.get("subset") or dataset.n_train) * cost.work(epochs)
+        epochs = cost.epochs(recipe.epochs) if run.budget == "compute" else recipe.epochs
+        counts.append((settings.get("subset") or dataset.n_train) * cost.work(epochs))
+    return round(len(suite.defaults.seeds) * math.fsum(counts))
+
+
+_OR = "|"  # between several values of one condition; no value contains it
+
+T = TypeVar("T")
+Names = tuple[str, ...]
+
+_NORMAL: dict[str, Callable[[str], object]] = {
+    "model": canonical_backbone,
+    "noise": normal_noise,
+    "loss": LOSSES.canonical,
+    "strategy": normal_strategy,
+    **dict.fromkeys(("subset", "epochs", "seed", "noise_seed"), int),
+}
+
+
+def select_matching(
+    things: Iterable[T],
+    conditions: Iterable[str],
+    axes: Sequence[str],
+    names_of: Callable[[T, str], Names],
+) -> list[T]:
+    """The things that meet every condition, in their order. Values are compared by meaning, not by
+    spelling; `seed=0|1` are two.
+
+    names_of: the names of a thing's value on an axis, first the one that is listed. Raises
+    ConfigError for another form, or a value that no thing has.
+    """
+    left = list(things)
+    for condition in conditions:
+        axis, equals, value = condition.partition("=")
+        if not equals or axis not in axes:
+            raise ConfigError(
+                f"--filter is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+            )
+        names = [names_of(thing, axis) for thing in left]
+        values = [value]
+        if not any(value in known for known in names):
+            values = [part.strip() for part in value.split(_OR)]
+        if "" in values and len(values) > 1:
+            raise ConfigError(f"--filter {condition}: a value beside {_OR} is empty")
+        selected: set[Names] = set()
+        for text in values:
+            meanings = {text, normal_value(axis, text)}
+            matching = {known for known in names if meanings & set(known)}
+            if names and not matching:
+                of = f" of {text}" if len(values) > 1 else ""
+                # what holds a comma is told from two names
+                listed = ", ".join(
+                    f'"{name}"' if "," in name else name for name in sorted({n[0] for n in names})
+                )
+                raise ConfigError(
+                    f"--filter {condition}: no run is left{of}; {axis} is one of {listed}"
+                )
+            selected |= matching
+        left = [thing for thing, known in zip(left, names, strict=True) if known in selected]
+    return left
+
+
+def normal_value(axis: str, value: str) -> str:
+    """The canonical text of a value of an axis; itself where it has no other, or means nothing."""
+    try:
+        return str(_NORMAL[axis](value)) if axis in _NORMAL else value
+    except (NoisebenchError, ValueError):
+        return value

@@ -13,7 +13,6 @@ from typing import Any
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
-from ..core.files.untrusted import check_nesting
 from .recipes import RECIPE_TYPES, option_name
 
 Scalar = bool | int | float | str | None
@@ -93,36 +92,20 @@ class ReportShape(StrictModel):
 YamlPath = tuple[str | int, ...]
 """The keys and numbers that lead to a value."""
 
-_DEPTH = 8  # a selector's value in an override in a suite
-_MOST = 50_000  # values
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
-
-
-def compose(text: str) -> yaml.Node | None:
-    """The document as nodes. Raises ConfigError for an alias, ValueError for too deep or too large
-    a one, yaml.YAMLError for no YAML.
-    """
-    check_nesting(text, _DEPTH, _MOST)
-    return yaml.compose(text, yaml.SafeLoader)
-
-
-def mark_of(error: yaml.YAMLError) -> str:
-    """`:line:column`, where the error says them."""
-    mark = getattr(error, "problem_mark", None)
-    return f":{mark.line + 1}:{mark.column + 1}" if mark else ""
 
 
 def construct(
     node: yaml.Node,
     at: YamlPath,
-    places: dict[YamlPath, tuple[int, int]],
+    marks: dict[YamlPath, tuple[int, int]],
     mistakes: list[tuple[int, int, str]],
 ) -> Any:
     """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are
     mistakes.
     """
     here = (node.start_mark.line + 1, node.start_mark.column + 1)
-    places.setdefault(at, here)
+    marks.setdefault(at, here)
     if isinstance(node, yaml.MappingNode):
         mapping: dict[Any, Any] = {}
         for key_node, value_node in node.value:
@@ -130,19 +113,20 @@ def construct(
             spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if key in mapping:
                 mistakes.append((*spot, f"the key {key!r} stands twice"))
-            places[(*at, key)] = spot
-            mapping[key] = construct(value_node, (*at, key), places, mistakes)
+            marks[(*at, key)] = spot
+            mapping[key] = construct(value_node, (*at, key), marks, mistakes)
         return mapping
     if isinstance(node, yaml.SequenceNode):
         return [
-            construct(item, (*at, number), places, mistakes)
+            construct(item, (*at, number), marks, mistakes)
             for number, item in enumerate(node.value)
         ]
     plain = isinstance(node, yaml.ScalarNode) and node.style is None
     if node.tag == "tag:yaml.org,2002:str" and plain and _LIKE_A_NUMBER.fullmatch(node.value):
-        mistakes.append(
-            (*here, f"YAML reads {node.value} as text: write {_with_point(node.value)}")
-        )
+        mantissa, exponent = re.split("[eE]", node.value)
+        mantissa = mantissa if "." in mantissa else f"{mantissa}.0"
+        exponent = exponent if exponent[0] in "+-" else f"+{exponent}"
+        mistakes.append((*here, f"YAML reads {node.value} as text: write {mantissa}e{exponent}"))
         return float(node.value)
     try:
         return yaml.SafeLoader("").construct_object(node)
@@ -155,9 +139,3 @@ def construct(
             )
         )
         return None
-
-
-def _with_point(text: str) -> str:
-    mantissa, exponent = re.split("[eE]", text)
-    sign = "" if exponent[0] in "+-" else "+"
-    return f"{mantissa if '.' in mantissa else mantissa + '.0'}e{sign}{exponent}"

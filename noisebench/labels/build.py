@@ -4,9 +4,9 @@ its rates are counted here.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,12 @@ from ..datasets import (
     Annotations,
     Dataset,
     Fitting,
+    ImageArray,
     Labels,
     ProgressCallback,
     Shape,
     check_column,
     find_dataset,
-    image_rows,
     images_fingerprint,
     read_annotations,
     read_human,
@@ -36,7 +36,7 @@ from ..datasets import (
     split_column,
 )
 from ..errors import ConfigError, DataError, LanguageError
-from ..metrics.predictions import read_teacher
+from ..metrics.predictions import Teaching, read_teacher
 from ..noise import (
     FILES,
     NOISES,
@@ -50,13 +50,12 @@ from ..noise import (
     normal_noise,
 )
 from ..noise.given import OWN
-from ..noise.registry import NoiseInputs, Teacher
+from ..noise.registry import NoiseInputs
 from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
 VAL_SPLITS = ("after", "before")
 _DIGITS = 16  # of a file's sha256, kept in the noise's text
-_CHUNK = 4096  # images hashed at a time
 
 
 @dataclass(frozen=True)
@@ -79,22 +78,25 @@ class LabelRequest:
     subset: int | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.val_fraction < 1:
-            raise ConfigError(
-                f"--val-fraction is a share of the training set in [0, 1), got {self.val_fraction}"
-            )
-        if not 0 <= self.trusted < 1:
-            raise ConfigError(
-                f"--trusted is a share of the training set in [0, 1), got {self.trusted}"
-            )
-        if self.subset is not None and self.subset < 1:
-            raise ConfigError(
-                f"--subset is a number of training images from 1 on, got {self.subset}"
-            )
-        if self.val_split not in VAL_SPLITS:
-            raise ConfigError(
-                f"--val-split is one of {', '.join(VAL_SPLITS)}, got {self.val_split!r}"
-            )
+        share, splits = "a share of the training set in [0, 1)", ", ".join(VAL_SPLITS)
+        for valid, option, allowed, value in (
+            (0 <= self.val_fraction < 1, "--val-fraction", share, self.val_fraction),
+            (0 <= self.trusted < 1, "--trusted", share, self.trusted),
+            (
+                self.subset is None or self.subset >= 1,
+                "--subset",
+                "a number of training images from 1 on",
+                self.subset,
+            ),
+            (
+                self.val_split in VAL_SPLITS,
+                "--val-split",
+                f"one of {splits}",
+                repr(self.val_split),
+            ),
+        ):
+            if not valid:
+                raise ConfigError(f"{option} is {allowed}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -111,44 +113,35 @@ class DatasetInputs:
     root: Path = Path()
     tell: ProgressCallback = silent
 
-    def file(self, text: str) -> str:
-        """A file, or FILE:COLUMN, by its path from here, else from the workspace."""
-        path, _ = split_column(text)
-        return text if path.exists() or not (self.root / path).exists() else str(self.root / text)
-
-    def place(self, path: Path) -> str:
-        """A path for a manifest: relative to the workspace where it lies within, so that both can
-        move.
-        """
-        absolute, root = path.resolve(), self.root.resolve()
-        return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
-
-    def label_file(self, text: str) -> str:
-        """FILE or FILE:COLUMN for a manifest."""
-        path, column = split_column(text)
-        return self.place(path) + (f":{column}" if column else "")
-
-    def whereabouts(self, dataset: Dataset) -> str:
+    def dataset_path(self, dataset: Dataset) -> str:
         """A user data set's path as one names it, with how it is streamed; a hub's table by its
         name.
         """
         assert dataset.path is not None
-        away = dataset.reader == "hfds" and not dataset.path.exists()
-        where = str(dataset.path) if away else self.place(dataset.path)
-        return f"{dataset.reader}:{where}" if dataset.reader else where
+        on_hub = dataset.reader == "hfds" and not dataset.path.exists()
+        path = str(dataset.path) if on_hub else relative_path(dataset.path, self.root)
+        return f"{dataset.reader}:{path}" if dataset.reader else path
+
+    def label_file(self, text: str) -> str:
+        """FILE or FILE:COLUMN for a manifest."""
+        path, column = split_column(text)
+        return relative_path(path, self.root) + (f":{column}" if column else "")
+
+    @cached_property
+    def train_images(self) -> ImageArray:
+        """The training images (N, H, W, C), read at first use."""
+        dataset = self.data.dataset
+        images = read_images(dataset, self.data_dir, offline=self.offline, tell=self.tell)
+        return images.train_images
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        return image_rows(self.data.dataset, self.data_dir, offline=self.offline, tell=self.tell)
+        images = self.train_images
+        return lambda which: np.asarray(images[np.asarray(which, np.int64)])
 
     def images_sha256(self) -> str:
-        """As `images_fingerprint` of all training images, without holding them."""
-        if self.data.dataset.reader:
-            return images_fingerprint(
-                read_images(self.data.dataset, self.data_dir, offline=self.offline).train_images
-            )
-        return rows_fingerprint(self.images(), len(self.data.labels))
+        return images_fingerprint(self.train_images)
 
-    def teacher(self, path: str, sha256: str | None) -> Teacher:
+    def teacher(self, path: str, sha256: str | None) -> Teaching:
         return read_teacher(
             Path(path),
             len(self.data.labels),
@@ -195,18 +188,30 @@ class DatasetInputs:
         )
 
     def _annotations(self, path: str, sha256: str | None) -> Annotations:
-        """From a label file, or a manifest."""
+        """From a label file, or a manifest, less what it drops. Raises DataError where the labels
+        of a manifest are of other images.
+        """
         labels, ids = self.data.labels, self.data.ids
         file = split_column(path)[0]
         packed = file.name.lower().endswith((".csv.gz", ".parquet"))
-        if not packed and not read_checked(file, sha256).startswith(b"# noisebench_manifest"):
-            return read_annotations(
-                path, Shape(len(labels), self.data.dataset.classes, ids, self.data.test_ids), sha256
-            )
-        read_checked(file, sha256)
+        raw = read_checked(file, sha256)
+        if not packed and not raw.startswith(b"# noisebench_manifest"):
+            shape = Shape(len(labels), self.data.dataset.classes, ids, self.data.test_ids)
+            return read_annotations(path, shape, sha256)
         manifest = read_manifest(path)
         manifest.verify(labels, ids, classes=self.data.dataset.num_classes)
-        return _of_manifest(manifest, path)
+        if manifest.source is not None:
+            raise DataError(
+                f"{path} puts in images of {manifest.meta['source']}, which labels alone "
+                f"cannot: train --manifest {path}"
+            )
+        parts = {"validation split": manifest.val, "marks of verified labels": manifest.trusted}
+        notes = ["labels of a manifest"]
+        notes += [f"its {name} not used" for name, part in parts.items() if part is not None]
+        if manifest.dropped is not None:
+            count = int(manifest.dropped.sum())
+            notes.append(f"{count} training images that it drops are left out of training")
+        return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, tuple(notes))
 
     def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
         shape = Shape(len(self.data.labels), self.data.dataset.classes, self.data.ids)
@@ -214,35 +219,23 @@ class DatasetInputs:
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
         source, data = self.find(dataset), self.data.dataset
-        images_of = [each.merged[0] if each.merged else each.name for each in (source, data)]
+        images_of = [one.merged[0] if one.merged else one.name for one in (source, data)]
         if images_of[0] == images_of[1]:
             raise LanguageError(
                 f"openset: the source {dataset!r} is the data set itself: name another"
             )
         facts = {"source": source.name}
         if source.path:
-            facts["source_path"] = self.whereabouts(source)
+            facts["source_path"] = self.dataset_path(source)
         return facts, source.n_train
 
 
-def _of_manifest(manifest: Manifest, path: str) -> Annotations:
-    """The labels of a manifest, less what it drops. Raises DataError where its labels are of other
-    images.
+def relative_path(path: Path, root: Path) -> str:
+    """A path for a file of the workspace: relative to its root where it lies within, so that both
+    can move.
     """
-    if manifest.source is not None:
-        raise DataError(
-            f"{path} puts in images of {manifest.meta['source']}, which labels alone "
-            f"cannot: train --manifest {path}"
-        )
-    parts = {"validation split": manifest.val, "marks of verified labels": manifest.trusted}
-    notes = [f"its {name} not used" for name, part in parts.items() if part is not None]
-    if manifest.dropped is not None:
-        notes.append(
-            f"{int(manifest.dropped.sum())} training images that it drops are left out of training"
-        )
-    return Annotations(
-        manifest.labels, manifest.clean_labels, manifest.dropped, ("labels of a manifest", *notes)
-    )
+    absolute, root = path.resolve(), root.resolve()
+    return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
 
 def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
@@ -251,45 +244,26 @@ def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str
     """
     if dataset.sizes is None and not dataset.reader:
         return []
-    as_they_are = fitting is None and not dataset.mixed and not dataset.reader
-    fitting = fitting or dataset.fitting
-    used = (
-        "used as they are"
-        if as_they_are
-        else (f"used at {fitting}; --img-size and --fit change that")
-    )
+    if fitting is None and not dataset.mixed and not dataset.reader:
+        used = "used as they are"
+    else:
+        used = f"used at {fitting or dataset.fitting}; --img-size and --fit change that"
     if dataset.sizes is None:
         return [f"images: streamed; {used}"]
-    small = dataset.sizes.too_small(fitting)
-    return [
-        f"images: {dataset.sizes}; {used}",
-        *([f"warning: training images: {small}"] if small else []),
-    ]
-
-
-def rows_fingerprint(images: Callable[[np.ndarray], np.ndarray], n: int) -> str:
-    """The fingerprint of images that are read in chunks."""
-    first = images(np.arange(1))
-    digest = hashlib.sha256(repr((n, *first.shape[1:])).encode())
-    for start in range(0, n, _CHUNK):
-        digest.update(np.ascontiguousarray(images(np.arange(start, min(start + _CHUNK, n)))).data)
-    return digest.hexdigest()
+    sentences = [f"images: {dataset.sizes}; {used}"]
+    if small := dataset.sizes.too_small(fitting or dataset.fitting):
+        sentences.append(f"warning: training images: {small}")
+    return sentences
 
 
 def noise_for(dataset: Dataset, text: str | Expression) -> Call:
     """The noise's one form on these data: the data set's own map where none is named."""
     call = normal_noise(text)
-    wants_map = any(p.name == "map" for p in NOISES[call.name].parameters) and "map" not in dict(
-        call.kwargs
-    )
-    if wants_map and dataset.map:
+    has_map = any(p.name == "map" for p in NOISES[call.name].parameters)
+    if dataset.map and has_map and "map" not in dict(call.kwargs):
         call = normal_noise(replace(call, kwargs=(*call.kwargs, ("map", dataset.map))))
-    return replace(
-        call,
-        args=tuple(
-            noise_for(dataset, inner) if isinstance(inner, Call) else inner for inner in call.args
-        ),
-    )
+    within = (noise_for(dataset, arg) if isinstance(arg, Call) else arg for arg in call.args)
+    return replace(call, args=tuple(within))
 
 
 def check_noise(dataset: Dataset, text: str) -> None:
@@ -320,9 +294,8 @@ def _refuse_on_top(dataset: Dataset, call: Call) -> None:
     """
     if dataset.mislabelled and is_random(call):
         raise ConfigError(
-            f"some of {dataset.name}'s own labels are wrong, so that nobody would know the rate "
-            f"of {call.name} on top of them: "
-            "take them as they are (--labels own), or --labels FILE"
+            f"some of {dataset.name}'s own labels are wrong, so that the rate of {call.name} on "
+            "top of them would be unknown: take them as they are (--labels own), or --labels FILE"
         )
 
 
@@ -346,15 +319,14 @@ def make_manifest(
             "drawn on labels that are all right: "
             "train on the given ones (--labels own), or leave only the true ones in the file"
         )
-    places = subset_of(data, request.subset)
-    if places is None:
+    indices = subset_of(data, request.subset)
+    if indices is None:
         return _make(data, call, request, outside, outside)
-    part = _make(
-        data.take(places), call, request, outside, SubsetInputs(outside, data.labels, places)
-    )
+    sources = SubsetInputs(outside, data.labels, indices)
+    part = _make(data.take(indices), call, request, outside, sources)
     # labels that are not sampled exist for all examples
-    beyond = NoisyLabels(data.labels) if is_random(call) else apply_noise(call, data, 0, outside)
-    return expand_to_full(part, data, places, beyond)
+    others = NoisyLabels(data.labels) if is_random(call) else apply_noise(call, data, 0, outside)
+    return expand_to_full(part, data, indices, others)
 
 
 def _make(
@@ -363,27 +335,28 @@ def _make(
     """The manifest of all examples of `data`; `sources`: the inputs of their noise."""
     dataset, K = data.dataset, data.dataset.num_classes
     seed = request.seed if is_random(call) or request.val_fraction or request.trusted else 0
-    val = None
-    if request.val_split == "before":
+    val, before = None, request.val_split == "before"
+    if request.val_fraction and before:
         val = held_out(data.labels, request.val_fraction, seed, K)
     noisy = apply_noise(call, data, seed, sources, val)
-    if request.val_split == "after":
+    if request.val_fraction and not before:
         val = held_out(noisy.labels, request.val_fraction, seed, K, noisy.left_out)
     elif val is not None and noisy.left_out is not None:
         val &= ~noisy.left_out
     clean = data.labels if noisy.clean is None else noisy.clean
     if noisy.dropped is not None and val is not None:
         noisy = replace(noisy, dropped=noisy.dropped & ~val)
-    trusted = _verified(noisy, clean, val, request.trusted, seed)
-    if trusted is not None:
+    trusted = None
+    if request.trusted:
+        trusted = _verified(noisy, clean, val, request.trusted, seed)
         noisy = replace(noisy, labels=np.where(trusted, clean, noisy.labels))
     # labels of which only correct ones were verified say nothing of the rate
     countable = clean if data.fair or noisy.clean is None else np.full_like(clean, -1)
     meta = {
         "noisebench_manifest": FORMAT,
         "dataset": dataset.name,
-        **({"path": outside.whereabouts(dataset)} if dataset.path else {}),
-        **({"test_path": outside.place(dataset.test)} if dataset.test else {}),
+        **({"path": outside.dataset_path(dataset)} if dataset.path else {}),
+        **({"test_path": relative_path(dataset.test, outside.root)} if dataset.test else {}),
         **({"labels_path": outside.label_file(dataset.labels)} if dataset.labels else {}),
         **({"images": f"used at {dataset.fitting}"} if dataset.mixed else {}),
         "split": "train",
@@ -427,12 +400,10 @@ def apply_noise(
 
 def _verified(
     noisy: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
-) -> np.ndarray | None:
+) -> np.ndarray:
     """Whose labels (N,) are trusted: a share of each true class among the training examples whose
     true label is known.
     """
-    if not fraction:
-        return None
     can_be = clean >= 0
     if noisy.source is not None:
         can_be &= noisy.source < 0
@@ -440,7 +411,7 @@ def _verified(
         if part is not None:
             can_be &= ~part
     if not can_be.any():
-        raise ConfigError("--trusted: nobody knows the clean label of any training example")
+        raise ConfigError("--trusted: the clean label of every training example is unknown")
     trusted = np.zeros(len(clean), bool)
     trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, TRUSTED), int(clean.max()) + 1)
     if not trusted.any():
@@ -454,33 +425,29 @@ def held_out(
     seed: int,
     num_classes: int,
     left_out: np.ndarray | None = None,
-) -> np.ndarray | None:
-    """Which examples (N,) are held out, none of those `left_out` (N,). None for nothing at all."""
-    if not fraction:
-        return None
-    if left_out is not None:
-        chosen = np.zeros(len(labels), bool)
-        chosen[~left_out] = held_out(labels[~left_out], fraction, seed, num_classes)
-        return chosen
-    chosen = share_of_each(labels, fraction, (seed, VALIDATION), num_classes)
-    if not chosen.any() or chosen.all():
+) -> np.ndarray:
+    """Which examples (N,) are held out, none of those `left_out` (N,)."""
+    included = np.ones(len(labels), bool) if left_out is None else ~left_out
+    chosen = np.zeros(len(labels), bool)
+    chosen[included] = share_of_each(labels[included], fraction, (seed, VALIDATION), num_classes)
+    if not chosen.any() or chosen[included].all():
         raise ConfigError(
-            f"--val-fraction {fraction} of {len(labels)} examples leaves "
-            f"{'no' if chosen.all() else 'all'} training examples"
+            f"--val-fraction {fraction} of {int(included.sum())} examples leaves "
+            f"{'no' if chosen.any() else 'all'} training examples"
         )
     return chosen
 
 
 def _located(call: Call, outside: DatasetInputs) -> Call:
     """A noise with the paths of its files as they are found from here."""
-    values = {
-        key: outside.file(str(value)) if key in FILES and value != OWN else value
-        for key, value in call.kwargs
-    }
-    within = tuple(
-        _located(inner, outside) if isinstance(inner, Call) else inner for inner in call.args
-    )
-    return replace(call, args=within, kwargs=tuple(values.items()))
+    values = dict(call.kwargs)
+    for key, value in call.kwargs:
+        path = split_column(str(value))[0]
+        elsewhere = value != OWN and not path.exists() and (outside.root / path).exists()
+        if key in FILES and elsewhere:
+            values[key] = str(outside.root / str(value))
+    within = (_located(arg, outside) if isinstance(arg, Call) else arg for arg in call.args)
+    return replace(call, args=tuple(within), kwargs=tuple(values.items()))
 
 
 def rates(noisy: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
@@ -506,10 +473,9 @@ def as_recorded(call: Call, noisy: NoisyLabels) -> Call:
     """A noise that reads a file says its name and the beginning of its checksum, not where it lies;
     a source its name.
     """
-    values = {
-        **dict(call.kwargs),
-        **({"source": noisy.facts["source"]} if noisy.source is not None else {}),
-    }
+    values = dict(call.kwargs)
+    if noisy.source is not None:
+        values["source"] = noisy.facts["source"]
     for name in FILES:
         if name in values and values[name] != OWN:
             path, column = split_column(str(values[name]))

@@ -1,20 +1,29 @@
 """Label issues: given labels that a network's predictions contradict, ranked by label quality. No
 true label is used.
+
+
+A manifest and a reviewed list of its label issues -> a new manifest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..core.expressions import Call
 from ..core.files.atomic import write_text
 from ..core.sanitize import as_cell, as_csv, path_as_cell
+from ..datasets import Labels
 from ..errors import DataError
 from ..metrics import scores
 from ..metrics.predictions import Predictions
+from ..noise import NOISES, NoisyLabels, normal_noise
+from ..noise.given import DROP, after_review
+from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
 SCORES = ("early", "last")
@@ -22,32 +31,20 @@ _FORGOTTEN = 2 / 3  # of its early issues, below which a network has memorized t
 
 
 def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
-    """A run's predictions for its training examples, from predictions.npz: `last`, at the end;
+    """A run's predictions for its training examples, from its checked arrays: `last`, at the end;
     `early`, mean p over the first half of the epochs, since networks learn correct labels before
     they memorize incorrect ones (Arpit et al. 2017).
 
     Examples held out for validation are predicted at the end in both. Raises DataError where no
     mean was kept: an older run, or more than 100 classes.
     """
-    if score == "early" and not knows_early(arrays):
+    if score == "early" and "early_classes" not in arrays:
         raise DataError(
             "early predictions are kept for up to 100 classes, and not by older "
             "versions: --score last"
         )
     given = arrays["recorded_labels"].astype(np.int64)
-    part = "early" if score == "early" else "train"
-    try:
-        predictions = Predictions.load(arrays, part, given, given)
-    except (ValueError, IndexError) as error:  # arrays of another number of examples
-        raise DataError(
-            f"predictions.npz is damaged ({error}): run it again with --force"
-        ) from None
-    if not len(predictions.classes) == len(predictions.recorded_log_p) == len(given):
-        raise DataError(
-            f"{len(predictions.classes)} of {len(given)} examples have a prediction: run "
-            "it again with --force"
-        )
-    return predictions
+    return Predictions.load(arrays, "early" if score == "early" else "train", given, given)
 
 
 def combine(runs: Sequence[Predictions], given: np.ndarray) -> Predictions:
@@ -56,10 +53,9 @@ def combine(runs: Sequence[Predictions], given: np.ndarray) -> Predictions:
     """
     if len(runs) == 1:
         return runs[0]
-    dense = [run.dense for run in runs if run.dense is not None]
-    if len(dense) == len(runs):
-        mean = np.mean([np.exp(log_p.astype(np.float64)) for log_p in dense], 0)
-        return Predictions.of(_log(mean), given, given)
+    if all(run.dense is not None for run in runs):
+        dense = [np.exp(np.asarray(run.dense, np.float64)) for run in runs]
+        return Predictions.of(_log(np.mean(dense, 0)), given, given)
     classes = np.concatenate([run.classes for run in runs], 1)
     p = np.concatenate([np.exp(run.log_p.astype(np.float64)) for run in runs], 1) / len(runs)
     summed, repeated = np.empty_like(p), np.empty(p.shape, bool)
@@ -82,7 +78,7 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
     """`early` where the network at its end has fewer than two thirds of the label issues that it
     had early, since it has memorized the others; else `last`. No true label is used.
     """
-    if not knows_early(arrays):
+    if "early_classes" not in arrays:
         return "last"
     given = arrays["recorded_labels"]
     included = ~arrays.get("dropped", np.zeros(len(given), bool))
@@ -91,11 +87,6 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
         for part in ("train", "early")
     )
     return "early" if late < _FORGOTTEN * early else "last"
-
-
-def knows_early(arrays: dict[str, np.ndarray]) -> bool:
-    """Whether a run kept its early predictions."""
-    return "early_classes" in arrays
 
 
 def label_issues(
@@ -156,3 +147,80 @@ def precision_text(predictions: Predictions, manifest: Manifest) -> dict[str, An
         **metrics["detection"],
         "precision": float(incorrect.mean()) if len(known) else None,
     }
+
+
+@dataclass(frozen=True)
+class Reviewed:
+    """A review: the manifests before and after, the number of listed examples, those that changed
+    (c,), and how the list was read.
+    """
+
+    before: Manifest
+    after: Manifest
+    listed: int
+    changed: np.ndarray
+    notes: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Counts. wrong: of the examples whose true label is known; None where none is."""
+        truth = self.before.true_labels[self.changed]
+        were_wrong = (self.before.labels[self.changed] != truth)[truth != -1]
+        return {
+            "listed": self.listed,
+            "changed": len(self.changed),
+            "changed_wrong": int(were_wrong.sum())
+            if len(were_wrong) or self.before.known_fraction
+            else None,
+            "wrong_before": self.before.num_wrong,
+            "wrong_after": self.after.num_wrong,
+            "trained_on": int(self.after.in_training.sum()),
+        }
+
+
+def review_manifest(
+    data: Labels, before: Manifest, suspects: Path, action: str, outside: DatasetInputs
+) -> Reviewed:
+    """Drop or relabel the listed examples. Raises DataError where the list does not fit the
+    manifest, names a verified label, or would leave nothing.
+
+    The validation split stays as it is.
+    """
+    before.verify(data.labels, data.ids, classes=data.dataset.num_classes)
+    call = normal_noise(
+        Call(
+            "reviewed",
+            (normal_noise(before.meta["noise"]),),
+            (("action", action), ("suspects", str(suspects))),
+        )
+    )
+    review = outside.review(str(suspects), None, before.labels)
+    if before.trusted is not None and (verified := before.trusted[review.examples]).any():
+        raise DataError(
+            f"{suspects}: the label of example {review.examples[verified][0]} has been "
+            "verified: delete its line"
+        )
+    noisy = NoisyLabels(before.labels, source=before.source, dropped=before.dropped)
+    noisy = after_review(noisy, action, review)
+    if action == DROP and before.val is not None and noisy.dropped is not None:
+        noisy = replace(noisy, dropped=noisy.dropped & ~before.val)
+    # a file is named without its folder; the inner noise stands in the manifest as it is
+    named = as_recorded(replace(call, args=()), NoisyLabels(noisy.labels))
+    clean = before.clean_labels
+    if before.source is not None:
+        clean = np.where(before.source >= 0, data.labels, clean)
+    meta = {
+        **{key: value for key, value in before.meta.items() if key != "rates"},
+        "noise": str(replace(named, args=(normal_noise(before.meta["noise"]),))),
+        "noise_version": NOISES[call.name].fingerprint,
+        "nominal_rate": None,
+        **rates(noisy, clean, before.num_classes),
+        "transition": None,
+    }
+    after = replace(before, meta=meta, labels=noisy.labels, dropped=noisy.dropped)
+    if not after.in_training.any():
+        raise DataError(
+            f"{suspects} lists every training example: nothing would be left to train on"
+        )
+    changed = np.flatnonzero((after.labels != before.labels) | (after.included != before.included))
+    return Reviewed(before, after, len(review.examples), changed, review.notes)

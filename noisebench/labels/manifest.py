@@ -12,6 +12,7 @@ import gzip
 import hashlib
 import json
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,8 +38,7 @@ from ..core.files.untrusted import read_bytes, read_gzip, read_yaml
 from ..datasets import DATASETS, Dataset, fingerprint
 from ..errors import LanguageError, ManifestError, NoisebenchError
 from ..noise import FILES, NOISES, build_noise, is_random, normal_noise
-from .csv import Rows, read_rows, text_of
-from .parquet import from_parquet, to_parquet
+from .rows import SPLITS, TRUSTED, escape, from_parquet, read_rows, to_parquet
 
 Header = TypedDict(
     "Header",
@@ -73,23 +73,6 @@ Header = TypedDict(
 )
 
 
-def check_header(meta: Any) -> dict[str, Any]:
-    """The header itself. Raises ManifestError."""
-    try:
-        check_plain(meta)
-        check_form(meta, Header, "its header")
-        K = meta["num_classes"]
-        for name in ("classes", "per_class_rate"):
-            if len(meta[name]) != K:
-                raise ValueError(f"its header's {name} are {len(meta[name])}, its classes {K}")
-        T = meta.get("transition")
-        if T is not None and (len(T) != K or any(len(row) != K for row in T)):
-            raise ValueError(f"its header has a transition that is not {K} by {K}")
-    except ValueError as error:
-        raise ManifestError(str(error)) from None
-    return dict(meta)
-
-
 FORMAT = 1
 OPEN = -2  # the "true label" of an image that is of no class
 LARGEST_T = 100  # classes up to which T stands in the header
@@ -114,7 +97,7 @@ _FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Manifest:
     """Noisy labels (N,) and, where known, true ones (N,), -1 elsewhere; `meta` is the header.
 
@@ -122,6 +105,13 @@ class Manifest:
     example's own, -1 for none; trusted (N,): verified labels, which equal the true ones; dropped
     (N,): not in the subset, or dropped by a review. Dropped examples are neither trained on nor
     counted, but keep their rows, so that an index means the same example.
+
+    Computed from these: `included` (N,): in the subset, not dropped; `in_training` (N,): trained
+    on; `true_labels` (N,): -1 unknown, OPEN for an image of no class, each label of which is
+    incorrect; `splits`: "train" (N,), and where they exist "val" and "dropped"; `num_examples`: of
+    the subset, or all; `known_fraction`: the share of the included examples whose true label is
+    known; `num_wrong`: how many of these have an incorrect label, None where nothing is known;
+    `dataset_text`: `fashionmnist`, or `fashionmnist, of which 10,000`.
     """
 
     meta: dict[str, Any]
@@ -133,9 +123,26 @@ class Manifest:
     trusted: np.ndarray | None = None
     dropped: np.ndarray | None = None
 
-    @property
-    def num_classes(self) -> int:
-        return int(self.meta["num_classes"])
+    def __post_init__(self) -> None:
+        self.num_classes = int(self.meta["num_classes"])
+        self.included = np.ones(len(self.labels), bool) if self.dropped is None else ~self.dropped
+        self.in_training = self.included if self.val is None else self.included & ~self.val
+        self.true_labels = self.clean_labels
+        if self.source is not None:
+            self.true_labels = np.where(self.source >= 0, OPEN, self.clean_labels)
+        self.splits = {"train": self.in_training}
+        if self.val is not None:
+            self.splits["val"] = self.val
+        if self.dropped is not None:
+            self.splits["dropped"] = self.dropped
+        known = (self.true_labels != -1) & self.included
+        wrong = (self.labels != self.true_labels) & known
+        self.known_fraction = float(known.sum() / max(self.included.sum(), 1))
+        self.num_wrong = int(wrong.sum()) if known.any() else None
+        self.num_examples = int(self.meta.get("subset", len(self.labels)))
+        self.dataset_text = str(self.meta["dataset"])
+        if "subset" in self.meta:
+            self.dataset_text += f", {of_which(self.num_examples)}"
 
     @property
     def rate(self) -> float | None:
@@ -163,67 +170,10 @@ class Manifest:
         return self.meta["nominal_rate"] if realised is None else realised
 
     @property
-    def true_labels(self) -> np.ndarray:
-        """True labels (N,), -1 unknown, OPEN for an image of no class: each label of it is
-        incorrect.
-        """
-        if self.source is None:
-            return self.clean_labels
-        return np.where(self.source >= 0, OPEN, self.clean_labels)
-
-    @property
-    def in_training(self) -> np.ndarray:
-        """Which examples (N,) are trained on."""
-        return self.included if self.val is None else self.included & ~self.val
-
-    @property
-    def included(self) -> np.ndarray:
-        """Which examples (N,) are in the subset, and no review has dropped."""
-        return np.ones(len(self.labels), bool) if self.dropped is None else ~self.dropped
-
-    @property
-    def num_examples(self) -> int:
-        """The number of examples of the subset, or of all."""
-        return int(self.meta.get("subset", len(self.labels)))
-
-    @property
-    def dataset_text(self) -> str:
-        """`fashionmnist`, or `fashionmnist, of which 10,000`."""
-        name = str(self.meta["dataset"])
-        return f"{name}, {of_which(self.num_examples)}" if "subset" in self.meta else name
-
-    @property
-    def splits(self) -> dict[str, np.ndarray]:
-        """The parts of the set: "train" (N,), and where they exist "val" and "dropped"."""
-        others = {"val": self.val, "dropped": self.dropped}
-        return {
-            "train": self.in_training,
-            **{name: part for name, part in others.items() if part is not None},
-        }
-
-    @property
     def noise_seed(self) -> int | None:
         """The seed of what was sampled; None where labels were taken as they are."""
         drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
         return int(self.meta["noise_seed"]) if drawn else None
-
-    @property
-    def known_fraction(self) -> float:
-        """The share of the included examples whose true label is known."""
-        return float((self.true_labels != -1)[self.included].mean())
-
-    @property
-    def num_wrong(self) -> int | None:
-        """How many kept examples have a incorrect label, as far as one knows; None where nothing is
-        known.
-        """
-        return (
-            int(
-                ((self.labels != self.true_labels) & (self.true_labels != -1) & self.included).sum()
-            )
-            if self.known_fraction
-            else None
-        )
 
     @property
     def held_out_text(self) -> str:
@@ -310,7 +260,7 @@ class Manifest:
     @cached_property
     def sha256(self) -> str:
         """Of every byte but the checksum's own line."""
-        return _digest(_header(self.meta) + self._rows)
+        return hashlib.sha256(_header(self.meta) + self._rows).hexdigest()
 
     @cached_property
     def content_hash(self) -> str:
@@ -318,60 +268,62 @@ class Manifest:
         same labels wherever.
         """
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
-        meta["noise"] = (
-            _FILE_NAME.sub("", meta["noise"]) if "sha256=" in meta["noise"] else meta["noise"]
-        )
-        return self.sha256 if meta == self.meta else _digest(_header(meta) + self._rows)
+        if "sha256=" in meta["noise"]:
+            meta["noise"] = _FILE_NAME.sub("", meta["noise"])
+        return hashlib.sha256(_header(meta) + self._rows).hexdigest()
 
     @property
     def content(self) -> bytes:
         """The file, byte for byte."""
-        return _header(self.meta) + _checksum_line(self.sha256) + self._rows
+        return _header(self.meta) + f"# sha256: {self.sha256}\n".encode() + self._rows
 
     def matches_file(self, path: Path) -> bool:
-        """Whether the file at `path` is this manifest."""
+        """Whether the file at `path` holds the same labels, by the same convention."""
         try:
             if _read_bytes(path) == self.content:
                 return True
-            moved = set(_INFORMATION) & set(self.meta) - {"convention"}
-            if not moved:
-                return False
             other = read_manifest(path)
         except ManifestError:
             return False
-        return other.content_hash == self.content_hash and other.meta.get(
-            "convention"
-        ) == self.meta.get("convention")
+        same_convention = other.meta.get("convention") == self.meta.get("convention")
+        return same_convention and other.content_hash == self.content_hash
 
-    def write(self, path: Path) -> None:
-        """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`."""
-        packed = self._packed(path.suffix)
-        atomic_write(path, lambda file: file.write(packed))
-
-    def write_new(self, path: Path) -> bool:
-        """Write the file where there is none; False where there is one, even a moment old."""
-        packed = self._packed(path.suffix)
-        return atomic_create(path, lambda file: file.write(packed))
-
-    def _packed(self, suffix: str) -> bytes:
-        if suffix == ".parquet":
-            return to_parquet(self.content)
-        if suffix == ".gz":
-            return gzip.compress(self.content, _COMPRESSION, mtime=0)
-        return self.content
+    def write(self, path: Path, *, replace: bool = True) -> bool:
+        """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`. Without `replace`
+        False where there is one, even a moment old.
+        """
+        content = self.content
+        if path.suffix == ".parquet":
+            content = to_parquet(content)
+        elif path.suffix == ".gz":
+            content = gzip.compress(content, _COMPRESSION, mtime=0)
+        if not replace:
+            return atomic_create(path, lambda file: file.write(content))
+        atomic_write(path, lambda file: file.write(content))
+        return True
 
     @cached_property
     def _rows(self) -> bytes:
-        rows = Rows(
-            self.labels,
-            self.clean_labels,
-            self.ids,
-            self.val,
-            self.source,
-            self.trusted,
-            self.dropped,
-        )
-        return text_of(rows, self.meta.get("source", ""))
+        """One row an example as CSV, the column names first."""
+        columns: dict[str, Iterable[str]] = {
+            "index": map(str, range(len(self.labels))),
+            "label": map(str, self.labels.tolist()),
+            "clean_label": ("" if k < 0 else str(k) for k in self.clean_labels.tolist()),
+        }
+        if self.ids:
+            columns["id"] = map(escape, self.ids)
+        if self.val is not None or self.dropped is not None:
+            split = np.zeros(len(self.labels), np.uint8)
+            split[self.splits.get("val", [])] = SPLITS.index("val")
+            split[self.splits.get("dropped", [])] = SPLITS.index("dropped")
+            columns["split"] = (SPLITS[number] for number in split.tolist())
+        if self.source is not None:
+            prefix = f"{escape(self.meta.get('source', ''))}:"
+            columns["source"] = (f"{prefix}{n}" if n >= 0 else "" for n in self.source.tolist())
+        if self.trusted is not None:
+            columns["trusted"] = (TRUSTED[verified] for verified in self.trusted.tolist())
+        lines = map(",".join, zip(*columns.values(), strict=True))
+        return "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
 
 
 def of_which(count: int) -> str:
@@ -454,25 +406,21 @@ def read_manifest(path: str | Path) -> Manifest:
     ManifestError.
     """
     path = Path(path)
-    head, seal, body = _split(_read_bytes(path), path)
-    if seal != _checksum_line(_digest(head + body)):
+    raw = _read_bytes(path)
+    start = raw.find(b"\n# sha256: ") + 1
+    if not raw.startswith(b"# noisebench_manifest: ") or not start:
+        what = "empty" if not raw else "not a noisebench manifest, or truncated"
+        raise ManifestError(f"{path} is {what}; write it with noisebench corrupt")
+    end = raw.find(b"\n", start) + 1 or len(raw)
+    head, body = raw[:start], raw[end:]
+    if raw[start:end] != f"# sha256: {hashlib.sha256(head + body).hexdigest()}\n".encode():
         raise ManifestError(
             f"{path} is damaged or was edited: its checksum does not match; write "
             "it again with noisebench corrupt"
         )
     try:
         meta = _parse_header(head)
-        rows = read_rows(body, meta["n"], str(meta.get("source", "")))
-        manifest = Manifest(
-            meta,
-            rows.labels,
-            rows.clean_labels,
-            rows.ids,
-            rows.val,
-            rows.source,
-            rows.trusted,
-            rows.dropped,
-        )
+        manifest = Manifest(meta, **read_rows(body, meta["n"], str(meta.get("source", ""))))
         _check(manifest)
     except ManifestError as error:
         raise ManifestError(f"{path}: {error}") from None
@@ -502,24 +450,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ManifestError(f"{path} cannot be read ({error})") from None
 
 
-def _split(raw: bytes, path: Path) -> tuple[bytes, bytes, bytes]:
-    """Header, checksum line, body."""
-    start = raw.find(b"\n# sha256: ") + 1
-    if not raw.startswith(b"# noisebench_manifest: ") or not start:
-        what = "empty" if not raw else "not a noisebench manifest, or truncated"
-        raise ManifestError(f"{path} is {what}; write it with noisebench corrupt")
-    end = raw.find(b"\n", start) + 1 or len(raw)
-    return raw[:start], raw[start:end], raw[end:]
-
-
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _checksum_line(digest: str) -> bytes:
-    return f"# sha256: {digest}\n".encode()
-
-
 def _header(meta: dict[str, Any]) -> bytes:
     return "".join(f"# {key}: {_flow(value)}\n" for key, value in meta.items()).encode()
 
@@ -541,9 +471,8 @@ def _parse_header(head: bytes) -> dict[str, Any]:
     if len(head) > _LARGEST_HEADER:
         raise ManifestError(f"its header has {len(head)} bytes, and may have {_LARGEST_HEADER}")
     try:
-        meta = read_yaml(
-            "\n".join(line.removeprefix("# ") for line in head.decode().split("\n")), _DEPTH
-        )
+        text = "\n".join(line.removeprefix("# ") for line in head.decode().split("\n"))
+        meta = read_yaml(text, _DEPTH)
     except ValueError as error:
         raise ManifestError(f"of its header: {error}") from None
     if meta["noisebench_manifest"] != FORMAT:
@@ -551,27 +480,58 @@ def _parse_header(head: bytes) -> dict[str, Any]:
             f"it has format {str(meta['noisebench_manifest'])[:20]}, this version "
             f"reads {FORMAT}: update noisebench"
         )
-    return check_header(meta)
+    try:
+        check_plain(meta)
+        check_form(meta, Header, "its header")
+    except ValueError as error:
+        raise ManifestError(str(error)) from None
+    K, T = meta["num_classes"], meta.get("transition")
+    for name in ("classes", "per_class_rate"):
+        if len(meta[name]) != K:
+            raise ManifestError(f"its header's {name} are {len(meta[name])}, its classes {K}")
+    if T is not None and (len(T) != K or any(len(row) != K for row in T)):
+        raise ManifestError(f"its header has a transition that is not {K} by {K}")
+    return dict(meta)
 
 
 def _check(manifest: Manifest) -> None:
-    meta, K = manifest.meta, manifest.num_classes
-    if manifest.labels.min() < 0 or max(manifest.labels.max(), manifest.clean_labels.max()) >= K:
-        raise ManifestError(f"a label is out of range: classes are 0 to {K - 1}")
-    if (manifest.source is not None) != ("source" in meta):
-        raise ManifestError("its header and its rows disagree about images of another data set")
-    if manifest.val is not None and not {"val_fraction", "val_split"} <= set(meta):
-        raise ManifestError(
-            "its header and its rows disagree about what is held out for validation"
-        )
-    if (manifest.trusted is not None) != ("trusted" in meta):
-        raise ManifestError("its header and its rows disagree about trusted labels")
-    if (
-        manifest.trusted is not None
-        and (manifest.labels != manifest.clean_labels)[manifest.trusted].any()
+    """Raises ManifestError where header and rows disagree."""
+    meta, K, labels, clean = (
+        manifest.meta,
+        manifest.num_classes,
+        manifest.labels,
+        manifest.clean_labels,
+    )
+    val, trusted = manifest.val, manifest.trusted
+    for wrong, problem in (
+        (
+            labels.min() < 0 or max(labels.max(), clean.max()) >= K,
+            f"a label is out of range: classes are 0 to {K - 1}",
+        ),
+        (
+            (manifest.source is not None) != ("source" in meta),
+            "its header and its rows disagree about images of another data set",
+        ),
+        (
+            val is not None and not {"val_fraction", "val_split"} <= set(meta),
+            "its header and its rows disagree about what is held out for validation",
+        ),
+        (
+            (trusted is not None) != ("trusted" in meta),
+            "its header and its rows disagree about trusted labels",
+        ),
+        (
+            trusted is not None and (labels != clean)[trusted].any(),
+            "a trusted label is not the clean one",
+        ),
+        (
+            "subset" in meta and not manifest.included.sum() <= meta["subset"] < meta["n"],
+            "its header and its rows disagree about a subset",
+        ),
+        (
+            not manifest.in_training.any(),
+            "every example is held out for validation or dropped",
+        ),
     ):
-        raise ManifestError("a trusted label is not the clean one")
-    if "subset" in meta and not manifest.included.sum() <= meta["subset"] < meta["n"]:
-        raise ManifestError("its header and its rows disagree about a subset")
-    if not manifest.in_training.any():
-        raise ManifestError("every example is held out for validation or dropped")
+        if wrong:
+            raise ManifestError(problem)

@@ -15,7 +15,7 @@ from ..datasets import Labels
 from ..errors import ConfigError, DataError
 from ..metrics.predictions import Teaching
 from ..noise import NoisyLabels, Review
-from ..noise.registry import NoiseInputs, Teacher
+from ..noise.registry import NoiseInputs
 from ..noise.sampling import choose_smallest, expected
 from .manifest import Manifest
 
@@ -41,11 +41,10 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
     check_subset(count, data.dataset.name, len(data.labels))
     sizes = np.bincount(data.labels, minlength=data.dataset.num_classes)
     chosen = share_of_each(data.labels, count / len(data.labels), _SEED, data.dataset.num_classes)
-    if (lost := (sizes > 0) & (np.bincount(data.labels[chosen], minlength=len(sizes)) == 0)).any():
-        name, enough = (
-            data.dataset.classes[int(lost.argmax())],
-            -(-len(data.labels) // int(sizes[sizes > 0].min())),
-        )
+    lost = (sizes > 0) & (np.bincount(data.labels[chosen], minlength=len(sizes)) == 0)
+    if lost.any():
+        name = data.dataset.classes[int(lost.argmax())]
+        enough = -(-len(data.labels) // int(sizes[sizes > 0].min()))
         raise ConfigError(
             f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: from "
             f"{enough} on each class has one"
@@ -83,7 +82,7 @@ class SubsetInputs:
         """Of all images: a training on some of them has them all."""
         return self.full.images_sha256()
 
-    def teacher(self, path: str, sha256: str | None) -> Teacher:
+    def teacher(self, path: str, sha256: str | None) -> Teaching:
         teacher = self.full.teacher(path, sha256)
         return Teaching(teacher.classes[self.indices], teacher.p[self.indices])
 

@@ -6,10 +6,21 @@ from functools import cache
 from importlib import import_module
 from typing import Any
 
-from . import combinators, links, pointwise
-from .optimum import equal_loss_optimum, optimum_of, predicted
-from .registry import LOSSES, build_loss, build_penalty, cost_of, register_loss
-from .scores import Loss, Penalty, Scores, log_softmax
+from . import combinators, pointwise
+from .pointwise import equal_loss_optimum
+from .registry import (
+    LOSSES,
+    Loss,
+    Penalty,
+    Scores,
+    build_loss,
+    build_penalty,
+    cost_of,
+    log_softmax,
+    optimum_of,
+    predicted,
+    register_loss,
+)
 
 __all__ = [
     "LOSSES",
@@ -21,14 +32,11 @@ __all__ = [
     "combinators",
     "cost_of",
     "equal_loss_optimum",
-    "links",
     "log_softmax",
     "optimum_of",
-    "penalties",
     "pointwise",
     "predicted",
     "register_loss",
-    "rowwise",
 ]
 
 
@@ -36,28 +44,20 @@ def __dir__() -> list[str]:
     return [*__all__, *_classes()]
 
 
+@cache
 def __getattr__(name: str) -> Any:
     """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when
     one is accessed.
     """
-    if name not in _classes():
+    if name not in (classes := _classes()):
         raise AttributeError(f"module 'noisebench.losses' has no attribute {name!r}")
-    return _class(name)
-
-
-@cache
-def _class(name: str) -> Any:
-    return import_module("noisebench.losses.modules").module_class(_classes()[name], name)
+    return import_module("noisebench.losses.modules").module_class(classes[name], name)
 
 
 def _classes() -> dict[str, Any]:
     """Class name -> entry, of the losses that stand alone."""
-    alone = [
-        entry
-        for entry in LOSSES
-        if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")
-    ]
     return {
         entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry
-        for entry in alone
+        for entry in LOSSES
+        if not any(p.is_expression for p in entry.parameters) and not entry.facts.get("penalty")
     }

@@ -1,10 +1,12 @@
-"""Losses made from a loss: a fixed linear change of the target or of log_p. `+` and `*` are in the
-language itself.
+"""Losses made from a loss: a fixed linear change of the target, of logits or of log_p; and losses
+with a link of their own, logits -> log_p. `+` and `*` are in the language itself.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -12,8 +14,17 @@ import numpy as np
 from ..core.expressions import AUTO
 from ..core.parameters import Interval, Matrix, TransitionText
 from ..errors import LanguageError
-from .registry import LOSSES, register_loss
-from .scores import Loss, Scores, Tensor, log_through
+from .registry import (
+    LOSSES,
+    Loss,
+    Scores,
+    Tensor,
+    TensorMap,
+    at_loss_precision,
+    log_softmax,
+    log_through,
+    register_loss,
+)
 
 _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
 
@@ -42,10 +53,9 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     if not (table.sum(0) > 0).all():
         raise LanguageError(f"forward: under T no label is ever class {int(table.sum(0).argmin())}")
 
-    on = _held(table)
+    on = _held("forward", table)
 
     def corrected(log_p: Tensor) -> Tensor:
-        _same_classes("forward", table, log_p)
         p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
         return log_through(p, on(p)).to(log_p.dtype)
 
@@ -55,12 +65,15 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
 @register_loss(paper="Patrini et al. 2017", properties=())
 def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
-    inverse = _inverse(_table(T))
-    on = _held(inverse)
+    table = _table(T)
+    if np.linalg.cond(table) > _WORST_CONDITION:
+        raise LanguageError(
+            "backward: T has no usable inverse (symmetric noise at (K-1)/K has none)"
+        )
+    on = _held("backward", np.linalg.inv(table))
 
     def corrected(scores: Scores) -> Tensor:
         cost = loss(scores)
-        _same_classes("backward", inverse, cost)
         return (cost.double() @ on(cost.double()).T).to(cost.dtype)
 
     return corrected
@@ -101,11 +114,13 @@ def _table(T: Matrix | str) -> np.ndarray:
     return table
 
 
-def _held(table: np.ndarray) -> Callable[[Tensor], Tensor]:
-    """The table as a float64 tensor on the device of another one, carried there once."""
+def _held(name: str, table: np.ndarray) -> Callable[[Tensor], Tensor]:
+    """The table as a float64 tensor on the device of another one (N, K), copied there once."""
     copies: dict[Any, Tensor] = {}
 
     def on(values: Tensor) -> Tensor:
+        if len(table) != values.shape[1]:
+            raise LanguageError(f"{name}: T has {len(table)} classes, the data {values.shape[1]}")
         if values.device not in copies:
             copies[values.device] = values.new_tensor(table)
         return copies[values.device]
@@ -113,14 +128,142 @@ def _held(table: np.ndarray) -> Callable[[Tensor], Tensor]:
     return on
 
 
-def _same_classes(name: str, table: np.ndarray, values: Tensor) -> None:
-    if len(table) != values.shape[1]:
-        raise LanguageError(f"{name}: T has {len(table)} classes, the data {values.shape[1]}")
+_NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, it only approaches
+_SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digit
 
 
-def _inverse(table: np.ndarray) -> np.ndarray:
-    if np.linalg.cond(table) > _WORST_CONDITION:
-        raise LanguageError(
-            "backward: T has no usable inverse (symmetric noise at (K-1)/K has none)"
-        )
-    return np.linalg.inv(table)
+@register_loss(pointwise=True, paper="Wei et al. 2023", properties=("equivariant", "nonnegative"))
+def logitclip(
+    loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False
+) -> Loss:
+    """LogitClip, the loss of z min(1, tau / |z|): logits of at most length tau, as in the paper.
+
+    rescale: as in the authors' code, logits longer than 1 / tau are set to length tau, so that for
+    tau above 1 those between 1 / tau and tau become longer. The two are equal at tau = 1 alone. The
+    published numbers were made by the code, and so are the presets: tau is 1 / temp of its option
+    --temp, and delta of Wang et al. 2024. Predictions are the softmax of the logits as they are.
+    """
+
+    def clipped(scores: Scores) -> Tensor:
+        logits = at_loss_precision(scores.logits, scores.logits)
+        length = logits.norm(dim=1, keepdim=True).clamp_min(1e-12)
+        if rescale:
+            logits = (logits * (tau / length)).where(length > 1 / tau, logits)
+        else:
+            logits = logits * (tau / length).clamp_max(1)
+        return loss(replace(scores, logits=logits))
+
+    return clipped
+
+
+@register_loss(
+    pointwise=True, paper="Wang et al. 2024", version=2, properties=("equivariant", "nonnegative")
+)
+def eps_softmax(
+    loss: Loss,
+    m: Annotated[float, Interval("[0, 1e8]")] = 1e5,
+    floor: Annotated[float, Interval("[0, 1e-3]")] = 1e-8,
+) -> Loss:
+    """Epsilon-softmax, the loss of probabilities with m added to the largest, divided by 1 + m.
+
+    floor: the probabilities after that are at least so much. The paper has none (floor=0); the
+    default is that of the authors' code, which made the published numbers: a label that is not the
+    likeliest class and has p < floor (1 + m) has no gradient, with the defaults p < 0.001.
+    Predictions are the plain softmax.
+    """
+
+    def raised(log_p: Tensor) -> Tensor:
+        likeliest = log_p == log_p.gather(1, log_p.argmax(1, keepdim=True))
+        likeliest = likeliest & (likeliest.cumsum(1) == 1)  # of equal ones the first
+        largest = log_p.where(likeliest, log_p.new_zeros(()))
+        top = (largest.expm1() / (1 + m)).log1p()  # log((p + m) / (1 + m)), without cancellation
+        changed = top.where(likeliest, log_p - math.log1p(m))
+        return changed.clamp_min(math.log(floor)) if floor else changed
+
+    return lambda scores: loss(scores.with_log_p(raised))
+
+
+def tempered(t2: float) -> TensorMap:
+    """logits (N, K) -> log p of the tempered softmax, p = exp_t2(z - normaliser): heavier tails
+    than softmax for t2 > 1.
+    """
+    if t2 == 1:
+        return log_softmax
+    heavy = t2 - 1
+
+    def log_tempered(logits: Tensor) -> Tensor:
+        below = logits.double() - logits.double().max(1, keepdim=True).values
+
+        def step(normaliser: Tensor) -> Tensor:
+            """Newton's, towards probabilities that sum to 1."""
+            log_p = -(heavy * (normaliser - below)).log1p() / heavy
+            return normaliser + (log_p.exp().sum(1, keepdim=True) - 1) / (t2 * log_p).exp().sum(
+                1, keepdim=True
+            )
+
+        normaliser = below.detach().new_zeros(len(below), 1)
+        for _ in range(_NEWTON):
+            normaliser = step(normaliser).detach()
+        # at the solution these change nothing but the gradient and its gradient, to the right ones
+        normaliser = step(step(normaliser))
+        return at_loss_precision(-(heavy * (normaliser - below)).log1p() / heavy, logits)
+
+    return log_tempered
+
+
+def softplus_share(logits: Tensor) -> Tensor:
+    """softplus(z) over its mean in the row (N, K), float64: positive, of mean 1."""
+    z = logits.double()
+    softplus = z.clamp_min(_SOFTPLUS_IS_EXP).logaddexp(z.new_zeros(()))
+    log_softplus = softplus.log().where(z > _SOFTPLUS_IS_EXP, z)
+    return log_softplus.softmax(1) * z.shape[1]
+
+
+def log_softmax_of_scores(lam: float, normalize: bool = True) -> TensorMap:
+    """logits (N, K) -> log p of softmax(s / lam), s the logits or their `softplus_share`."""
+
+    def link(logits: Tensor) -> Tensor:
+        scores = softplus_share(logits) if normalize else logits.double()
+        return at_loss_precision((scores / lam).log_softmax(1), logits)
+
+    return link
+
+
+@register_loss(
+    paper="Zhu et al. 2023", version=2, properties=("equivariant",), link=log_softmax_of_scores
+)
+def ldr_kl(
+    log_p: Tensor,
+    lam: Annotated[float, Interval("[0.1, 1e3]")] = 1.0,
+    margin: Annotated[float, Interval("[0, 5]")] = 0.1,
+    normalize: bool = True,
+) -> Tensor:
+    """LDR-KL, lam log mean_j exp((s_j - s_k + margin [j != k]) / lam), s = softplus(z) /
+    mean(softplus(z)).
+
+    These scores and the margin 0.1 are those of the authors' code, which the default follows. The
+    paper writes the loss for any scores: normalize=False takes the logits, s = z, and with margin 0
+    it is lam times the CE of softmax(z / lam), less lam log K; CE - log K at lam = 1.
+    Negative, down to -lam log K, where s_k is large. With normalize a constant added to all logits
+    changes the loss. Predictions are softmax(z): softplus keeps the order, so that the likeliest
+    class is that of the scores, but p, NLL and calibration are not what this loss fits.
+    """
+    # With p = softmax(s / lam): lam (log(p_k + exp(margin / lam) (1 - p_k)) - log p_k - log K).
+    apart = (-math.expm1(margin / lam) * log_p.expm1()).log1p()
+    return lam * (apart - log_p - math.log(log_p.shape[1]))
+
+
+@register_loss(paper="Amid et al. 2019", link=tempered)
+def bitempered(
+    log_p: Tensor,
+    t1: Annotated[float, Interval("[0, 1]")] = 0.8,
+    t2: Annotated[float, Interval("[1, 4]")] = 1.2,
+) -> Tensor:
+    """Bi-tempered logistic loss: bounded by t1 < 1, heavy-tailed by t2 > 1; CE at 1, 1.
+
+    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2. The authors'
+    code stops after five steps towards its normaliser; here it is exact, as in the paper.
+    Predictions are softmax(z), of the same order.
+    """
+    near = -log_p if t1 == 1 else -((1 - t1) * log_p).expm1() / (1 - t1)
+    return near - (1 - ((2 - t1) * log_p).exp().sum(1, keepdim=True)) / (2 - t1)

@@ -61,30 +61,24 @@ class LossModule(nn.Module):
             else logits.movedim(1, -1)
         )
         flat = rows if rows.dim() == 2 else rows.reshape(-1, rows.shape[-1])
+        divisor: Tensor | int  # of a mean
         if target.is_floating_point():
             goal = (target.unsqueeze(0) if by_class else target.movedim(1, -1)).reshape(flat.shape)
-            each, share = self._believed(flat, goal)
+            cost = cost_of(self._loss, flat)
+            weighted = cost if self.weight is None else cost * self.weight
+            costs, divisor = (weighted * goal).sum(1), len(cost)
         else:
-            each, share = self._chosen(flat, target.reshape(-1))
+            labels = target.reshape(-1)
+            ignored = labels == self.ignore_index
+            labels = labels.masked_fill(ignored, 0)
+            costs = cost_of(self._loss, flat, labels).masked_fill(ignored, 0)
+            divisor = ignored.logical_not().sum()
+            if self.weight is not None:
+                weights = self.weight[labels].masked_fill(ignored, 0)
+                costs, divisor = costs * weights, weights.sum()
         if self.reduction == "none":
-            return each.reshape(() if by_class else rows.shape[:-1])
-        return each.sum() if self.reduction == "sum" else each.sum() / share
-
-    def _believed(self, logits: Tensor, goal: Tensor) -> tuple[Tensor, Tensor | int]:
-        """The cost of each row under probabilities, and what a mean divides by."""
-        cost = cost_of(self._loss, logits)
-        weighted = cost if self.weight is None else cost * self.weight
-        return (weighted * goal).sum(1), len(cost)
-
-    def _chosen(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The cost of each row's class, and what a mean divides by."""
-        ignored = target == self.ignore_index
-        target = target.masked_fill(ignored, 0)
-        each = cost_of(self._loss, logits, target).masked_fill(ignored, 0)
-        if self.weight is None:
-            return each, ignored.logical_not().sum()
-        share = self.weight[target].masked_fill(ignored, 0)
-        return each * share, share.sum()
+            return costs.reshape(() if by_class else rows.shape[:-1])
+        return costs.sum() if self.reduction == "sum" else costs.sum() / divisor
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return LossModule, (self.text, self.reduction, self.ignore_index, self.weight)
@@ -97,7 +91,7 @@ def module_class(entry: Entry, name: str) -> type[LossModule]:
     """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4,
     reduction="sum")`.
     """
-    own = [
+    parameters = [
         inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default)
         for p in entry.parameters
     ]
@@ -115,6 +109,6 @@ def module_class(entry: Entry, name: str) -> type[LossModule]:
     facts = {
         "__doc__": entry.doc,
         "__module__": "noisebench.losses",
-        "__signature__": inspect.Signature([*own, *shared]),
+        "__signature__": inspect.Signature([*parameters, *shared]),
     }
     return type(name, (LossModule,), {"__init__": construct, **facts})

@@ -9,18 +9,57 @@ import math
 from collections.abc import Iterable
 from typing import Annotated
 
+import numpy as np
+
 from ..core.expressions import AUTO, Value
 from ..core.parameters import Auto, Interval
 from ..errors import LanguageError
-from .optimum import equal_loss_optimum, power_optimum
-from .registry import register_loss
-from .scores import Tensor
+from .registry import Tensor, register_loss
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
 _NOT_SMALL = 0.1  # from here what is added to p can be added to 1 as well
 _LARGEST_POWER = 80.0  # e to this is a float32, and not much more
 _NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
+
+
+def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
+    """The probabilities (..., K) that minimise the expected Equal Loss under label probabilities w
+    (..., K), by water-filling.
+
+    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), the active ones
+    being the largest; Eq. 8-12 of the paper with their number solved for. w itself (what CE learns)
+    at eps = 0; its largest class, ties in equal parts, at eps = inf. Raises ValueError for rows
+    that are no probabilities or a negative eps.
+    """
+    w = np.asarray(w, np.float64)
+    if not (w >= 0).all() or not np.allclose(w.sum(-1), 1) or not eps >= 0:
+        raise ValueError("w must be probabilities in its last axis, eps at least 0")
+    ordered = -np.sort(-w, axis=-1)
+    m = np.arange(1, w.shape[-1] + 1)
+    total = ordered.cumsum(-1)
+    if math.isinf(eps):
+        share = (w == ordered[..., :1]).astype(np.float64)
+        return share / share.sum(-1, keepdims=True)
+    # p_m > 0 in the form that cancels nothing where eps is large
+    last = np.sum(ordered + eps * (m * ordered - total) > 0, -1, keepdims=True) - 1
+    active, sum_active = last + 1, np.take_along_axis(total, last, -1)
+    return np.maximum(0, (w + eps * (active * w - sum_active)) / sum_active)
+
+
+def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray | None:
+    """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest
+    class at q = 1.
+
+    None where it is truncated at k, below which there is no gradient, so that the result depends on
+    the initial network.
+    """
+    if k:
+        return None
+    if q == 1:
+        return equal_loss_optimum(w, math.inf)
+    share = (w / w.max(-1, keepdims=True)) ** (1 / (1 - q))
+    return share / share.sum(-1, keepdims=True)
 
 
 @register_loss(pointwise=True, optimum=lambda w: w)
@@ -92,7 +131,10 @@ def sce(
 @register_loss(
     pointwise=True, paper="Cui et al., Equal Loss", module="EqualLoss", optimum=equal_loss_optimum
 )
-def el(log_p: Tensor, eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO) -> Tensor:  # type: ignore[assignment]
+def el(
+    log_p: Tensor,
+    eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO,  # type: ignore[assignment]
+) -> Tensor:
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps ->
     inf. eps: the noise rate.
 
@@ -241,4 +283,6 @@ def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]
     """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of
     normalisation layers too: `ce + l1(5e-5)`.
     """
-    return weight * sum(parameter.abs().sum() for parameter in parameters)  # type: ignore[return-value]
+    return weight * sum(  # type: ignore[return-value]
+        parameter.abs().sum() for parameter in parameters
+    )

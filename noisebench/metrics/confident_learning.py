@@ -41,15 +41,13 @@ class Estimates:
         given = np.bincount(labels, minlength=log_p.shape[1]) / len(labels)
         confident, counts = confident_transition(log_p, labels)
         calibrated = calibrated_transition(log_p, labels)
-        shares = class_shares(confident, given)
-        rates = [_rate(shares, confident), _rate(class_shares(calibrated, given), calibrated)]
+        shares, rates = class_shares(confident, given), []
+        for transition in (confident, calibrated):
+            correct = class_shares(transition, given) @ transition.diagonal()
+            rates.append(float(np.clip(1 - correct, 0, np.nextafter(1, 0))))
         low, high = (_interval(rate, shares, counts) for rate in sorted(rates))
         accuracy = float((log_p.argmax(1) == labels).mean())
         return cls(sum(rates) / 2, (confident + calibrated) / 2, (low[0], high[1]), accuracy)
-
-
-def _rate(shares: np.ndarray, transition: np.ndarray) -> float:
-    return float(np.clip(1 - shares @ transition.diagonal(), 0, np.nextafter(1, 0)))
 
 
 def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ used here, never by the training.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -37,8 +38,8 @@ class Dynamics:
 
     counts: list[np.ndarray] = field(default_factory=list)
     gradients: list[np.ndarray] = field(default_factory=list)
-    p_sum: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
-    seen: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    p_sum: np.ndarray = field(default_factory=partial(np.zeros, (0, 0), np.float32))
+    seen: np.ndarray = field(default_factory=partial(np.zeros, 0, np.int64))
 
     def add(
         self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray
@@ -48,9 +49,9 @@ class Dynamics:
         """
         passed = ~np.isnan(p)
         group = np.where(clean == UNKNOWN, 2, recorded != clean)[passed]
-        place = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
-        self.counts.append(np.bincount(place, minlength=3 * BINS).reshape(3, BINS))
-        self.gradients.append(np.bincount(place, gradient[passed], 3 * BINS).reshape(3, BINS))
+        cell = group * BINS + np.minimum((p[passed] * BINS).astype(np.int64), BINS - 1)
+        self.counts.append(np.bincount(cell, minlength=3 * BINS).reshape(3, BINS))
+        self.gradients.append(np.bincount(cell, gradient[passed], 3 * BINS).reshape(3, BINS))
 
     def add_early(self, p: np.ndarray) -> None:
         """Add p of every class at an early epoch, (n, K), NaN for an example that was not seen."""
@@ -100,8 +101,8 @@ class Dynamics:
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
-        """Back from `arrays`, without what is known of single examples. Raises DataError where they
-        are not of this shape.
+        """Back from `arrays`, without what is known of single examples, or from `state_dict`.
+        Raises DataError where they are not of this shape.
         """
         shapes = {arrays[name].shape for name in ("counts", "gradients")}
         if len(shapes) != 1 or {shape[1:] for shape in shapes} != {(len(GROUPS), BINS)}:
@@ -109,17 +110,10 @@ class Dynamics:
                 f"expected counts and gradients (epochs, {len(GROUPS)}, {BINS}), got "
                 f"{' and '.join(map(str, shapes))}"
             )
-        return cls(
-            list(arrays["counts"].astype(np.int64)), list(arrays["gradients"].astype(np.float64))
-        )
+        counts, gradients = arrays["counts"], arrays["gradients"]
+        of_examples = {name: arrays[name] for name in ("p_sum", "seen") if name in arrays}
+        return cls(list(counts.astype(np.int64)), list(gradients.astype(np.float64)), **of_examples)
 
     def state_dict(self) -> dict[str, Any]:
         """All of it, for a checkpoint."""
         return {**self.arrays(), "p_sum": self.p_sum, "seen": self.seen}
-
-    @classmethod
-    def resume(cls, state: dict[str, Any]) -> Dynamics:
-        """Back from `state_dict`."""
-        loaded = cls.load(state)
-        loaded.p_sum, loaded.seen = state["p_sum"], state["seen"]
-        return loaded

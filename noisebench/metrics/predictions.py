@@ -6,14 +6,16 @@ And a teacher's file: the likeliest classes of every training example, from whic
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..core.files.arrays import packed_npz, read_npy, read_npz
+from ..core.files.arrays import npz_arrays, packed_npz, read_npy
 from ..core.files.atomic import atomic_write, read_checked
 from ..errors import DataError
 
@@ -45,58 +47,52 @@ class Predictions:
 
     def passed(self, through: Callable[[np.ndarray], np.ndarray]) -> Predictions:
         """With each column as `through` makes it."""
-        return Predictions(*(None if array is None else through(array) for array in self._columns))  # type: ignore[arg-type]
+        columns: dict[str, Any] = {
+            key: None if array is None else through(array) for key, array in vars(self).items()
+        }
+        return Predictions(**columns)
 
     def take(self, which: np.ndarray) -> Predictions:
         """Of some of the examples: indices, or a mask (N,)."""
-        return self.passed(lambda array: array[which])
+        return self.passed(itemgetter(which))
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
         """Of several sets of examples, one after the other."""
-        columns = zip(*(part._columns for part in parts), strict=True)
-        return cls(*(None if column[0] is None else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
-
-    @property
-    def _columns(self) -> tuple[np.ndarray | None, ...]:
-        return (
-            self.classes,
-            self.log_p,
-            self.recorded_log_p,
-            self.clean_log_p,
-            self.squared,
-            self.dense,
-        )
+        columns: list[Any] = [
+            None if arrays[0] is None else np.concatenate(arrays)
+            for arrays in zip(*(vars(part).values() for part in parts), strict=True)
+        ]
+        return cls(*columns)
 
     @classmethod
     def of(cls, log_p: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> Predictions:
         """From log_p (N, K), float32; the classes are ranked before rounding."""
         classes = np.argsort(-log_p, axis=1, kind="stable")[:, :TOP]
         kept = rounded(log_p)
-        if log_p.shape[1] <= DENSE:
-            return cls._of_all(classes, kept, recorded, clean)
-        top = np.take_along_axis(kept, classes, 1)
-        return cls(
-            classes,
-            top,
-            _of_label(kept, recorded),
-            _of_label(kept, clean),
-            rounded(_squared(log_p)),
-        )
+        squared = None if log_p.shape[1] <= DENSE else rounded(_squared(log_p))
+        return cls._of_all(classes, kept, squared, recorded, clean)
 
     @classmethod
     def _of_all(
-        cls, classes: np.ndarray, dense: np.ndarray, recorded: np.ndarray, clean: np.ndarray
+        cls,
+        classes: np.ndarray,
+        log_p: np.ndarray,
+        squared: np.ndarray | None,
+        recorded: np.ndarray,
+        clean: np.ndarray,
     ) -> Predictions:
-        """From log_p of every class (N, K), rounded."""
-        top = np.take_along_axis(dense, classes, 1)
+        """From log_p of every class (N, K), rounded; squared: where it is not of these."""
+        labels = np.stack([recorded, clean], 1)
+        chosen = np.take_along_axis(log_p, np.maximum(labels, 0), 1)
+        of_recorded, of_clean = np.where(labels >= 0, chosen, np.nan).astype(np.float32).T.copy()
         return cls(
             classes,
-            top,
-            _of_label(dense, recorded),
-            _of_label(dense, clean),
-            _squared(dense),
-            dense,
+            np.take_along_axis(log_p, classes, 1),
+            of_recorded,
+            of_clean,
+            _squared(log_p) if squared is None else squared,
+            log_p if log_p.shape[1] <= DENSE else None,
         )
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
@@ -119,7 +115,8 @@ class Predictions:
         """Back from `arrays`. Raises KeyError where one is missing."""
         classes = arrays[f"{part}_classes"].astype(np.int64)
         if f"{part}_log_p" in arrays:
-            return cls._of_all(classes, arrays[f"{part}_log_p"].astype(np.float32), recorded, clean)
+            dense = arrays[f"{part}_log_p"].astype(np.float32)
+            return cls._of_all(classes, dense, None, recorded, clean)
         squared = arrays.get(f"{part}_squared")
         names = ("top_log_p", "recorded_log_p", "clean_log_p")
         top, of_recorded, of_clean = (arrays[f"{part}_{name}"].astype(np.float32) for name in names)
@@ -141,11 +138,6 @@ def _squared(log_p: np.ndarray) -> np.ndarray:
     """The sum of p^2 (N,) over the classes of log_p (N, K)."""
     parts = np.split(log_p, range(_CHUNK, len(log_p), _CHUNK))
     return np.concatenate([np.exp(2 * part.astype(np.float64)).sum(1) for part in parts])
-
-
-def _of_label(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    chosen = np.take_along_axis(log_p, np.maximum(labels, 0)[:, None], 1)[:, 0]
-    return np.where(labels >= 0, chosen, np.nan).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -197,53 +189,36 @@ def read_teacher(
     raw = read_checked(path, sha256)
     try:
         if raw.startswith(b"PK"):
-            arrays = read_npz(
-                raw, ("classes", "p", "labels_sha256"), largest=1024 + 8 * max(n, 8) * num_classes
-            )
+            largest = 1024 + 8 * max(n, 8) * num_classes
+            arrays = npz_arrays(io.BytesIO(raw), ("classes", "p", "labels_sha256"), largest)
             classes, p = arrays["classes"].astype(np.int64), arrays["p"].astype(np.float64)
             if arrays["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
                 raise ValueError("it is of a network that was trained on other data")
         else:
-            classes, p = _ranked(read_npy(raw), num_classes)
+            dense = read_npy(io.BytesIO(raw), len(raw))
+            if dense.shape[1:] != (num_classes,) or not np.issubdtype(dense.dtype, np.floating):
+                raise ValueError(
+                    f"expected probabilities (N, {num_classes}), got {dense.shape} of {dense.dtype}"
+                )
+            one = np.abs(dense.sum(1, dtype=np.float64) - 1) <= 1e-3
+            if not one.all() or (dense < 0).any():
+                raise ValueError("its rows are no probabilities: finite, at least 0, and 1 in sum")
+            classes = np.argsort(-dense, axis=1, kind="stable")[:, :TOP]
+            p = np.take_along_axis(dense, classes, 1).astype(np.float64)
+        if classes.ndim != 2 or classes.shape != p.shape or classes.shape[1] < 2:
+            raise ValueError(
+                "expected at least two classes an example and their probabilities, got "
+                f"{classes.shape} and {p.shape}"
+            )
+        if len(classes) != n:
+            raise ValueError(f"it has {len(classes)} predictions, the data have {n} examples")
+        in_range = classes.min() >= 0 and classes.max() < num_classes
+        if not in_range or not ((p >= 0) & (p <= 1 + 1e-3)).all():
+            raise ValueError("a class is out of range, or a probability not in [0, 1]")
+        if (classes[:, 0] == classes[:, 1]).any():
+            raise ValueError("an example's first and second class are the same")
     except (ValueError, TypeError) as error:
         raise DataError(
             f"{path} is no file of predictions for these data ({' '.join(str(error).split())})"
         ) from None
-    _check_teaching(path, classes, p, (n, num_classes))
     return Teaching(classes, p)
-
-
-def _ranked(p: np.ndarray, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    if p.ndim != 2 or p.shape[1] != num_classes or not np.issubdtype(p.dtype, np.floating):
-        raise ValueError(f"expected probabilities (N, {num_classes}), got {p.shape} of {p.dtype}")
-    if (
-        not np.isfinite(p).all()
-        or (p < 0).any()
-        or (np.abs(p.sum(1, dtype=np.float64) - 1) > 1e-3).any()
-    ):
-        raise ValueError("its rows are no probabilities: finite, at least 0, and 1 in sum")
-    classes = np.argsort(-p, axis=1, kind="stable")[:, :TOP]
-    return classes, np.take_along_axis(p, classes, 1).astype(np.float64)
-
-
-def _check_teaching(
-    path: Path, classes: np.ndarray, p: np.ndarray, expected: tuple[int, int]
-) -> None:
-    n, num_classes = expected
-    if classes.ndim != 2 or classes.shape != p.shape or classes.shape[1] < 2:
-        raise DataError(
-            f"{path}: expected at least two classes an example and their "
-            f"probabilities, got {classes.shape} and {p.shape}"
-        )
-    if len(classes) != n:
-        raise DataError(f"{path} has {len(classes)} predictions, the data have {n} examples")
-    if (
-        classes.min() < 0
-        or classes.max() >= num_classes
-        or not np.isfinite(p).all()
-        or (p < 0).any()
-        or (p > 1 + 1e-3).any()
-    ):
-        raise DataError(f"{path}: a class is out of range, or a probability not in [0, 1]")
-    if (classes[:, 0] == classes[:, 1]).any():
-        raise DataError(f"{path}: an example's first and second class are the same")

@@ -84,9 +84,9 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
         return None
-    _, place, counts = np.unique(score, return_inverse=True, return_counts=True)
+    _, distinct, counts = np.unique(score, return_inverse=True, return_counts=True)
     mean_rank = np.cumsum(counts) - (counts - 1) / 2  # of each distinct score, from 1
-    ranks = mean_rank[place][positive].sum()
+    ranks = mean_rank[distinct][positive].sum()
     return float((ranks - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative))
 
 
@@ -186,13 +186,13 @@ def of_run(
     parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped";
     each part has the same metrics.
     """
-    found = {"test": of_test(test, labels["test"], num_classes)}
+    metrics = {"test": of_test(test, labels["test"], num_classes)}
     for name, part in parts.items():
         if part.any():
-            found[name] = of_training(
+            metrics[name] = of_training(
                 train.take(part), labels["recorded"][part], labels["clean"][part]
             )
-    return found
+    return metrics
 
 
 def parts_of(arrays: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:

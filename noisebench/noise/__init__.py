@@ -6,8 +6,8 @@ from pkgutil import iter_modules
 from . import class_conditional  # the first in every list
 
 # isort: split
+from .class_conditional import MAPS, ClassMap, class_map
 from .given import label_file_of
-from .maps import MAPS, ClassMap, class_map
 from .registry import (
     FILES,
     NOISES,
@@ -16,7 +16,6 @@ from .registry import (
     NoiseOption,
     NoisyLabels,
     Review,
-    Teacher,
     apply,
     build_noise,
     is_class_conditional,
@@ -42,7 +41,6 @@ __all__ = [
     "NoisyLabels",
     "Review",
     "Rows",
-    "Teacher",
     "apply",
     "build_noise",
     "class_conditional",

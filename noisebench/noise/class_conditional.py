@@ -1,19 +1,26 @@
-"""Class-conditional noise: (K, parameters) -> T (K, K), T[i, j] = P(recorded j | clean i). `exact`
-speaks to the draw.
+"""Class-conditional noise: (K, parameters) -> T (K, K), T[i, j] = P(noisy label j | true label i).
+
+The named maps of asymmetric noise, `{true: noisy}` by class number, and matrices from files.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
 
 import numpy as np
 
-from ..core.classes import check_table
+from ..core.classes import SUPERCLASS, check_table, class_numbers
 from ..core.expressions import Value
+from ..core.files.arrays import read_npy
+from ..core.files.atomic import read_checked
+from ..core.files.untrusted import check_nesting, yaml_loader
 from ..core.parameters import Interval, OneOf, Rate
-from ..errors import LanguageError
-from .maps import MAPS, class_map
-from .matrices import read_matrix
+from ..errors import DataError, LanguageError, UnknownName
 from .registry import NoiseOption, register_noise
 from .sampling import EQUAL, OVER, complete_counts
 
@@ -162,3 +169,245 @@ def _flip(num_classes: int, flips: dict[int, int], rate: float) -> np.ndarray:
         table[clean, clean] -= rate
         table[clean, recorded] += rate
     return table
+
+
+_BLOCK5 = tuple(k // 5 for k in range(100))
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean:
+    recorded}`.
+
+    share: the overall rate of incorrect labels over the rate, classes of one size.
+    """
+
+    num_classes: int | None
+    paper: str
+    summary: str
+    share: float
+    flips: Callable[[int, int], dict[int, int]]
+    random: bool = False
+
+
+def _next_in(groups: tuple[int, ...]) -> dict[int, int]:
+    """Each class -> the next of its group, the last -> the first."""
+    flips: dict[int, int] = {}
+    for group in set(groups):
+        members = [k for k, g in enumerate(groups) if g == group]
+        flips.update(zip(members, members[1:] + members[:1], strict=True))
+    return flips
+
+
+def _pair_in(groups: tuple[int, ...], seed: int) -> dict[int, int]:
+    """In each group two random classes exchange labels."""
+    keys = np.random.PCG64(seed).random_raw(len(groups))  # raw bits: the same on every numpy
+    flips: dict[int, int] = {}
+    for group in sorted(set(groups)):
+        members = [k for k, g in enumerate(groups) if g == group]
+        a, b = sorted(members, key=lambda k: keys[k])[:2]
+        flips.update({a: b, b: a})
+    return flips
+
+
+MAPS: dict[str, ClassMap] = {
+    "cifar10": ClassMap(
+        10,
+        "Patrini et al. 2017",
+        "truck->automobile, bird->airplane, deer->horse, cat<->dog: the literature's one-way five",
+        0.5,
+        lambda K, seed: {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
+    ),
+    "cifar10-two-way": ClassMap(
+        10,
+        "Equal Loss (Cui et al.)",
+        "truck<->automobile, bird<->airplane, deer<->horse, cat<->dog",
+        0.8,
+        lambda K, seed: {9: 1, 1: 9, 2: 0, 0: 2, 4: 7, 7: 4, 3: 5, 5: 3},
+    ),
+    "superclass-next": ClassMap(
+        100,
+        "Englesson & Azizpour 2021",
+        "the next fine class of the true superclass, circular",
+        1.0,
+        lambda K, seed: _next_in(SUPERCLASS),
+    ),
+    "superclass-pair": ClassMap(
+        100,
+        "Equal Loss (Cui et al.)",
+        "two random fine classes of each true superclass, both ways",
+        0.4,
+        lambda K, seed: _pair_in(SUPERCLASS, seed),
+        random=True,
+    ),
+    "block5-next": ClassMap(
+        100,
+        "Patrini et al. 2017, code",
+        "the next of five consecutive fine ids, circular: what most published code does",
+        1.0,
+        lambda K, seed: _next_in(_BLOCK5),
+    ),
+    "block5-pair": ClassMap(
+        100,
+        "Wang et al. 2019, code",
+        "two random of five consecutive fine ids, both ways",
+        0.4,
+        lambda K, seed: _pair_in(_BLOCK5, seed),
+        random=True,
+    ),
+    "digits": ClassMap(
+        10,
+        "Patrini et al. 2017",
+        "handwritten 2->7, 3->8, 5<->6, 7->1",
+        0.5,
+        lambda K, seed: {2: 7, 3: 8, 5: 6, 6: 5, 7: 1},
+    ),
+    "fashionmnist": ClassMap(
+        10,
+        "our reading of Zhang & Sabuncu 2018",
+        "ankle boot->sneaker, sneaker->sandal, pullover->shirt, coat<->dress",
+        0.5,
+        lambda K, seed: {9: 7, 7: 5, 2: 6, 4: 3, 3: 4},
+    ),
+    "next": ClassMap(
+        None,
+        "Tan et al. 2021 (Co-learning)",
+        "the next class of all, circular; any number of classes",
+        1.0,
+        lambda K, seed: {k: (k + 1) % K for k in range(K)},
+    ),
+}
+
+
+def class_map(name: str, num_classes: int) -> ClassMap:
+    """The named map. Raises UnknownName, or LanguageError if it is for another number of
+    classes.
+    """
+    if name not in MAPS:
+        raise UnknownName("asymmetric map", name, MAPS, "noises asymmetric")
+    if num_classes < 2:
+        raise LanguageError(f"labels that flip need two classes, the data have {num_classes}")
+    if MAPS[name].num_classes not in (None, num_classes):
+        raise LanguageError(
+            f"map {name!r} is for {MAPS[name].num_classes} classes, the data have "
+            f"{num_classes}: name another --map"
+        )
+    return MAPS[name]
+
+
+_SHOWN = 12  # names in an error
+_ROOM, _WIDEST = 1 << 20, 64  # bytes that any matrix may have, and each of its numbers and names
+_DEPTH = 2  # a list of lists, a mapping of mappings
+_TOLERANCE = 1e-6  # by which a row's sum may miss 1
+
+
+def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
+    """T (K, K), rows = true class, in the order of `classes`.
+
+    .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml:
+    a list of rows, or `true: {noisy: share}`, where a class without a row stays clean. Raises
+    DataError, naming the row.
+    """
+    path = Path(file)
+    check_table(len(classes))
+    raw = read_checked(path, sha256, _ROOM + _WIDEST * len(classes) * (len(classes) + 1))
+    if path.suffix not in (".csv", ".npy", ".yaml", ".yml"):
+        raise DataError(f"{path}: a matrix is a .csv, .npy or .yaml")
+    try:
+        if path.suffix == ".npy":
+            table = read_npy(io.BytesIO(raw), len(raw))
+        elif path.suffix == ".csv":
+            table = np.asarray(_from_csv(raw, list(classes)))
+        else:
+            table = np.asarray(_from_yaml(raw, list(classes)))
+        if table.dtype.kind not in "iuf":
+            raise ValueError(f"it holds {table.dtype}")
+        table = table.astype(np.float64)
+    except (ValueError, TypeError, OverflowError, csv.Error) as error:
+        raise DataError(
+            f"{path} is no matrix of numbers ({' '.join(str(error).split())})"
+        ) from None
+    K = len(classes)
+    if table.shape != (K, K):
+        raise DataError(
+            f"{path} holds a table of shape {table.shape}; the data have {K} classes, "
+            f"so T must be ({K}, {K})"
+        )
+    for name, row in zip(classes, table, strict=True):
+        if not np.isfinite(row).all():
+            raise DataError(f"{path}: row {name!r} holds a value that is not finite")
+        if (row < 0).any():
+            raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
+        if abs(row.sum() - 1) > _TOLERANCE:
+            hint = "divide each row by its sum"
+            if not row.any():
+                hint = "a class that never flips has 1 for itself"
+            raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1: {hint}")
+    return table
+
+
+def _from_csv(raw: bytes, classes: list[str]) -> Any:
+    rows = [
+        [cell.strip() for cell in row]
+        for row in csv.reader(io.StringIO(raw.decode("utf-8-sig")))
+        if any(map(str.strip, row))
+    ]
+    K = len(classes)
+    if not rows:
+        raise ValueError("it is empty")
+    if len(rows) != K + 1:
+        return [[float(cell) for cell in row] for row in rows]
+    head, *rows = rows
+    columns = numbers = _distinct_numbers(head[-K:], classes)
+    if len(rows[0]) == K + 1:  # names at the left, too
+        numbers = _distinct_numbers([row[0] for row in rows], classes)
+        rows = [row[1:] for row in rows]
+    table = np.zeros((K, K))
+    for number, row in zip(numbers, rows, strict=True):
+        if len(row) != K or len(columns) != K:
+            raise ValueError(f"row {classes[number]!r} has {len(row)} numbers for {K} classes")
+        table[number, columns] = [float(cell) for cell in row]
+    return table
+
+
+def _distinct_numbers(names: list[str], classes: list[str]) -> list[int]:
+    """The class number of each name. Raises ValueError for a class that stands twice."""
+    numbers = class_numbers(names, classes, names_win=True)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"a class stands twice among {', '.join(names[:_SHOWN])}")
+    return numbers
+
+
+def _from_yaml(raw: bytes, classes: list[str]) -> Any:
+    import yaml
+
+    try:
+        text = raw.decode("utf-8-sig")
+        check_nesting(text, _DEPTH)
+        root = yaml.compose(text, yaml_loader())
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
+    if not isinstance(root, yaml.CollectionNode):
+        raise ValueError("it is neither a list of rows nor a mapping of mappings")
+    if isinstance(root, yaml.SequenceNode):
+        return [
+            [_share(share) for share in row.value]
+            if isinstance(row, yaml.SequenceNode)
+            else _share(row)
+            for row in root.value
+        ]
+    table = np.eye(len(classes))
+    numbers = _distinct_numbers([name.value for name, _ in root.value], classes)
+    for number, (name, row) in zip(numbers, root.value, strict=True):
+        if not isinstance(row, yaml.MappingNode):
+            raise ValueError(f"row {name.value!r} must be a mapping from noisy class to share")
+        columns = _distinct_numbers([noisy.value for noisy, _ in row.value], classes)
+        table[number] = 0
+        table[number, columns] = [_share(share) for _, share in row.value]
+    return table
+
+
+def _share(node: Any) -> float:
+    if isinstance(node.value, list):
+        raise ValueError("a mapping or list stands in place of a number")
+    return float(node.value)

@@ -35,26 +35,23 @@ class Convention:
         if kind not in self.texts:
             has = ", ".join(f"--{name}" for name in self.texts)
             raise ConfigError(f"{self.name} has no --{kind} noise; it has {has}")
-        on = self.texts[kind]
-        if dataset not in on and _EVERY not in on:
+        texts = self.texts[kind]
+        text = texts.get(dataset, texts.get(_EVERY))
+        if text is None:
             raise ConfigError(
-                f"{self.name} has no --{kind} noise on {dataset}; it has it on {', '.join(on)}"
+                f"{self.name} has no --{kind} noise on {dataset}; it has it on {', '.join(texts)}"
             )
-        return on.get(dataset, on.get(_EVERY, "")).format(rate=repr(rate))
+        return text.format(rate=repr(rate))
 
 
-def _alone(text: str) -> dict[str, str]:
-    return {_EVERY: text}
-
-
-_EXCLUSIVE = _alone("symmetric(rate={rate})")
+_EXCLUSIVE = {_EVERY: "symmetric(rate={rate})"}
 # MNIST's classes differ in size.
 _EXCLUSIVE_OR_EQUAL = {**_EXCLUSIVE, "mnist": "symmetric(rate={rate}, exact_over='equal')"}
-_EXCLUSIVE_BY_CHANCE = _alone("symmetric(rate={rate}, exact=False)")
-_EXCLUSIVE_OF_A_SUBSET = _alone("symmetric(rate={rate}, exact_over='set')")
-_INCLUSIVE_OF_A_SUBSET = _alone("symmetric(rate={rate}, inclusive=True, exact_over='set')")
-_BY_PAIR = _alone("symmetric(rate={rate}, exact_over='pair')")
-_PAIR_BY_CHANCE = _alone("pairflip(rate={rate}, exact=False)")
+_EXCLUSIVE_BY_CHANCE = {_EVERY: "symmetric(rate={rate}, exact=False)"}
+_EXCLUSIVE_OF_A_SUBSET = {_EVERY: "symmetric(rate={rate}, exact_over='set')"}
+_INCLUSIVE_OF_A_SUBSET = {_EVERY: "symmetric(rate={rate}, inclusive=True, exact_over='set')"}
+_BY_PAIR = {_EVERY: "symmetric(rate={rate}, exact_over='pair')"}
+_PAIR_BY_CHANCE = {_EVERY: "pairflip(rate={rate}, exact=False)"}
 _DEPENDENT = dict.fromkeys(("cifar10", "cifar100"), "dependent(rate={rate})")
 
 _BLOCK5_BY_CHANCE = "asymmetric(rate={rate}, map='block5-next', exact=False)"
@@ -158,7 +155,7 @@ CONVENTIONS = {
             "likely "
             "mistakes come from raw bytes, so most images of a class share one; then a tenth is "
             "held out",
-            {"idn": _alone("pdn(rate={rate}, pixels='bytes')")},
+            {"idn": {_EVERY: "pdn(rate={rate}, pixels='bytes')"}},
             0.1,
         ),
         Convention(
@@ -178,7 +175,7 @@ CONVENTIONS = {
             {
                 "sym": _BY_PAIR,
                 "asym": _ANL,
-                "pair": _alone("pairflip(rate={rate}, exact_over='pair')"),
+                "pair": {_EVERY: "pairflip(rate={rate}, exact_over='pair')"},
             },
         ),
         Convention(

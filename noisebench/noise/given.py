@@ -137,20 +137,26 @@ def openset(
     """
     labels, seed = examples.labels, examples.seed
     order = uniforms((seed, REPLACED), len(labels))
-    if exact_over == "set":
-        groups, num_groups = grouped(np.zeros_like(labels), 1, examples.parts)
-    else:
-        groups, num_groups = grouped(labels, examples.num_classes, examples.parts)
+    chosen = order < rate
     if exact:
-        chosen = np.zeros(len(labels), bool)
-        for places in members(groups, num_groups):
-            in_order = places[np.argsort(order[places], kind="stable")]
-            chosen[in_order[: expected(rate, len(places))]] = True
-    else:
-        chosen = order < rate
+        of_set = exact_over == "set"
+        groups, num_groups = grouped(
+            np.zeros_like(labels) if of_set else labels,
+            1 if of_set else examples.num_classes,
+            examples.parts,
+        )
+        chosen[:] = False
+        for members_of_group in members(groups, num_groups):
+            in_order = members_of_group[np.argsort(order[members_of_group], kind="stable")]
+            chosen[in_order[: expected(rate, len(in_order))]] = True
     replaced = np.full(len(labels), -1, np.int64)
     facts, size = examples.sources.other(source)
-    replaced[chosen] = _images(int(chosen.sum()), size, seed)
+    count = int(chosen.sum())
+    rounds = [  # images of the other set, none twice before all were used
+        np.argsort(uniforms((seed, REPLACEMENTS, number), size), kind="stable")
+        for number in range(-(-count // size))
+    ]
+    replaced[chosen] = np.concatenate([*rounds, np.empty(0, np.int64)])[:count]
     if closed is None:
         return NoisyLabels(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
     if not is_class_conditional(closed):
@@ -202,17 +208,7 @@ def after_review(noisy: NoisyLabels, action: str, review: Review) -> NoisyLabels
         labels = noisy.labels.copy()
         labels[review.examples] = review.suggested
         return replace(left, labels=labels)
-    dropped = np.zeros(len(noisy.labels), bool)
+    dropped = np.isin(np.arange(len(noisy.labels)), review.examples)
     if noisy.dropped is not None:
         dropped |= noisy.dropped
-    dropped[review.examples] = True
     return replace(left, dropped=dropped)
-
-
-def _images(count: int, size: int, seed: int) -> np.ndarray:
-    """Random images of the other set (count,), none twice before all were used."""
-    rounds = [
-        np.argsort(uniforms((seed, REPLACEMENTS, number), size), kind="stable")
-        for number in range(-(-count // size))
-    ]
-    return np.concatenate([*rounds, np.empty(0, np.int64)])[:count]

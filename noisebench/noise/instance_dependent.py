@@ -14,7 +14,8 @@ from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
 from ..core.seeds import CORRUPTED, PROJECTION, RATES, VIEWS
 from ..errors import LanguageError
-from .registry import Examples, NoiseOption, NoisyLabels, Teacher, register_noise
+from ..metrics.predictions import Teaching
+from .registry import Examples, NoiseOption, NoisyLabels, register_noise
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
 _PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
@@ -115,9 +116,9 @@ def _part_dependent(
         raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
     size = _images_at_a_time(images)
     mean, deviation = statistics
-    for k, places in enumerate(members(labels, K)):
-        for part in chunks(len(places), size):
-            which = places[part]
+    for k, of_class in enumerate(members(labels, K)):
+        for part in chunks(len(of_class), size):
+            which = of_class[part]
             pixels = images(which)
             scores = _scores(
                 pixels.reshape(len(which), -1),
@@ -135,8 +136,8 @@ def _part_dependent(
 
 def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
     """The images, each flipped by chance and cut at random from itself with a black border."""
-    places = 2 * _BORDER + 1
-    down, across = ((uniforms((seed, VIEWS, axis), n) * places).astype(int) for axis in (0, 1))
+    num_offsets = 2 * _BORDER + 1
+    down, across = ((uniforms((seed, VIEWS, axis), n) * num_offsets).astype(int) for axis in (0, 1))
     flipped = uniforms((seed, VIEWS, 2), n) < 0.5
 
     def views(which: np.ndarray) -> np.ndarray:
@@ -259,14 +260,14 @@ def plc(
     return NoisyLabels(recorded, nominal_rate=rate, facts={"factor": factor})
 
 
-def _kept(teacher: Teacher, kind: str, factor: float, part: slice = slice(None)) -> np.ndarray:
+def _kept(teacher: Teaching, kind: str, factor: float, part: slice = slice(None)) -> np.ndarray:
     """How likely each example is recorded as the teacher's first class (n,)."""
     p = teacher.p[part]
     return np.clip(_KEPT[kind](np.clip(p[:, 0] - p[:, 1], 0, 1).astype(np.float64)) / factor, 0, 1)
 
 
 def _margin_rows(
-    teacher: Teacher, kind: str, factor: float, num_classes: int
+    teacher: Teaching, kind: str, factor: float, num_classes: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
     for part in chunks(len(teacher.p), max(1, (1 << 22) // num_classes)):
         kept, rows_of_part = _kept(teacher, kind, factor, part), np.arange(part.stop - part.start)
@@ -276,7 +277,7 @@ def _margin_rows(
         yield part, rows
 
 
-def _solve(teacher: Teacher, labels: np.ndarray, kind: str, rate: float) -> float:
+def _solve(teacher: Teaching, labels: np.ndarray, kind: str, rate: float) -> float:
     """The factor at which the expected share of incorrect labels is `rate`; of several the largest.
     Raises LanguageError.
 

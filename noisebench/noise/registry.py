@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,13 +19,12 @@ from ..core.expressions import Call, Expression, Value, parse
 from ..core.parameters import OneOf
 from ..core.registry import Entry, Registry
 from ..errors import LanguageError, UnknownName
+from ..metrics.predictions import Teaching
 from .sampling import Seed, sample
 
 FILES = ("file", "predictions", "suspects")  # parameters that name a file
 NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
-
-_COUNTING = ("exact", "exact_over")  # parameters of the sampling, not of the model
 
 
 @dataclass(frozen=True)
@@ -39,19 +39,10 @@ class NoiseOption:
     help: str
     parameter: str = "rate"
 
-    @property
-    def name(self) -> str:
-        """The flag without its dashes, as conventions name a kind of noise."""
-        return self.flag.removeprefix("--")
-
-    @property
-    def is_file(self) -> bool:
-        return self.parameter in FILES
-
 
 def noise_options() -> dict[str, Entry]:
     """The noises that have a short option, by its name: `{"sym": <symmetric>, ...}`."""
-    return {entry.facts["option"].name: entry for entry in NOISES if "option" in entry.facts}
+    return {entry.facts["option"].flag[2:]: entry for entry in NOISES if "option" in entry.facts}
 
 
 def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
@@ -61,18 +52,6 @@ def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
     entry = noise_options()[name]
     given = ((key, value) for key, value in parameters.items() if value is not None)
     return str(Call(entry.name, kwargs=((entry.facts["option"].parameter, value), *given)))
-
-
-class Teacher(Protocol):
-    """A trained network's predictions: classes (N, >= 2), likeliest first, and their
-    probabilities.
-    """
-
-    @property
-    def classes(self) -> np.ndarray: ...
-
-    @property
-    def p(self) -> np.ndarray: ...
 
 
 class NoiseInputs(Protocol):
@@ -86,7 +65,7 @@ class NoiseInputs(Protocol):
     def images_sha256(self) -> str:
         """The fingerprint of all images."""
 
-    def teacher(self, path: str, sha256: str | None) -> Teacher: ...
+    def teacher(self, path: str, sha256: str | None) -> Teaching: ...
 
     def human(self, column: str) -> np.ndarray:
         """A published column of given labels (N,)."""
@@ -156,13 +135,11 @@ class ClassNoise:
     sampled.
     """
 
-    text: str
     transition: np.ndarray
     # as its author writes it; the overall share of incorrect labels is another number
     rate: float | None
     exact: bool
     exact_over: str
-    version: str
 
     def sample(self, labels: np.ndarray, seed: Seed, parts: np.ndarray | None = None) -> np.ndarray:
         """Noisy labels (N,) for true labels (N,)."""
@@ -192,10 +169,10 @@ def parse_noise(text: str) -> Expression:
     checked. Raises LanguageError, and UnknownName for an unknown word of the short notation.
     """
     words = [] if set(text) & set("()=,*+'\"") else text.split()
-    return _call_of_words(words) if words else parse(text)
+    return _parse_words(words) if words else parse(text)
 
 
-def _call_of_words(words: list[str]) -> Call:
+def _parse_words(words: list[str]) -> Call:
     """`sym 0.4`, `asym 0.3 cifar10-two-way`, `open 0.2 cifar100 sym 0.1`: the noise's short name,
     then a word for each value, as tables name a noise. Raises UnknownName, and LanguageError for a
     word that is no value.
@@ -213,42 +190,31 @@ def _call_of_words(words: list[str]) -> Call:
     values: dict[str, Value] = {}
     for number, word in enumerate(words[1:], 1):
         if word in known and any(p.is_expression for p in entry.parameters):
-            return Call(entry.name, (_call_of_words(words[number:]),), tuple(values.items()))
-        values.update([_value_of_word(entry, word, values)])
+            return Call(entry.name, (_parse_words(words[number:]),), tuple(values.items()))
+        name, value = _parse_word(entry, word, values)
+        values[name] = value
     return Call(entry.name, kwargs=tuple(values.items()))
 
 
-def _value_of_word(entry: Entry, word: str, values: dict[str, Value]) -> tuple[str, Value]:
+def _parse_word(entry: Entry, word: str, values: dict[str, Value]) -> tuple[str, Value]:
     """Which parameter a word of the short notation sets, and to what. Raises LanguageError where it
     sets none that is not set yet.
     """
     left = [p for p in entry.parameters if p.name not in values and not p.is_expression]
     for p in left:
-        if p.type is bool and word == (
-            "bernoulli" if p.name == "exact" else p.name.replace("_", "")
-        ):
+        switch = "bernoulli" if p.name == "exact" else p.name.replace("_", "")
+        if p.type is bool and word == switch:
             return p.name, not p.default
         prefix = "" if p.name == "rate" else p.name
-        if (
-            p.type in (int, float)
-            and word.startswith(prefix)
-            and (number := _number(word.removeprefix(prefix))) is not None
-        ):
-            return p.name, number
+        if p.type in (int, float) and word.startswith(prefix):
+            with suppress(ValueError):
+                return p.name, float(word.removeprefix(prefix))
         if isinstance(p.allowed, OneOf) and word in p.allowed:
             return p.name, word
-    if plain := next(
-        (p for p in left if p.type is str and p.allowed is None and p.name != "sha256"), None
-    ):
-        return plain.name, word
+    for p in left:
+        if p.type is str and p.allowed is None and p.name != "sha256":
+            return p.name, word
     raise LanguageError(f"{entry.name}: {word!r} is no value of {entry.signature}")
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
 
 
 def takes(entry: Entry, given: str) -> bool:
@@ -287,21 +253,14 @@ def build_noise(
             f"{call.name} is no noise by class: it needs a data set (noisebench "
             "corrupt DATASET --noise ...)"
         )
-    exact, over = (values.pop(name, None) for name in _COUNTING)
-    names = (
-        {"classes": classes or tuple(map(str, range(num_classes)))}
-        if takes(entry, "classes")
-        else {}
-    )
-    transition = entry.build(num_classes, **names, **values)
+    # parameters of the sampling, not of the model
+    exact, over = values.pop("exact", None), values.pop("exact_over", None)
+    if takes(entry, "classes"):
+        values["classes"] = classes or tuple(map(str, range(num_classes)))
+    transition = entry.build(num_classes, **values)
     rate = values.get("rate")
     return ClassNoise(
-        str(call),
-        transition,
-        None if rate is None else float(rate),
-        exact is not False,
-        over or "class",
-        entry.fingerprint,
+        transition, None if rate is None else float(rate), exact is not False, over or "class"
     )
 
 

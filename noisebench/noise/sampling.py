@@ -1,7 +1,8 @@
 """Noisy labels (N,) sampled from true labels (N,) and P(noisy label | example), which is never held
 as a whole (N, K).
 
-Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version.
+Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version:
+two 64-bit words for each example, the first to choose it, the second for its label.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def sample(
 
 def uniforms(seed: Seed, n: int) -> np.ndarray:
     """(n,) numbers in [0, 1) with 53 bits; example i has the same one whatever n is."""
-    return (_words(seed, n)[:, 1] >> np.uint64(11)) * 2.0**-53
+    return (np.random.PCG64(seed).random_raw((n, 2))[:, 1] >> np.uint64(11)) * 2.0**-53
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
@@ -97,11 +98,6 @@ def expected(share: float, n: int) -> int:
     return math.floor(n * share + 0.5 + 1e-9)
 
 
-def _words(seed: Seed, n: int) -> np.ndarray:
-    """Two random 64-bit words for each example (n, 2): to choose it, and for its label."""
-    return np.random.PCG64(seed).random_raw((n, 2))
-
-
 def grouped(
     labels: np.ndarray, num_groups: int, parts: np.ndarray | None
 ) -> tuple[np.ndarray, int]:
@@ -118,12 +114,12 @@ def _resample(labels: np.ndarray, chosen: np.ndarray, table: np.ndarray, seed: S
     """Sample the chosen examples anew, class by class, from rows of weights (K, K)."""
     noisy, before = labels.copy(), labels[chosen]
     uniform, after = uniforms(seed, len(labels))[chosen], before.copy()
-    for k, places in enumerate(members(before, len(table))):
-        if len(places):
+    for k, of_class in enumerate(members(before, len(table))):
+        if len(of_class):
             edges = table[k].cumsum()
-            picked = np.searchsorted(edges, uniform[places] * edges[-1], side="right")
+            picked = np.searchsorted(edges, uniform[of_class] * edges[-1], side="right")
             # rounding may leave edges[-1] below the sum: never pick a class of weight 0
-            after[places] = np.minimum(picked, table[k].nonzero()[0][-1])
+            after[of_class] = np.minimum(picked, table[k].nonzero()[0][-1])
     noisy[chosen] = after
     return noisy
 
@@ -155,7 +151,7 @@ def choose_smallest(groups: np.ndarray, counts: np.ndarray, seed: Seed) -> np.nd
     """Which examples (N,) have the `counts` smallest first words of their group; of equal words the
     earlier example.
     """
-    order = np.lexsort((_words(seed, len(groups))[:, 0], groups))
+    order = np.lexsort((np.random.PCG64(seed).random_raw((len(groups), 2))[:, 0], groups))
     sizes = np.bincount(groups, minlength=len(counts))
     rank = np.arange(len(groups)) - np.repeat(sizes.cumsum() - sizes, sizes)
     chosen = np.zeros(len(groups), bool)
@@ -172,7 +168,7 @@ def _sample_pairs(
     wrong = np.tile(transition * (1 - np.eye(K)), (num_groups // K, 1))
     pairs = np.floor(sizes[:, None] * wrong + 1e-9).astype(np.int64)
     chosen = choose_smallest(groups, pairs.sum(1), seed)
-    keys = _words(seed, len(labels))[chosen, 0] >> np.uint64(32)
+    keys = np.random.PCG64(seed).random_raw((len(labels), 2))[chosen, 0] >> np.uint64(32)
     order = np.lexsort((keys, groups[chosen]))  # group by group, the smallest words first
     after = np.empty(len(order), noisy.dtype)
     after[order] = np.repeat(np.tile(np.arange(K), len(pairs)), pairs.ravel())

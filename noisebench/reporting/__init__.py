@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .aggregate import AXES, read_rows, where
-from .ci.gate import Check, Rules, check, read_baseline, read_tolerance
+from .gate import Check, Rules, check, read_baseline, read_tolerance
 from .metrics import METRICS, find_metric
 from .published import add_published
 from .render.text import document

@@ -1,5 +1,5 @@
 """Run folders -> rows (one a run) -> cells (one a method and noise, over seeds). Nothing is
-averaged that is not alike.
+averaged that is not alike. Runs of different length may be grouped by the work they do.
 """
 
 from __future__ import annotations
@@ -7,13 +7,16 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
-from ..errors import ConfigError, DataError
-from ..experiments.selection import select_matching
-from ..experiments.weights import label_of
+from ..errors import ConfigError, DataError, NoisebenchError
+from ..experiments.backbones import label_of
+from ..experiments.resolve import RelativeCost, price_of
+from ..experiments.suite import select_matching
 from ..labels.manifest import short_noise
 from ..runs.folder import RunFolder
 from .metrics import Metric, find_metric
@@ -88,8 +91,7 @@ class Row:
     @property
     def versions(self) -> dict[str, str] | None:
         """Of the code of its parts; None for a failed run that does not say them."""
-        found = self.inputs.get("versions")
-        return None if self.failed and not found else found or {}
+        return self.inputs.get("versions") or (None if self.failed else {})
 
 
 @dataclass
@@ -125,30 +127,22 @@ class Cell:
         """Where the runs of its values lie. Raises ConfigError where one stands in a file of runs
         alone.
         """
-        if without := next(
-            (
-                self.runs[name]
-                for name in self.values
-                if name in self.runs and name not in self.folders
-            ),
-            None,
-        ):
-            raise ConfigError(
-                f"this needs run folders, and of {without.name} there is but a line "
-                "in a file of runs: give its folder"
-            )
-        return [self.folders[name] for name in self.values if name in self.folders]
+        folders = self.folders
+        for name in self.values:
+            if name in self.runs and name not in folders:
+                raise ConfigError(
+                    f"this needs run folders, and of {self.runs[name].name} there is but a line "
+                    "in a file of runs: give its folder"
+                )
+        return [folders[name] for name in self.values if name in folders]
 
     def paired_with(self, other: Cell) -> list[str]:
         """The seeds that both have, on the same recorded labels."""
-        return [
-            seed
-            for seed in self.values
-            if seed in other.values and self.labels(seed) == other.labels(seed)
-        ]
-
-    def labels(self, seed: str) -> str:
-        return str(self.inputs.get(seed, {}).get("labels", ""))
+        ours, theirs = (
+            {seed: cell.inputs.get(seed, {}).get("labels", "") for seed in cell.values}
+            for cell in (self, other)
+        )
+        return [seed for seed in ours if theirs.get(seed) == ours[seed]]
 
     @property
     def n(self) -> int:
@@ -192,44 +186,31 @@ def read_rows(
     """One row for each of these metrics of each finished or failed run; a damaged or foreign one
     goes to `pass_over`.
 
-    The same run from two places counts once. Raises UnknownName for a metric.
+    Of rows of the same run, by its key, there is a finished one before a failed one, and then the
+    later; of two alike the one with a folder. Raises UnknownName for a metric.
     """
-    found = {name: find_metric(name) for name in metrics}
-    rows = []
+    metric_of = {name: find_metric(name) for name in metrics}
+    best: dict[tuple[str, str], Row] = {}
     for run in runs:
         try:
-            rows += _rows(run, found)
+            ended = run.ended
+            info = {} if ended is None else run.about()
+            rows = [] if ended is None else [_row(run, info, *m, ended) for m in metric_of.items()]
         except DataError as error:
             pass_over(error)
-    return _once(rows)
-
-
-def _rows(run: RunLike, metrics: dict[str, Metric]) -> list[Row]:
-    try:
-        stamp = run.ended
-        if stamp is None:
-            return []
-        known = run.about()
-        return [_row(run, known, name, metric, stamp) for name, metric in metrics.items()]
-    except (KeyError, TypeError, AttributeError, OSError) as error:
-        raise DataError(
-            f"the record of {run.name} lacks {error}: delete the folder and run it again"
-        ) from None
-
-
-def _once(rows: Iterable[Row]) -> list[Row]:
-    """Of rows of the same run, by its key, a finished one before a failed one, and then the later;
-    of two alike the one with a folder.
-    """
-
-    def worth(row: Row) -> tuple[bool, float, bool]:
-        return not row.failed, row.finished, isinstance(row.run, RunFolder)
-
-    best: dict[tuple[str, str], Row] = {}
-    for row in rows:
-        name = row.key, row.axes["metric"]
-        best[name] = max(best.get(name, row), row, key=worth)
+            continue
+        except (KeyError, TypeError, AttributeError, OSError) as error:
+            text = f"the record of {run.name} lacks {error}: delete the folder and run it again"
+            pass_over(DataError(text))
+            continue
+        for row in rows:
+            key = row.key, row.axes["metric"]
+            best[key] = max(best.get(key, row), row, key=_worth)
     return list(best.values())
+
+
+def _worth(row: Row) -> tuple[bool, float, bool]:
+    return not row.failed, row.finished, isinstance(row.run, RunFolder)
 
 
 def recipe_text(name: str, length: str, held_out: str) -> str:
@@ -237,7 +218,7 @@ def recipe_text(name: str, length: str, held_out: str) -> str:
     return ", ".join(part for part in (name, length, held_out) if part)
 
 
-def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, stamp: float) -> Row:
+def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, ended: float) -> Row:
     recipe, held_out, init = info["recipe"], info.get("held_out", ""), info.get("init")
     length = f"{recipe['epochs']} epoch{'' if recipe['epochs'] == 1 else 's'}"
     special = {
@@ -247,22 +228,29 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, stamp: f
         "init": label_of(init),
         "subset": str(info.get("subset", ALL)),
     }
-    comparable = {
-        **recipe,
-        "held_out": held_out,
-        "data": (f"{info['data_sha256']} {info.get('source_sha256', '')}").strip(),
-    }
+    data = f"{info['data_sha256']} {info.get('source_sha256', '')}".strip()
+    comparable = {**recipe, "held_out": held_out, "data": data}
     settings = dict(comparable)
     if "subset" in info:
         settings["subset"] = info["subset"]
     if init is not None:
         settings["init"] = init["sha256"]
-    inputs = {key: info.get(key) for key in ("loss", "strategy", "versions")}
+    environment, clock = info.get("environment", {}), None
+    if "device" in environment:
+        threads = environment.get("threads", 1)
+        processes, parts = environment.get("processes", 1), environment.get("accumulate", 1)
+        machine = f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
+        machine += f", {processes} processes" if processes > 1 else ""
+        machine += f", batches in {parts} parts" if parts > 1 else ""
+        clock = Clock(machine, environment.get("packed", 1) > 1)
     return Row(
         {axis: special.get(axis) or str(info[axis]) for axis in AXES},
         settings,
         comparable,
-        {"labels": info.get("labels", ""), **inputs},
+        {
+            "labels": info.get("labels", ""),
+            **{part: info.get(part) for part in ("loss", "strategy", "versions")},
+        },
         # of some labels it is not the rate of all
         info["realised_rate"] if info.get("known", 1.0) == 1 else None,
         info["seed"],
@@ -270,25 +258,12 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, stamp: f
         info["oracle"],
         info.get("metrics") is None,
         metric.value(info),
-        stamp,
+        ended,
         info.get("key") or run.name,
         run,
-        _clock(info),
-        num_examples=metric.examples and metric.examples(info),
+        clock,
+        num_examples=metric.num_examples(info),
     )
-
-
-def _clock(known: dict[str, Any]) -> Clock | None:
-    """None where a record does not say on what it was trained."""
-    environment = known.get("environment", {})
-    if "device" not in environment:
-        return None
-    threads = environment.get("threads", 1)
-    processes, parts = environment.get("processes", 1), environment.get("accumulate", 1)
-    several = f", {processes} processes" if processes > 1 else ""
-    part = f", batches in {parts} parts" if parts > 1 else ""
-    where = f"{environment['device']}, {threads} thread{'' if threads == 1 else 's'}"
-    return Clock(where + several + part, environment.get("packed", 1) > 1)
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
@@ -306,25 +281,19 @@ def _names_of(row: Row, axis: str) -> tuple[str, ...]:
     return (value, value.partition(", ")[0]) if axis == "recipe" else (value,)
 
 
-def group_rows(rows: Iterable[Row], axes: Iterable[str]) -> dict[tuple[str, ...], list[Row]]:
+def group_rows(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
     """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there
     is, not the name alone.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        names = tuple(row.axes[axis] for axis in axes)
-        key = (
-            *names,
-            json.dumps(
-                {
-                    k: v
-                    for k, v in row.comparable.items()
-                    if ("dataset" if k == "data" else "recipe") in axes
-                },
-                sort_keys=True,
-            ),
-        )
-        groups.setdefault(key, []).append(row)
+        comparable = {
+            name: value
+            for name, value in row.comparable.items()
+            if ("dataset" if name == "data" else "recipe") in axes
+        }
+        names = [row.axes[axis] for axis in axes]
+        groups.setdefault((*names, json.dumps(comparable, sort_keys=True)), []).append(row)
     return groups
 
 
@@ -336,31 +305,29 @@ def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Ro
     its versions were recorded stands with the latest one of its cell.
     """
     cells = list(members)
+    row_of = [tuple(rows[0].axes[axis] for axis in row_axes) for rows in cells]
     differing: dict[tuple[str, ...], set[str]] = {}
-    for rows in cells:
-        found = [row.versions for row in rows if row.versions is not None]
-        parts = {
+    for rows, key in zip(cells, row_of, strict=True):
+        versions_of = [row.versions for row in rows if row.versions is not None]
+        differing.setdefault(key, set()).update(
             part
-            for versions in found
+            for versions in versions_of
             for part in versions
-            if any(other.get(part) != versions[part] for other in found)
-        }
-        differing.setdefault(tuple(rows[0].axes[axis] for axis in row_axes), set()).update(parts)
+            if any(other.get(part) != versions[part] for other in versions_of)
+        )
     if not any(differing.values()):
         return None
     split = []
-    for rows in cells:
-        parts = differing[tuple(rows[0].axes[axis] for axis in row_axes)]
-        latest = max(
-            (row for row in rows if row.versions is not None),
-            key=lambda row: row.finished,
-            default=None,
-        )
+    for rows, key in zip(cells, row_of, strict=True):
+        known = [row for row in rows if row.versions is not None]
+        latest = max(known, key=lambda row: row.finished).versions if known else None
         for row in rows:
-            versions = row.versions if row.versions is not None else latest and latest.versions
-            split.append(
-                replace(row, axes={**row.axes, VERSIONS: _version_text(versions or {}, parts)})
+            versions = (latest if row.versions is None else row.versions) or {}
+            text = ", ".join(
+                f"{part} {version_text(versions.get(part, 'not recorded'))}"
+                for part in sorted(differing[key])
             )
+            split.append(replace(row, axes={**row.axes, VERSIONS: text}))
     return split
 
 
@@ -370,24 +337,10 @@ def version_text(version: str) -> str:
     return f"{number}{colon}{code[:8]}"
 
 
-def _version_text(versions: dict[str, str], parts: Iterable[str]) -> str:
-    """`loss:mine 1:0a1b2c3d`."""
-    return ", ".join(
-        f"{part} {version_text(versions.get(part, 'not recorded'))}" for part in sorted(parts)
-    )
-
-
 def paired_by_seed(rows: Iterable[Row]) -> bool:
     """Whether a seed says which noise seed goes with it, in all of these rows."""
     seeds = {(row.seed, row.noise_seed) for row in rows if row.noise_seed is not None}
     return len({seed for seed, _ in seeds}) == len(seeds)
-
-
-def mean_rate(rows: Iterable[Row]) -> float | None:
-    """The mean share of wrong labels; None where one is not known."""
-    rates = [row.realised_rate for row in rows]
-    known = [rate for rate in rates if rate is not None]
-    return statistics.fmean(known) if known and len(known) == len(rates) else None
 
 
 def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
@@ -396,16 +349,17 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     Of two runs with the same seeds the later finished one counts.
     """
     rows = sorted(rows, key=lambda row: row.finished)
+    latest = {(row.seed, row.noise_seed): row for row in rows}
+    rates = [row.realised_rate for row in latest.values() if row.realised_rate is not None]
+    sizes = {row.num_examples for row in latest.values() if row.value is not None}
     cell = Cell(
         metric=rows[0].axes["metric"],
         settings={**rows[0].settings, "precision": rows[0].axes["precision"]},
+        compute=rows[0].compute,
+        repeated=len(rows) - len(latest),
+        realised_rate=statistics.fmean(rates) if len(rates) == len(latest) else None,
+        num_examples=None if not sizes or None in sizes else min(size for size in sizes if size),
     )
-    cell.compute = rows[0].compute
-    latest = {(row.seed, row.noise_seed): row for row in rows}
-    cell.repeated = len(rows) - len(latest)
-    cell.realised_rate = mean_rate(latest.values())
-    sizes = {row.num_examples for row in latest.values() if row.value is not None}
-    cell.num_examples = None if not sizes or None in sizes else min(size for size in sizes if size)
     for (seed, noise_seed), row in sorted(latest.items()):
         name = str(seed) if paired or noise_seed is None else f"{seed}/{noise_seed}"
         if row.run is not None:
@@ -417,3 +371,92 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
             cell.clocks |= {row.clock} if row.clock else set()
         cell.oracle = cell.oracle or row.oracle
     return cell
+
+
+@dataclass(frozen=True)
+class _Length:
+    """How long a run was trained, and at what price an epoch."""
+
+    epochs: int
+    price: RelativeCost
+
+    @property
+    def work(self) -> float:
+        return self.price.work(self.epochs)
+
+    @cached_property
+    def budgets(self) -> frozenset[int]:
+        """The epochs of CE in whose place there would be as many; where there are none, those
+        nearest to the work.
+        """
+        least, most = (self.price.work(self.epochs + step) for step in (-1, 1))
+        candidates = range(max(1, math.floor(least)), math.ceil(most) + 1)
+        same = [budget for budget in candidates if self.price.epochs(budget) == self.epochs]
+        return frozenset(same or [max(1, round(self.work))])
+
+
+def by_epochs(rows: Iterable[Row]) -> list[Row]:
+    """The rows with recipes that say no epochs, so that runs of any length may stand side by
+    side.
+    """
+    return [_lasting(row, "") for row in rows]
+
+
+def by_compute(rows: Iterable[Row]) -> list[Row]:
+    """The rows with recipes that say the epochs of CE that do their work, in place of their own.
+
+    Rounding lets a run fit several of those: it goes where most of its data and recipe are. Raises
+    ConfigError for an unknown price.
+    """
+    split = []
+    for group in group_rows(by_epochs(rows), ("dataset", "subset", "recipe")).values():
+        try:
+            lengths = [
+                _Length(row.epochs, price_of(row.inputs["loss"], row.inputs["strategy"]))
+                for row in group
+            ]
+        except NoisebenchError as error:
+            raise ConfigError(
+                f"budget compute: {error}; load the --plugin, or leave such runs out with --filter"
+            ) from None
+        budgets = _budgets(Counter(lengths))
+        for row, length in zip(group, lengths, strict=True):
+            budget = budgets[length]
+            text = f"same compute as {budget} epoch{'' if budget == 1 else 's'} of CE"
+            compute = Compute(budget, length.work)
+            split.append(replace(_lasting(row, text, budget=budget), compute=compute))
+    return split
+
+
+def _budgets(counts: Counter[_Length]) -> dict[_Length, int]:
+    """Of each length, the budget that most runs fit; of several the one nearest to their work, then
+    the least.
+    """
+    budget_of: dict[_Length, int] = {}
+    while left := [length for length in counts if length not in budget_of]:
+        members = {
+            budget: [length for length in left if budget in length.budgets]
+            for length in left
+            for budget in length.budgets
+        }
+        misfit = {
+            budget: (
+                -sum(counts[length] for length in lengths),
+                sum(counts[length] * abs(length.work - budget) for length in lengths),
+                budget,
+            )
+            for budget, lengths in members.items()
+        }
+        best = min(misfit, key=misfit.__getitem__)
+        budget_of |= dict.fromkeys(members[best], best)
+    return budget_of
+
+
+def _lasting(row: Row, length: str, **instead: Any) -> Row:
+    """The row with another word for how long it was trained, and compared by something else than
+    its epochs.
+    """
+    name = row.axes["recipe"].partition(", ")[0]
+    recipe = recipe_text(name, length, row.comparable["held_out"])
+    others = {key: value for key, value in row.comparable.items() if key != "epochs"}
+    return replace(row, axes={**row.axes, "recipe": recipe}, comparable={**others, **instead})

@@ -46,25 +46,27 @@ class DifferenceTable:
         return " ".join(self._sentences())
 
     def _sentences(self) -> Iterator[str]:
-        found = self.differences
-        lower = [name for name in self._metrics if not METRICS[name].higher_is_better]
+        differences = self.differences
+        metrics = dict.fromkeys(
+            self.table.cells[at].metric for at, gap in self.table.differences.items() if gap
+        )
+        units = dict.fromkeys(METRICS[name].unit for name in metrics)
+        unit = "in " + ("".join(units) or "the metric's own unit")
+        if len(units) > 1:
+            unit = "in points where it is a share"
+        lower = [name for name in metrics if not METRICS[name].higher_is_better]
         yield (
-            f"Each row less {self.table.against}, {self._unit}: mean difference [95 % "
+            f"Each row less {self.table.against}, {unit}: mean difference [95 % "
             "confidence interval]."
         )
-        if self.usual_pairs:
-            several = (
-                ", else in brackets"
-                if any(each.pairs not in (0, self.usual_pairs) for each in found)
-                else ""
-            )
-            yield (
-                f"Paired by seed and recorded labels, n = {self.usual_pairs}{several}: Student's t."
-            )
-        if any(not each.pairs for each in found):
+        if usual := self.usual_pairs:
+            several = any(gap.pairs not in (0, usual) for gap in differences)
+            count = f"n = {usual}{', else in brackets' if several else ''}"
+            yield f"Paired by seed and recorded labels, {count}: Student's t."
+        if any(not gap.pairs for gap in differences):
             yield "‡ unpaired, as no seed of both has the same labels: Welch's t over all of each."
-        intervals = sum(each.low is not None for each in found)
-        without = any(each.low is None and each.pairs > 1 for each in found)
+        intervals = sum(gap.low is not None for gap in differences)
+        without = any(gap.low is None and gap.pairs > 1 for gap in differences)
         if intervals > 1:
             yield (
                 f"{intervals} intervals, not corrected for being so many: one in twenty is "
@@ -74,7 +76,7 @@ class DifferenceTable:
             yield "One interval."
         elif not without:
             yield "No interval: it takes two pairs, or two values of each."
-        if floored := sum(each.floored for each in found):
+        if floored := sum(gap.floored for gap in differences):
             yield (
                 f"{floored} of them as wide as chance makes it with so few examples, as the "
                 "seeds are more alike than that."
@@ -86,29 +88,17 @@ class DifferenceTable:
             )
         if lower:
             yield f"Lower is better in {', '.join(lower)}: there a gain is negative."
-        if any(each.oracle for each in found):
+        if any(gap.oracle for gap in differences):
             yield "† oracle: one of the two was told the true noise rate or T, or chosen by it."
-        if len(found) < len(self.table.rows) * len(self.table.cols):
+        if len(differences) < len(self.table.rows) * len(self.table.cols):
             yield "–: one of the two has no number."
-
-    @property
-    def _unit(self) -> str:
-        units = dict.fromkeys(METRICS[name].unit for name in self._metrics)
-        if len(units) > 1:
-            return "in points where it is a share"
-        return next((f"in {unit}" for unit in units if unit), "in the metric's own unit")
-
-    @property
-    def _metrics(self) -> list[str]:
-        cells, differences = self.table.cells, self.table.differences
-        return list(dict.fromkeys(cells[at].metric for at in differences if differences[at]))
 
 
 def difference_table(table: Table) -> DifferenceTable | None:
     """The differences of a table; None where it has none."""
     if not any(table.differences.values()):
         return None
-    rows, cols = ({place[axis] for place in table.differences} for axis in (0, 1))
+    rows, cols = ({at[axis] for at in table.differences} for axis in (0, 1))
     kept = replace(
         table,
         rows=tuple(row for row in table.rows if row in rows),

@@ -4,12 +4,12 @@ what is known of the run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import NoisebenchError, UnknownName
-from ..experiments.compute import price_of
+from ..experiments.resolve import price_of
 
 RunValues = dict[str, Any]
 """What `RunFolder.about` says of a run."""
@@ -20,14 +20,15 @@ class Metric:
     """A number of a run: what it is called, whether it is a share shown in percent, and what one
     must know of it.
 
-    finer: how many digits more than a percentage one that is no share needs; spent: what a run
-    took, not what came of it, so that no gate judges it; clocked: of a machine, and with no other's
-    to be compared; unit: of its differences, and tolerance: which of these the gate takes for none;
-    examples: of how many a share is, None where that is not kept; no function for what is no count;
-    last_epochs: of how many it is the mean, 0 for no mean.
+    of: its path in the metrics of a record, or how it is made of the facts; finer: how many digits
+    more than a percentage one that is no share needs; spent: what a run took, not what came of it,
+    so that no gate judges it; clocked: of a machine, and with no other's to be compared; unit: of
+    its differences, and tolerance: which of these the gate takes for none; examples: how many a
+    share is of, 0 where that is not kept, None for what is no count; last_epochs: of how many it is
+    the mean, 0 for no mean.
     """
 
-    of: Callable[[RunValues], float | None]  # At where a record has it, and no function makes it
+    of: tuple[str, ...] | Callable[[RunValues], float | None]
     title: str
     selection: str
     percent: bool = True
@@ -38,7 +39,7 @@ class Metric:
     doc: str = ""
     unit: str = "points"
     tolerance: float = 0.5
-    examples: Callable[[RunValues], int | None] | None = None
+    examples: Literal["test_images"] | int | None = None
     last_epochs: int = 0
 
     @property
@@ -84,21 +85,22 @@ class Metric:
 
     def value(self, known: RunValues) -> float | None:
         """None for a failed run, and for a number that was not yet recorded when the run ended."""
-        found = None if known.get("metrics") is None else self.of(known)
-        return None if found is None else float(found)
+        if known.get("metrics") is None:
+            return None
+        of = self.of
+        number = value_at(known["metrics"], of) if isinstance(of, tuple) else of(known)
+        return None if number is None else float(number)
+
+    def num_examples(self, known: RunValues) -> int | None:
+        """Of how many examples it is a share in this run; None where that is not known."""
+        return known.get("test_images") if self.examples == "test_images" else self.examples or None
 
 
-class At:
-    """The number at these names of a run's metrics."""
-
-    def __init__(self, *path: str) -> None:
-        self.path = path
-
-    def __call__(self, known: RunValues) -> float | None:
-        found: Any = known["metrics"]
-        for key in self.path:
-            found = None if found is None else found.get(key)
-        return found
+def value_at(facts: Any, path: Sequence[str]) -> Any:
+    """The value at these names of mappings within one another; None where one is missing."""
+    for name in path:
+        facts = facts.get(name) if isinstance(facts, dict) else None
+    return facts
 
 
 def _minutes(known: RunValues) -> float | None:
@@ -106,7 +108,7 @@ def _minutes(known: RunValues) -> float | None:
 
 
 def _per_minute(known: RunValues) -> float | None:
-    last, minutes = _LAST(known), _minutes(known)
+    last, minutes = METRICS["last"].value(known), _minutes(known)
     return None if last is None or minutes is None else last / minutes
 
 
@@ -117,16 +119,7 @@ def _work(known: RunValues) -> float | None:
         return None
 
 
-def _test_images(known: RunValues) -> int | None:
-    return known.get("test_images")
-
-
-def _not_kept(_known: RunValues) -> None:
-    """Of examples whose number no line of a file of runs has."""
-
-
-_LAST = At("test_acc", "last")
-_FOUND = ("train", "detection")
+_DETECTION = ("train", "detection")
 _CLOCK = (
     "The run's training by the clock: its epochs, the test predictions after each, and what it "
     "estimated of its noise before; not reading "
@@ -135,36 +128,36 @@ _CLOCK = (
     "it is the run's share, which does not compare with the time of a run by itself."
 )
 METRICS = {
-    "last": Metric(_LAST, "test accuracy", "last epoch", examples=_test_images),
+    "last": Metric(("test_acc", "last"), "test accuracy", "last epoch", examples="test_images"),
     "mean_last10": Metric(
-        At("test_acc", "mean_last10"),
+        ("test_acc", "mean_last10"),
         "test accuracy",
         "mean of the last ten epochs",
-        examples=_test_images,
+        examples="test_images",
         last_epochs=10,
     ),
     "at_noisy_val": Metric(
-        At("test_acc", "at_noisy_val"),
+        ("test_acc", "at_noisy_val"),
         "test accuracy",
         "epoch chosen on held-out noisy labels",
-        examples=_test_images,
+        examples="test_images",
     ),
     "best": Metric(
-        At("test_acc", "best"),
+        ("test_acc", "best"),
         "test accuracy",
         "best epoch ON TEST, optimistic",
-        examples=_test_images,
+        examples="test_images",
     ),
-    "top5": Metric(At("test", "top5"), "top-5 test accuracy", "last epoch", examples=_test_images),
+    "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch", examples="test_images"),
     "p_true": Metric(
-        At("test", "p_true"),
+        ("test", "p_true"),
         "probability of the right class",
         "last epoch",
         doc="The mean over the test images of the probability that the network gives the right "
         "class.",
     ),
     "nll": Metric(
-        At("test", "nll"),
+        ("test", "nll"),
         "test negative log-likelihood (nats)",
         "last epoch",
         False,
@@ -172,9 +165,9 @@ METRICS = {
         unit="nats",
         tolerance=0.005,
     ),
-    "ece": Metric(At("test", "ece"), "expected calibration error", "last epoch", True, False),
+    "ece": Metric(("test", "ece"), "expected calibration error", "last epoch", True, False),
     "brier": Metric(
-        At("test", "brier"),
+        ("test", "brier"),
         "Brier score of the test set (0 to 2)",
         "last epoch",
         False,
@@ -183,38 +176,40 @@ METRICS = {
         tolerance=0.005,
     ),
     "memorised": Metric(
-        At("memorised"), "wrong labels memorised", "last epoch", True, False, examples=_not_kept
+        ("memorised",), "wrong labels memorised", "last epoch", True, False, examples=0
     ),
     "train_clean": Metric(
-        At("train", "clean"), "training accuracy on clean labels", "last epoch", examples=_not_kept
+        ("train", "clean"), "training accuracy on clean labels", "last epoch", examples=0
     ),
-    "auroc": Metric(At(*_FOUND, "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "auroc": Metric((*_DETECTION, "auroc"), "AUROC of finding wrong labels", "last epoch"),
     "average_precision": Metric(
-        At(*_FOUND, "average_precision"), "average precision of finding wrong labels", "last epoch"
+        (*_DETECTION, "average_precision"),
+        "average precision of finding wrong labels",
+        "last epoch",
     ),
     "f1": Metric(
-        At(*_FOUND, "f1"),
+        (*_DETECTION, "f1"),
         "F1 of finding wrong labels, best threshold",
         "last epoch",
-        examples=_not_kept,
+        examples=0,
     ),
     "precision_at_100": Metric(
-        At(*_FOUND, "precision_at", "100"),
+        (*_DETECTION, "precision_at", "100"),
         "wrong labels among the 100 most doubtful",
         "last epoch",
-        examples=lambda _: 100,
+        examples=100,
     ),
     "precision_at_1000": Metric(
-        At(*_FOUND, "precision_at", "1000"),
+        (*_DETECTION, "precision_at", "1000"),
         "wrong labels among the 1,000 most doubtful",
         "last epoch",
-        examples=lambda _: 1000,
+        examples=1000,
     ),
     "precision_at_wrong": Metric(
-        At(*_FOUND, "precision_at", "wrong"),
+        (*_DETECTION, "precision_at", "wrong"),
         "wrong labels among the n most doubtful, n are wrong",
         "last epoch",
-        examples=_not_kept,
+        examples=0,
     ),
     "per_minute": Metric(
         _per_minute,
@@ -252,7 +247,7 @@ METRICS = {
 }
 
 
-RECORDED = {name: metric.of.path for name, metric in METRICS.items() if isinstance(metric.of, At)}
+RECORDED = {name: metric.of for name, metric in METRICS.items() if isinstance(metric.of, tuple)}
 """The numbers that a record holds, and where."""
 
 

@@ -58,20 +58,17 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
     if recipe in RECIPES and dataset in DATASETS:
         values = {name: value for name, value in settings.items() if name != "epochs"}
         for name, value in recipe_changes(recipe, dataset, values).items():
-            yield _setting(name, value)
+            words = name.replace("_", " ")
+            if isinstance(value, bool):
+                yield words if value else f"no {words}"
+            else:
+                yield f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
     if "init" in settings:
         yield "weights of another training to begin from"
     if "subset" in settings:
         yield f"{settings['subset']:,} of the training images"
     if settings.get("held_out"):
         yield settings["held_out"]
-
-
-def _setting(name: str, value: object) -> str:
-    words = name.replace("_", " ")
-    if isinstance(value, bool):
-        return words if value else f"no {words}"
-    return f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
 
 
 def mismatch_letters(table: Table) -> dict[tuple[str, ...], str]:

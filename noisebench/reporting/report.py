@@ -11,13 +11,11 @@ from typing import Any
 from ..errors import ConfigError, DataError
 from ..runs.workspace import Workspace
 from .aggregate import read_rows, where
-from .ci.gate import Check
-from .ci.junit import junit
+from .ci import junit
 from .comparison import add_differences
+from .gate import Check
 from .published import add_published
-from .render.html import fragment
-from .render.latex import latex
-from .render.text import as_csv, as_json, as_list, document, markdown
+from .render.text import as_csv, as_json, as_list, document, fragment, latex, markdown
 from .runs_csv import RunLike, runs_as_text, runs_at
 from .table import Table, make_tables
 

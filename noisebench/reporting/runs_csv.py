@@ -9,7 +9,7 @@ import io
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -25,7 +25,7 @@ from ..experiments.command import repro_command
 from ..experiments.run_facts import RunFacts
 from ..runs.folder import RunFolder, run_folders
 from ..runs.schema import check_known
-from .metrics import METRICS, RECORDED, RunValues
+from .metrics import METRICS, RECORDED, RunValues, value_at
 
 LARGEST = 1 << 26  # bytes: of some 40,000 runs
 _MAKE = "noisebench report --format runs -o FILE.csv writes one"
@@ -70,19 +70,18 @@ def runs_at(paths: Iterable[Path]) -> list[RunLike]:
 
     Raises DataError for a wrong path or file.
     """
-    found = [run for path in paths for run in _runs_at(path)]
-    return sorted(found, key=lambda run: run.name)
-
-
-def _runs_at(path: Path) -> list[RunLike]:
-    if path.is_dir():
-        return [*run_folders([path])]
-    if not path.exists() and not path.is_symlink():
-        raise DataError(
-            f"no such folder: {path} (a run, a folder of runs, or a workspace), nor "
-            "such a file of runs"
-        )
-    return [*read_runs(path)]
+    runs: list[RunLike] = []
+    for path in paths:
+        if path.is_dir():
+            runs += run_folders([path])
+        elif path.exists() or path.is_symlink():
+            runs += read_runs(path)
+        else:
+            raise DataError(
+                f"no such folder: {path} (a run, a folder of runs, or a workspace), nor "
+                "such a file of runs"
+            )
+    return sorted(runs, key=lambda run: run.name)
 
 
 def finished_runs(path: Path) -> dict[str, RunRecord]:
@@ -94,38 +93,37 @@ def read_runs(path: Path) -> list[RunRecord]:
     """The runs in a file, in the order of its lines. Raises DataError for the first thing in it
     that cannot be read, and says where.
     """
+    start = 0  # of the row that is read; 0: of the heads
     try:
         text = read_text(path, LARGEST).removeprefix("\ufeff")
         if text.startswith("# "):
             raise ValueError("it is a manifest, or begins with a comment")
-        return list(_lines(text))
+        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        names = next(reader, [])
+        _check_names(names)
+        runs: list[RunRecord] = []
+        line_of: dict[str, int] = {}
+        start = reader.line_num + 1
+        for row in reader:
+            if len(row) != len(names):
+                raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
+            cells = dict(zip(names, row, strict=True))
+            words = {name: read_word(cells[name]) for name in (FAILED, RUN)}
+            check_form(words, dict[str, Name])
+            facts = _facts_of(cells)
+            run = RunRecord(facts, _seconds(cells[FINISHED]), words[RUN], words[FAILED])
+            if (other := line_of.setdefault(run.key, start)) != start and run.key:
+                raise ValueError(f"it has the key of line {other}, and no two runs have one")
+            runs.append(run)
+            start = reader.line_num + 1
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {_MAKE}") from None
-    except _WrongLine as error:
-        raise DataError(f"{path}, {error}: mend it or take the line out; {_MAKE}") from None
     except (ValueError, csv.Error) as error:
+        if start:
+            text = f"line {start}: {error}: mend it or take the line out"
+            raise DataError(f"{path}, {text}; {_MAKE}") from None
         raise DataError(f"{path} is no file of runs ({error}): {_MAKE}") from None
-
-
-class _WrongLine(Exception):
-    """A line of a file of runs is not as it must be."""
-
-
-def _lines(text: str) -> Iterator[RunRecord]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    names = next(reader, [])
-    _check_names(names)
-    start = reader.line_num + 1
-    seen: dict[str, int] = {}
-    try:
-        for row in reader:
-            line = _line(names, row)
-            if (other := seen.setdefault(line.key, start)) != start and line.key:
-                raise ValueError(f"it has the key of line {other}, and no two runs have one")
-            yield line
-            start = reader.line_num + 1
-    except (ValueError, csv.Error) as error:
-        raise _WrongLine(f"line {start}: {error}") from None
+    return runs
 
 
 def _check_names(names: list[str]) -> None:
@@ -142,29 +140,36 @@ def _check_names(names: list[str]) -> None:
         raise ValueError(
             f"it lacks the column{'' if len(lacking) == 1 else 's'} {', '.join(lacking)}"
         )
-    if strange := next(
-        (name for name in names if name not in COLUMNS or names.count(name) > 1), None
-    ):
+    unknown = [name for name in names if name not in COLUMNS or names.count(name) > 1]
+    if unknown:
         raise ValueError(
-            f"the column {shown(strange)} stands twice, or this version does not know it"
+            f"the column {shown(unknown[0])} stands twice, or this version does not know it"
         )
-
-
-def _line(names: list[str], row: list[str]) -> RunRecord:
-    """Raises ValueError."""
-    if len(row) != len(names):
-        raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
-    cells = dict(zip(names, row, strict=True))
-    words = {name: read_word(cells[name]) for name in (FAILED, RUN)}
-    check_form(words, dict[str, Name])
-    return RunRecord(known_of(cells), _seconds(cells[FINISHED]), words[RUN], words[FAILED])
 
 
 def runs_as_text(runs: Iterable[RunLike]) -> str:
     """The file: of each run a line, in an order that their names and settings decide. Raises
     DataError for a damaged run, ConfigError where they are more than a file holds.
     """
-    rows = sorted((_cells(run) for run in runs), key=_order)
+    rows = []
+    for run in runs:
+        failed = run.failed if isinstance(run, RunRecord) else ""
+        try:
+            if isinstance(run, RunFolder) and not run.result.exists():
+                failed = str(run.failure().get("type") or "error")
+            facts, ended = run.about(), run.ended or 0.0
+        except OSError as error:
+            raise DataError(f"{run.name} cannot be read ({error.strerror or error})") from None
+        try:
+            cells = _cells_of(facts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"the record of {run.name} lacks {error}: delete its folder and run it again"
+            ) from None
+        rows.append(
+            cells | {FAILED: word_of(failed), FINISHED: _date(ended), RUN: word_of(run.name)}
+        )
+    rows.sort(key=_order)
     text = as_csv([COLUMNS, *([cells[name] for name in COLUMNS] for cells in rows)])
     if len(text.encode()) > LARGEST:
         raise ConfigError(
@@ -174,46 +179,16 @@ def runs_as_text(runs: Iterable[RunLike]) -> str:
     return text
 
 
-def _cells(run: RunLike) -> dict[str, str]:
-    line = run if isinstance(run, RunRecord) else line_of(run)
-    try:
-        facts = cells_of(line.known)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise DataError(
-            f"the record of {line.name} lacks {error}: delete its folder and run it again"
-        ) from None
-    return {
-        **facts,
-        FAILED: word_of(line.failed),
-        FINISHED: _date(line.ended),
-        RUN: word_of(line.name),
-    }
-
-
-def line_of(folder: RunFolder) -> RunRecord:
-    """The line of the run in a folder. Raises DataError where it is damaged."""
-    try:
-        failed = "" if folder.result.exists() else str(folder.failure().get("type") or "error")
-        return RunRecord(folder.about(), folder.ended or 0.0, folder.name, failed)
-    except OSError as error:
-        raise DataError(f"{folder.path} cannot be read ({error.strerror or error})") from None
-
-
 def _order(cells: dict[str, str]) -> tuple[Any, ...]:
-    subset, seeds = (
-        float(cells["subset"] or math.inf),
-        [float(cells[name] or -1) for name in ("seed", "noise_seed")],
-    )
+    subset = float(cells["subset"] or math.inf)
+    seeds = [float(cells[name] or -1) for name in ("seed", "noise_seed")]
     words = [cells[name] for name in ("model", "recipe", "noise", "method")]
     return (cells["dataset"], subset, *words, *seeds, cells["key"], cells[RUN])
 
 
 def _date(seconds: float) -> str:
-    return (
-        datetime.fromtimestamp(seconds, UTC)
-        .isoformat(timespec="microseconds")
-        .replace("+00:00", "Z")
-    )
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds")
+    return text.replace("+00:00", "Z")
 
 
 def _seconds(cell: str) -> float:
@@ -242,7 +217,7 @@ def word_of(value: str) -> str:
 def read_word(cell: str) -> str:
     """The word of a cell that `word_of` made. Raises ValueError."""
     text = from_cell(cell)
-    value = _json(text) if text[:1] == '"' else text
+    value = parse_json(text.encode()) if text[:1] == '"' else text
     if not isinstance(value, str):
         raise ValueError("it must be a text")
     return value
@@ -253,19 +228,15 @@ def _as_json(value: Any) -> str:
     return printable_json(json.dumps(value, allow_nan=False))
 
 
-def _json(cell: str) -> Any:
-    return parse_json(cell.encode())
-
-
 def _mapping(cell: str) -> dict[str, Any]:
-    _check_mapping(cell)
-    content: dict[str, Any] = json.loads(cell)
-    return content
+    return dict(_parsed(cell))
 
 
 @lru_cache(maxsize=64)  # runs of one suite say the same
-def _check_mapping(cell: str) -> None:
-    check_form(_json(cell), dict)
+def _parsed(cell: str) -> dict[str, Any]:
+    content: dict[str, Any] = parse_json(cell.encode())
+    check_form(content, dict)
+    return content
 
 
 def _number(cell: str) -> float:
@@ -351,68 +322,46 @@ COLUMNS = (
 )
 NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
 _NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
+# a mapping before the columns of what is in it
+_FROM_OUTSIDE = sorted(_FACTS.items(), key=lambda item: len(item[1][0]))
 _REST = set(RunFacts.__annotations__) - {path[0] for path, _ in _FACTS.values() if path}
 
 
-def cells_of(known: RunValues) -> dict[str, str]:
-    """What is known of a run, in cells. Raises KeyError, TypeError or AttributeError for a record
-    that is not as ours are.
+def _cells_of(known: RunValues) -> dict[str, str]:
+    """The facts of a run, in cells. Raises KeyError, TypeError or AttributeError for a record that
+    is not as ours are.
     """
-    found = {
-        name: METRICS[name].value(known) if name in RECORDED else _at(known, path)
+    values = {
+        name: METRICS[name].value(known) if name in RECORDED else value_at(known, path)
         for name, (path, _) in _FACTS.items()
     }
-    found["environment"] = known.get("environment") and _without(known["environment"], found)
-    found["data"] = {name: known[name] for name in known if name in _REST}
-    cells = {
-        name: way.write(found[name]) if way.fits(found[name]) else ""
-        for name, (_, way) in _FACTS.items()
-    }
-    return {**cells, COMMAND: word_as_cell(_command(known))}
-
-
-def _without(environment: RunValues, found: RunValues) -> RunValues:
-    """What of an environment has no column of its own, or does not fit into it."""
-    own = {
+    in_columns = {
         path[1]
         for name, (path, way) in _FACTS.items()
-        if path[:1] == ("environment",) and path[1:] and way.fits(found[name])
+        if path[:1] == ("environment",) and path[1:] and way.fits(values[name])
     }
-    return {name: value for name, value in environment.items() if name not in own}
-
-
-def _at(known: Any, path: tuple[str, ...]) -> Any:
-    for name in path:
-        known = None if known is None else known.get(name)
-    return known
-
-
-def _command(known: RunValues) -> str:
-    """The command that reproduces the run; empty for a text of a later version."""
+    if environment := known.get("environment"):
+        values["environment"] = {
+            name: value for name, value in environment.items() if name not in in_columns
+        }
+    values["data"] = {name: known[name] for name in known if name in _REST}
+    cells = {
+        name: way.write(values[name]) if way.fits(values[name]) else ""
+        for name, (_, way) in _FACTS.items()
+    }
     try:
-        return repro_command(known).command
-    except NoisebenchError:
-        return ""
+        cells[COMMAND] = word_as_cell(repro_command(known).command)
+    except NoisebenchError:  # a text of a later version
+        cells[COMMAND] = ""
+    return cells
 
 
-def known_of(cells: dict[str, str]) -> RunValues:
-    """What is known of the run, back from its cells. Raises ValueError."""
-    if empty := next((name for name in _NAMING if not cells[name]), None):
-        raise ValueError(f"{empty}: it is empty")
+def _facts_of(cells: dict[str, str]) -> RunValues:
+    """The facts of a run, back from its cells. Raises ValueError."""
+    if empty := [name for name in _NAMING if not cells[name]]:
+        raise ValueError(f"{empty[0]}: it is empty")
     known: RunValues = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
-    for name, path, value in sorted(_values(cells), key=lambda each: len(each[1])):
-        _put(known, name, path, value)
-    entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
-    # a file older than the column
-    if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:
-        known["test_images"] = entry.n_test
-    check_known(known)
-    return known
-
-
-def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]:
-    """Column, path and value of each fact that is given."""
-    for name, (path, way) in _FACTS.items():
+    for name, (path, way) in _FROM_OUTSIDE:
         if not cells.get(name):
             continue
         try:
@@ -423,22 +372,23 @@ def _values(cells: dict[str, str]) -> Iterator[tuple[str, tuple[str, ...], Any]]
             raise ValueError(f"{name}: a failed run has no such number")
         if name in RECORDED and METRICS[name].percent and not 0 <= value <= 1:
             raise ValueError(f"{name}: it is a share between 0 and 1, not {value}")
-        yield name, path, value
-
-
-def _put(known: RunValues, column: str, path: tuple[str, ...], value: Any) -> None:
-    if not path:
-        if strange := set(value) - _REST:
+        if not path:
+            if unknown := set(value) - _REST:
+                names = ", ".join(sorted(_REST))
+                raise ValueError(f"{name}: it has {min(unknown)!r}, which is none of {names}")
+            known.update(value)
+            continue
+        parent = known
+        for key in path[:-1]:
+            parent = parent.setdefault(key, {})
+        if len(path) > 1 and path[0] != "metrics" and parent.get(path[-1], value) != value:
             raise ValueError(
-                f"{column}: it has {min(strange)!r}, which is none of {', '.join(sorted(_REST))}"
+                f"{name}: it is {value!r} here, and {parent[path[-1]]!r} in the JSON of its line"
             )
-        known.update(value)
-        return
-    parent = known
-    for name in path[:-1]:
-        parent = parent.setdefault(name, {})
-    if len(path) > 1 and path[0] != "metrics" and parent.get(path[-1], value) != value:
-        raise ValueError(
-            f"{column}: it is {value!r} here, and {parent[path[-1]]!r} in the JSON of its line"
-        )
-    parent[path[-1]] = value
+        parent[path[-1]] = value
+    entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
+    # a file older than the column
+    if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:
+        known["test_images"] = entry.n_test
+    check_known(known)
+    return known

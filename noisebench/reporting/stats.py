@@ -1,7 +1,7 @@
 """The significance of differences over seeds: Student's t, Welch's t, Holm's correction, and
 moderated variances.
 
-scipy.special is imported by the functions that need it, since it takes 0.1 s.
+scipy.special is imported by the functions that need it, since it takes 0.1 s or more.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from .aggregate import Cell
 from .metrics import METRICS
@@ -18,7 +17,18 @@ from .metrics import METRICS
 # the fewest seeds whose variance counts where the number of examples of a share is not known
 FEWEST_SEEDS = 3
 ROUNDING = 1e-24  # a variance below it is due to rounding
-_LEVEL = 0.05
+# Student's t at 97.5 % by degrees of freedom, of two to ten seeds
+_QUANTILES: dict[float, float] = {
+    1: 12.706204736174694,
+    2: 4.302652729749462,
+    3: 3.1824463052837078,
+    4: 2.7764451051977934,
+    5: 2.5705818356363146,
+    6: 2.4469118511449786,
+    7: 2.364624251592784,
+    8: 2.306004135204166,
+    9: 2.262157162798205,
+}
 
 
 @dataclass(frozen=True)
@@ -37,18 +47,6 @@ class Difference:
     oracle: bool  # of either cell
     floored: bool = False
     exact: bool = False
-
-
-class _Gap(NamedTuple):
-    """The difference of two means, its variance, the degrees of freedom of that, the number of
-    seeds (of the side with fewer), and the variance as a multiple of that of one pair's difference.
-    """
-
-    mean: float
-    variance: float
-    df: float
-    seeds: int
-    share: float
 
 
 def significantly_better(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
@@ -86,41 +84,37 @@ def difference(cell: Cell, other: Cell) -> Difference | None:
     if cell.mean is None or other.mean is None:
         return None
     gaps = [cell.values[seed] - other.values[seed] for seed in cell.paired_with(other)]
-    pairs, gap = len(gaps), _unpaired(cell, other)
-    mean = cell.mean - other.mean
-    if gaps:
-        mean, gap = statistics.fmean(gaps), None
+    pairs, seeds = len(gaps), len(gaps) or min(cell.n, other.n)
+    mean = statistics.fmean(gaps) if gaps else cell.mean - other.mean
+    oracle, counted = cell.oracle or other.oracle, METRICS[cell.metric].counted
+    # share: the variance as a multiple of that of one pair's difference
     if pairs > 1:
-        gap = _Gap(mean, statistics.variance(gaps) / pairs, pairs - 1, pairs, 1 / pairs)
-    oracle = cell.oracle or other.oracle
-    variance = None if gap is None else _variance(gap, cell, other)
-    if gap is None or variance is None:
-        exact = gap is not None and gap.variance <= ROUNDING and not METRICS[cell.metric].counted
+        variance, df, share = statistics.variance(gaps) / pairs, float(pairs - 1), 1 / pairs
+    elif not pairs and cell.std is not None and other.std is not None:
+        a, b, df = cell.std**2 / cell.n, other.std**2 / other.n, float(seeds - 1)
+        variance, share = a + b, (1 / cell.n + 1 / other.n) / 2
+        if variance > ROUNDING:
+            df = variance**2 / (a**2 / (cell.n - 1) + b**2 / (other.n - 1))
+    else:
+        return Difference(mean, None, None, pairs, oracle)
+    least = 0.0
+    if cell.num_examples and other.num_examples:
+        size = min(cell.num_examples, other.num_examples)
+        least = share * least_variance(mean, seeds, size)
+    elif variance <= ROUNDING or (counted and seeds < FEWEST_SEEDS):
+        exact = variance <= ROUNDING and not counted
         return Difference(mean, None, None, pairs, oracle, exact=exact)
+    reach = _quantile(df) * math.sqrt(max(variance, least))
+    return Difference(mean, mean - reach, mean + reach, pairs, oracle, least > variance)
+
+
+def _quantile(df: float) -> float:
+    """Student's t at 97.5 %."""
+    if df in _QUANTILES:
+        return _QUANTILES[df]
     from scipy.special import stdtrit
 
-    reach = float(stdtrit(gap.df, 1 - _LEVEL / 2)) * math.sqrt(variance)
-    return Difference(mean, mean - reach, mean + reach, pairs, oracle, variance > gap.variance)
-
-
-def _variance(gap: _Gap, cell: Cell, other: Cell) -> float | None:
-    """The variance of the gap, or the least plausible one; None where neither is known."""
-    if cell.num_examples and other.num_examples:
-        least = least_variance(gap.mean, gap.seeds, min(cell.num_examples, other.num_examples))
-        return max(gap.variance, gap.share * least)
-    few = METRICS[cell.metric].counted and gap.seeds < FEWEST_SEEDS
-    return None if few or gap.variance <= ROUNDING else gap.variance
-
-
-def _unpaired(cell: Cell, other: Cell) -> _Gap | None:
-    """Welch's; None where one has less than two values."""
-    if cell.std is None or other.std is None or cell.mean is None or other.mean is None:
-        return None
-    a, b, fewest = cell.std**2 / cell.n, other.std**2 / other.n, min(cell.n, other.n)
-    df = float(fewest - 1)
-    if a + b > ROUNDING:
-        df = (a + b) ** 2 / (a**2 / (cell.n - 1) + b**2 / (other.n - 1))
-    return _Gap(cell.mean - other.mean, a + b, df, fewest, (1 / cell.n + 1 / other.n) / 2)
+    return float(stdtrit(df, 0.975))
 
 
 def tail_of_gap(gap: float, variance: float, df: float) -> float:
@@ -171,22 +165,21 @@ def moderated(groups: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[
             float(polygamma(1, df / 2)) for group, _ in known for _, df in group
         )
         prior = 2 * _inverse_trigamma(max(scatter * (1 + math.sqrt(2 / free)) - chance, 1e-3))
-    return [_shrink(group, centre, prior) for group, centre in zip(groups, centres, strict=True)]
-
-
-def _shrink(
-    group: Sequence[tuple[float, int]], centre: float | None, prior: float
-) -> list[tuple[float, float]]:
-    from scipy.special import digamma
-
-    total = sum(df for _, df in group)
-    if centre is None or prior == 0:
-        return [(v, float(df)) for v, df in group]
-    geometric = math.exp(centre + digamma(prior / 2) - math.log(prior / 2))
-    middle = (geometric + sum(v * df for v, df in group) / total) / 2
-    return [
-        ((prior * middle + df * v) / (prior + df), min(prior + df, float(total))) for v, df in group
-    ]
+    shrunk = []
+    for group, centre in zip(groups, centres, strict=True):
+        if centre is None or prior == 0:
+            shrunk.append([(v, float(df)) for v, df in group])
+            continue
+        total = sum(df for _, df in group)
+        geometric = math.exp(centre + digamma(prior / 2) - math.log(prior / 2))
+        middle = (geometric + sum(v * df for v, df in group) / total) / 2
+        shrunk.append(
+            [
+                ((prior * middle + df * v) / (prior + df), min(prior + df, float(total)))
+                for v, df in group
+            ]
+        )
+    return shrunk
 
 
 def _inverse_trigamma(y: float) -> float:

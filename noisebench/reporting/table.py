@@ -11,12 +11,11 @@ from functools import cached_property
 from typing import Any
 
 from ..core.expressions import Call
-from ..core.registry import Entry, Registry
 from ..errors import ConfigError, NoisebenchError
-from ..experiments.compute import checked_budget
+from ..experiments.backbones import NONE
 from ..experiments.methods import METHODS
 from ..experiments.published import PublishedMatch
-from ..experiments.weights import NONE
+from ..experiments.resolve import checked_budget
 from ..labels.manifest import of_which, short_noise
 from ..losses import LOSSES
 from ..noise import NOISES, normal_noise
@@ -27,13 +26,14 @@ from .aggregate import (
     VERSIONS,
     Cell,
     Row,
+    by_compute,
+    by_epochs,
     by_version,
     group_rows,
     make_cell,
     paired_by_seed,
     version_text,
 )
-from .compute import by_compute, by_epochs
 from .metrics import METRICS, Metric
 from .stats import Difference, significantly_better
 
@@ -82,10 +82,6 @@ class Table:
         """The first one, where there are several."""
         return METRICS[self.metrics[0]]
 
-    def cells_of(self, col: str) -> list[Cell]:
-        """The cells of a column."""
-        return [cell for row in self.rows if (cell := self.cells.get((row, col)))]
-
     def metric_text(self, name: str) -> str:
         """`test accuracy (%), last epoch`, by the lengths of these runs."""
         cells = [cell for cell in self.cells.values() if cell.metric == name]
@@ -106,9 +102,19 @@ class Table:
 
     def _head(self, axes: str, label: str) -> str:
         """A label's values, one for each axis that it is made of, noises in short."""
-        dataset = self.fixed.get("dataset", "")
-        pairs = zip(axes.split(","), self.parts[label], strict=True)
-        return ", ".join(_axis_text(axis, value, dataset) for axis, value in pairs if value)
+        texts = []
+        for axis, value in zip(axes.split(","), self.parts[label], strict=True):
+            if axis == "noise":
+                texts.append(short_noise(value, self.fixed.get("dataset", "")))
+            elif axis == "epochs":
+                texts.append(f"{value} epoch{'' if value == '1' else 's'}")
+            elif axis == "init":
+                texts.append(f"from {value}" if value != NONE else "from scratch")
+            elif axis == "subset" and value != ALL:
+                texts.append(of_which(int(value)))
+            elif value:
+                texts.append(value)
+        return ", ".join(texts)
 
     def rate_text(self, col: str) -> str:
         """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; empty where the columns
@@ -156,41 +162,31 @@ class Table:
         """
         if (row, col) not in self.cells:
             return {}
-        metric = self.cells[row, col].metric
+        metric, axes = self.cells[row, col].metric, self.row_axis.split(",")
+        same = [number for number, axis in enumerate(axes) if axis in NOT_RIVALS]
         rivals = {
             other: cell
             for other in self.rows
             if (cell := self.cells.get((other, col)))
             and cell.values
             and cell.metric == metric
-            and self._setting(other) == self._setting(row)
+            and all(self.parts[other][number] == self.parts[row][number] for number in same)
         }
         clocks = {clock for cell in rivals.values() for clock in cell.clocks}
         return {} if METRICS[metric].clocked and len(clocks) > 1 else rivals
 
-    def _setting(self, row: str) -> list[str]:
-        """The data and noise in a row's label."""
-        pairs = zip(self.row_axis.split(","), self.parts[row], strict=True)
-        return [value for axis, value in pairs if axis in NOT_RIVALS]
-
     @cached_property
     def significant_best(self) -> frozenset[tuple[str, str]]:
         """The row and column of each cell that is significantly better than every rival."""
-        return frozenset((row, col) for row, col in self.cells if self._leads(row, col))
-
-    def _leads(self, row: str, col: str) -> bool:
-        rivals = self._rivals(row, col)
-        cell, up = rivals.pop(row, None), self._higher_is_better(row, col)
-        return (
-            cell is not None
-            and bool(rivals)
-            and all(
-                significantly_better(cell, other, higher_is_better=up) for other in rivals.values()
-            )
-        )
-
-    def _higher_is_better(self, row: str, col: str) -> bool:
-        return METRICS[self.cells[row, col].metric].higher_is_better
+        best = set()
+        for (row, col), cell in self.cells.items():
+            up = METRICS[cell.metric].higher_is_better
+            rivals = self._rivals(row, col)
+            others = [other for name, other in rivals.items() if name != row]
+            better = (significantly_better(cell, other, higher_is_better=up) for other in others)
+            if row in rivals and others and all(better):
+                best.add((row, col))
+        return frozenset(best)
 
     def rank(self, row: str, col: str) -> float | None:
         """1 is the best mean among its rivals; equal means share the mean of their ranks."""
@@ -198,7 +194,7 @@ class Table:
         if row not in rivals:
             return None
         mean, means = rivals[row].mean or 0.0, [cell.mean or 0.0 for cell in rivals.values()]
-        up = self._higher_is_better(row, col)
+        up = METRICS[rivals[row].metric].higher_is_better
         better = sum(other > mean if up else other < mean for other in means)
         return better + (1 + means.count(mean)) / 2
 
@@ -245,11 +241,10 @@ class Table:
                 "by seed and labels."
             )
         if ranks:
-            which = (
-                f"of {self.cells_of(self.results[0])[0].metric} "
-                if self.results and len(self.metrics) > 1
-                else ""
-            )
+            which = ""
+            if self.results and len(self.metrics) > 1:
+                metric_of = {col: cell.metric for (_, col), cell in self.cells.items()}
+                which = f"of {metric_of[self.results[0]]} "
             count = f"{len(self.ranked)} of {len(self.results)} columns"
             parts.append(
                 f"Mean rank over the {count} {which}in which every row has a mean; 1 is best."
@@ -262,10 +257,11 @@ class Table:
             not cell.n and not cell.failed for cell in self.cells.values()
         ):
             parts.append("–: no run with this number.")
-        return " ".join([*parts, *dict.fromkeys(self._notes()), *self._cost_notes()])
+        notes = dict.fromkeys([*self._notes(), *self._version_notes(), *self._cost_notes()])
+        return " ".join([*parts, *notes])
 
     def _notes(self) -> Iterator[str]:
-        """Notes on cells of one seed, on versions, and on runs that are left out."""
+        """Notes on cells of one seed, and of several losses or strategies."""
         errors_by_size: dict[int, list[float]] = {}
         for cell in self.cells.values():
             if cell.n == 1 and cell.num_examples and cell.standard_error:
@@ -275,9 +271,9 @@ class Table:
                 f"{100 * error:.{1 if error >= 0.001 else 2}f}"
                 for error in (min(errors), max(errors))
             )
-            several = "" if self.usual_n == 1 else " in brackets"
+            which = "" if self.usual_n == 1 else " in brackets"
             yield (
-                f"One seed{several}: a share of {size:,} images has a standard error of "
+                f"One seed{which}: a share of {size:,} images has a standard error of "
                 f"{' to '.join(ends)} points (binomial), "
                 "to which the spread over seeds is added."
             )
@@ -288,7 +284,22 @@ class Table:
                 )
                 if len(texts) > 1:
                     yield f"{row}: the seeds of a cell differ in their {part}: {'; '.join(texts)}."
-        if several := self._several_versions():
+
+    def _version_notes(self) -> Iterator[str]:
+        """Notes on versions, and on runs that are left out."""
+        versions_of: dict[str, set[str]] = {}
+        for at, cell in self.cells.items():
+            named = self.axes(*at).get(VERSIONS, "")  # by the rows
+            for inputs in cell.inputs.values():
+                for part, version in (inputs.get("versions") or {}).items():
+                    if f"{part} " not in named:
+                        versions_of.setdefault(part, set()).add(version_text(version))
+        several = "; ".join(
+            f"{part} {', '.join(sorted(versions))}"
+            for part, versions in sorted(versions_of.items())
+            if len(versions) > 1
+        )
+        if several:
             yield f"Not all runs are of the same code: {several}."
         if VERSIONS in self.row_axis.split(","):
             yield "versions: runs of different code are never averaged, and stand in a row each."
@@ -297,23 +308,6 @@ class Table:
                 f"Left out: {repeated} run{'' if repeated == 1 else 's'}, in whose place a "
                 "later one of the same seeds stands."
             )
-
-    def _several_versions(self) -> str:
-        """`protocol 1, 2; loss:root 1:d6608e37, 1:70f2bcaf`: the parts whose versions differ
-        between cells, but those that the rows name.
-        """
-        versions_of: dict[str, set[str]] = {}
-        for (row, col), cell in self.cells.items():
-            named = self.axes(row, col).get(VERSIONS, "")
-            for inputs in cell.inputs.values():
-                for part, version in (inputs.get("versions") or {}).items():
-                    if f"{part} " not in named:
-                        versions_of.setdefault(part, set()).add(version_text(version))
-        return "; ".join(
-            f"{part} {', '.join(sorted(versions))}"
-            for part, versions in sorted(versions_of.items())
-            if len(versions) > 1
-        )
 
     def _cost_notes(self) -> Iterator[str]:
         """Notes on equal compute, and on the machines by whose clock times are."""
@@ -360,16 +354,6 @@ def most_common(counts: Iterable[int]) -> int:
     return statistics.mode(positive) if positive else 0
 
 
-def _axis_text(axis: str, value: str, dataset: str) -> str:
-    if axis == "epochs":
-        return f"{value} epoch{'' if value == '1' else 's'}"
-    if axis == "subset":
-        return value if value == ALL else of_which(int(value))
-    if axis == "init":
-        return f"from {value}" if value != NONE else "from scratch"
-    return short_noise(value, dataset) if axis == "noise" else value
-
-
 def make_tables(
     rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise", budget: str = "epochs"
 ) -> list[Table]:
@@ -381,8 +365,13 @@ def make_tables(
     """
     rows, row_axes, col_axes = list(rows), _axes(row_axis), _axes(col_axis)
     if checked_budget(budget) == "compute":
-        row_axes, col_axes = _with_epochs(row_axes, col_axes)
         rows = by_compute(rows)
+        methods = {"method", "strategy"}  # which have the epochs: these stand beside them
+        if "epochs" not in (*row_axes, *col_axes):
+            if methods & set(col_axes) and not methods & set(row_axes):
+                col_axes = (*col_axes, "epochs")
+            else:
+                row_axes = (*row_axes, "epochs")
     elif "epochs" in (*row_axes, *col_axes):
         rows = by_epochs(rows)
     if twice := set(row_axes) & set(col_axes):
@@ -422,16 +411,6 @@ def _distinguish(tables: Sequence[Table]) -> Iterator[Table]:
         )
 
 
-def _with_epochs(
-    row_axes: tuple[str, ...], col_axes: tuple[str, ...]
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The axes with epochs, beside the methods or strategies that have them."""
-    if "epochs" in (*row_axes, *col_axes):
-        return row_axes, col_axes
-    in_cols = {"method", "strategy"} & set(col_axes) and not {"method", "strategy"} & set(row_axes)
-    return (row_axes, (*col_axes, "epochs")) if in_cols else ((*row_axes, "epochs"), col_axes)
-
-
 def _axes(text: str) -> tuple[str, ...]:
     """`dataset,method` as its axes."""
     names = tuple(name.strip() for name in text.split(","))
@@ -456,31 +435,28 @@ def _table(
     paired = paired_by_seed(group)
     cells: dict[tuple[str, str], Cell] = {}
     parts: dict[str, tuple[str, ...]] = {}
-    rates: dict[str, list[float | None]] = {}
+    rates_of: dict[str, list[float | None]] = {}
     for rows in members.values():
         values = [tuple(rows[0].axes[axis] for axis in axes) for axes in (row_axes, col_axes)]
         row, col = (", ".join(texts) for texts in values)
         parts.update(zip((row, col), values, strict=True))
         cells[row, col] = make_cell(rows, paired=paired)
-        rates.setdefault(col, []).append(cells[row, col].realised_rate)
-    known = {col: [rate for rate in some if rate is not None] for col, some in rates.items()}
+        rates_of.setdefault(col, []).append(cells[row, col].realised_rate)
+    ends = {}
+    for col, rates in rates_of.items():
+        known = [rate for rate in rates if rate is not None]
+        if "noise" in col_axes and len(known) == len(rates):
+            ends[col] = min(known), max(known)
+    fixed_values = {axis: group[0].axes[axis] for axis in fixed}
     return Table(
-        {
-            axis: group[0].axes[axis]
-            for axis in fixed
-            if (axis, group[0].axes[axis]) not in defaults
-        },
+        {axis: value for axis, value in fixed_values.items() if (axis, value) not in defaults},
         _ordered((row for row, _ in cells), parts, row_axes),
         _ordered((col for _, col in cells), parts, col_axes),
         ",".join(row_axes),
         ",".join(col_axes),
         cells,
         parts,
-        {
-            col: (min(some), max(some))
-            for col, some in known.items()
-            if "noise" in col_axes and some and len(some) == len(rates[col])
-        },
+        ends,
         _varied(group),
     )
 
@@ -502,67 +478,55 @@ def _ordered(
 
 
 def _position(axis: str, label: str, appearance: list[str]) -> Any:
+    """What orders a label among those of its axis. Of losses and strategies `ce`, which has no
+    parameter, is before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which is made of one,
+    before `1.4*agce`.
+    """
     if axis == "noise":
         return noise_order(label)
-    if axis == "epochs":
-        return int(label)
-    if axis == "subset":
+    if axis in ("epochs", "subset"):
         return math.inf if label == ALL else int(label)
     if axis == "method":
-        known = list(METHODS)
-        return known.index(label) if label in known else len(known) + appearance.index(label)
-    if axis in _REGISTERED:
-        return _registered(_REGISTERED[axis], label)
-    return appearance.index(label)
-
-
-def _registered(registry: Registry, text: str) -> tuple[int, list[Any]]:
-    """`ce`, which has no parameter, before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which
-    is made of one, before `1.4*agce`.
-    """
-
-    def complexity(entry: Entry) -> tuple[bool, bool]:
-        return any(parameter.type is Call for parameter in entry.parameters), bool(entry.parameters)
-
-    known = [entry.name for entry in sorted(registry, key=complexity)]
-    word = re.match(r"\w+", text)
-    first = known.index(word[0]) if word and word[0] in known else len(known)
-    return first, [
-        float(part) if number % 2 else part
-        for number, part in enumerate(re.split(r"(\d+(?:\.\d+)?)", text))
+        return [*METHODS, *appearance].index(label)
+    if axis not in _REGISTERED:
+        return appearance.index(label)
+    simple: list[str] = []
+    nested: list[str] = []
+    for entry in sorted(_REGISTERED[axis], key=lambda entry: bool(entry.parameters)):
+        is_nested = any(parameter.type is Call for parameter in entry.parameters)
+        (nested if is_nested else simple).append(entry.name)
+    word = re.match(r"\w+", label)
+    known = [*simple, *nested, word[0] if word else ""]
+    numbers = re.split(r"(\d+(?:\.\d+)?)", label)
+    return known.index(known[-1]), [
+        float(part) if number % 2 else part for number, part in enumerate(numbers)
     ]
 
 
 def _varied(group: list[Row]) -> str:
-    seeds, noise_seeds = (
-        sorted({row.seed for row in group}),
-        sorted({row.noise_seed for row in group if row.noise_seed is not None}),
+    """`seeds 0, 3; noise seed 0`."""
+    seeds = sorted({row.seed for row in group})
+    noise_seeds = sorted({row.noise_seed for row in group if row.noise_seed is not None})
+    text, noise_text = (
+        f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+        for word, numbers in (("seed", seeds), ("noise seed", noise_seeds))
     )
-    text = _listed("seed", seeds)
     if not noise_seeds:
         return text
     if len(seeds) == len(noise_seeds) == 1:
-        return f"{text}, {_listed('noise seed', noise_seeds)}"
+        return f"{text}, {noise_text}"
     if all(row.noise_seed in (row.seed, None) for row in group):
         return f"{text}, each with its own noise"
-    return f"{text}; {_listed('noise seed', noise_seeds)}"
-
-
-def _listed(word: str, numbers: Sequence[int]) -> str:
-    """`seed 0`, `seeds 0, 3`."""
-    return f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+    return f"{text}; {noise_text}"
 
 
 def noise_order(text: str) -> tuple[int, str, float]:
     """The kinds of noise as registered, then by rate."""
+    names = [entry.name for entry in NOISES]
     try:
         call = normal_noise(text)
     except NoisebenchError:  # noise of a plugin that is not loaded, or of a later version
-        return len(list(NOISES)), text, 0.0
+        return len(names), text, 0.0
     values = dict(call.kwargs)
     rate = float(values.pop("rate", 0.0))  # type: ignore[arg-type]
-    return (
-        [entry.name for entry in NOISES].index(call.name),
-        str(sorted(values.items(), key=str)),
-        rate,
-    )
+    return names.index(call.name), str(sorted(values.items(), key=str)), rate

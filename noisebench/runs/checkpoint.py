@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files.torch_files import load_torch
+from ..core.files.arrays import load_torch
 from ..core.files.untrusted import open_regular
 from ..errors import DataError, NoisebenchError, RunFailed
 from ..metrics.confident_learning import Estimates
@@ -33,7 +33,6 @@ _NEEDS_MEMORY = (
     "out of memory: the same command goes on from the last checkpoint; train "
     "--accumulate N needs less, for the same curve"
 )
-_MAX_PACK_WIDTH = 256  # more than any pack has
 _JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
 
 
@@ -78,25 +77,23 @@ class RunState:
     trainer_state: dict[str, Any] | None = None
     noise_estimate: Estimates | None = None
     pack_width: int = 1
-    last_epoch: EpochResult | None = None
+    last_epoch: EpochResult = field(init=False)  # set when an epoch has ended
     dynamics: Dynamics = field(default_factory=Dynamics)
     reported: int = 0
 
 
 class RunTimer:
-    """Seconds spent on a run over all its sessions; when to save; how long it will take."""
+    """Seconds spent on a run over all its sessions; when to save; how long it will take. started:
+    later by the seconds that callbacks took, which do not count.
+    """
 
     def __init__(self, before: float) -> None:
-        self._before, self._started = before, time.monotonic()
-        self._saved, self._cost, self._steps, self._estimated = self._started, 0.0, 0, False
+        self._before, self.started = before, time.monotonic()
+        self._saved, self._cost, self._steps, self._estimated = self.started, 0.0, 0, False
 
     @property
     def spent(self) -> float:
-        return self._before + self._elapsed
-
-    def exclude(self, seconds: float) -> None:
-        """Do not count these seconds: callbacks took them, such as a tracker's server."""
-        self._started += seconds
+        return self._before + time.monotonic() - self.started
 
     def checkpoint_due(self) -> bool:
         return time.monotonic() - self._saved > max(
@@ -109,27 +106,20 @@ class RunTimer:
         took.
         """
         begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self._saved = time.monotonic()
-            self._cost = self._saved - begun
+        yield
+        self._saved = time.monotonic()
+        self._cost = self._saved - begun
 
-    def should_estimate(self) -> bool:
-        """Called before every step: whether there are seconds to judge the duration by, once."""
-        due = not self._estimated and self._steps > 0 and self._elapsed > _JUDGE_AFTER
-        self._estimated |= due
+    def estimate(self, steps_left: float) -> float | None:
+        """Called before every step: the seconds of the whole run, once, as soon as enough have
+        passed to judge by.
+        """
+        elapsed, steps = self.spent - self._before, self._steps
         self._steps += 1
-        return due
-
-    def estimate(self, steps_left: float) -> float:
-        """Seconds of all, from the steps that are left."""
-        elapsed = self._elapsed
-        return elapsed + steps_left * elapsed / (self._steps - 1)
-
-    @property
-    def _elapsed(self) -> float:
-        return time.monotonic() - self._started
+        if self._estimated or steps == 0 or elapsed <= _JUDGE_AFTER:
+            return None
+        self._estimated = True
+        return elapsed + steps_left * elapsed / steps
 
 
 def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
@@ -152,7 +142,7 @@ def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
     }
     torch.save(_without_shared_memory(content), buffer)
     with buffer.getbuffer() as written:
-        folder.write(folder.resume, lambda file: file.writelines([_header(written), written]))
+        folder.write(folder.resume, _header(written), written)
 
 
 def _header(content: bytes | memoryview) -> bytes:
@@ -198,7 +188,8 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
                 "it is damaged, cut short or of another version: its checksum does not match"
             )
         state = load_torch(content, device)
-        _check_run(state, folder)
+        if state["run"] != folder.path.name:
+            raise ValueError(f"it is of the run {state['run']}")
         dynamics = {name: array.cpu().numpy() for name, array in state["dynamics"].items()}
         return RunState(
             state["history"],
@@ -206,24 +197,13 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
             [rows.cpu().numpy() for rows in state["folds"]],
             state["trainer"],
             pack_width=state["packed"],
-            dynamics=Dynamics.resume(dynamics),
+            dynamics=Dynamics.load(dynamics),
         )
     except Exception as error:
         # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed
         if is_out_of_memory(error):
             raise
         raise not_resumable(folder, error) from None
-
-
-def _check_run(state: dict[str, Any], folder: RunFolder) -> None:
-    """Raises ValueError for what is no checkpoint of this run."""
-    if state.get("run") != folder.path.name:
-        raise ValueError(f"it is of the run {state.get('run')}")
-    history, width = state["history"], state["packed"]
-    lines = isinstance(history, list) and all(isinstance(line, dict) for line in history)
-    is_width = isinstance(width, int) and 1 <= width <= _MAX_PACK_WIDTH
-    if not (lines and is_width and 0 <= state["seconds"] < float("inf")):
-        raise ValueError("it holds no course of a run")
 
 
 def not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:

@@ -14,12 +14,12 @@ import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core.files.arrays import packed_npz
 from ..core.files.atomic import atomic_write, fsync_dir
 from ..core.files.lock import RunLock, acquire, find_lock
 from ..core.files.schema import check_form, check_plain
@@ -28,47 +28,36 @@ from ..datasets.npz import read_arrays
 from ..errors import DataError
 from ..experiments.run_facts import facts_of_record
 from ..metrics.dynamics import Dynamics
-from .schema import Versioned, check_about, check_failure, check_record
+from .schema import Failure, Versioned, check_known, check_record
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
 _READABLE = (1,)  # every schema that was ever written; tests keep a record of each
+_RUN_FILES = ("result.json", "error.json", "config.yaml")  # one of which each run has
 _DEPTH = 10  # of config.yaml
 _LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs
 
 
+@dataclass(unsafe_hash=True)
 class RunFolder:
     """One run's folder. lock: this process's, while it holds it; checked: whether the files of a
     finished run are compared with the checksums of its record as they are read.
     """
 
-    def __init__(self, path: Path, lock: RunLock | None = None, *, checked: bool = True) -> None:
-        self.path, self.lock, self.checked = path, lock, checked
-        self.result = path / "result.json"
-        self.error = path / "error.json"
-        self.resume = path / "resume.pt"
-        self.weights = path / "model.safetensors"
-        self.predictions = path / "predictions.npz"
-        self.dynamics = path / "dynamics.npz"
-        self.history = path / "metrics.csv"
-        self.claim = path / "claim"
-        self.trackers = path / "trackers.json"
+    path: Path
+    lock: RunLock | None = field(default=None, compare=False, repr=False)
+    checked: bool = field(default=True, compare=False, repr=False, kw_only=True)
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, RunFolder) and self.path == other.path
-
-    def __hash__(self) -> int:
-        return hash(self.path)
-
-    def __repr__(self) -> str:
-        return f"RunFolder({self.path!r})"
-
-    @property
-    def name(self) -> str:
-        """What the folder is called, as a text that can be written."""
-        return self.path.name.encode(errors="replace").decode()
+    def __post_init__(self) -> None:
+        # as a text that can be written
+        self.name = self.path.name.encode(errors="replace").decode()
+        self.result, self.error = self.path / "result.json", self.path / "error.json"
+        self.resume, self.weights = self.path / "resume.pt", self.path / "model.safetensors"
+        self.predictions, self.dynamics = self.path / "predictions.npz", self.path / "dynamics.npz"
+        self.history, self.config = self.path / "metrics.csv", self.path / "config.yaml"
+        self.claim, self.trackers = self.path / "claim", self.path / "trackers.json"
 
     @property
     def ended(self) -> float | None:
@@ -84,10 +73,15 @@ class RunFolder:
         """
         for name, path, check in (
             ("done", self.result, check_record),
-            ("failed", self.error, check_failure),
+            ("failed", self.error, _check_failure),
         ):
             if path.exists():
-                return "damaged" if _is_damaged(path, check) else name
+                with suppress(OSError):  # a file that cannot be read may be valid
+                    try:
+                        _read_version(path, check)
+                    except ValueError:
+                        return "damaged"
+                return name
         return "resume" if self.resume.exists() else "run"
 
     @contextmanager
@@ -111,7 +105,7 @@ class RunFolder:
         """The process that holds the lock; empty where none does, or that cannot be told."""
         with suppress(OSError):
             lock = find_lock(self.claim)
-            return str(lock.owner) if lock and not lock.owner.is_dead() else ""
+            return str(lock.owner) if lock and lock.owner.is_alive() is not False else ""
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:
@@ -145,31 +139,24 @@ class RunFolder:
         if self.lock is not None:
             self.lock.check()
 
-    def release(self) -> None:
-        """Give the lock back, if this process has it still and will not come back to end it."""
-        if self.lock is not None:
-            self.lock.end()
-
-    def write(self, path: Path, write: Callable[[IO[bytes]], object]) -> None:
-        """Fill one of the files by `write(file)`, whole or not at all, and only with the lock.
-        Raises RunTaken, DataError.
+    def write(self, path: Path, *parts: bytes | memoryview) -> None:
+        """Write one of the files, whole or not at all, and only with the lock. Raises RunTaken,
+        DataError.
         """
 
-        def guarded(file: IO[bytes]) -> None:
-            write(file)
+        def fill(file: IO[bytes]) -> None:
+            file.writelines(parts)
             self.check()  # as late as can be: a process may sleep between any two lines
 
         try:
-            atomic_write(path, guarded)
+            atomic_write(path, fill)
         except DataError:
             self.check()  # a process that took over removes what is half written
             raise
 
-    def write_text(self, path: Path, content: str) -> None:
-        self.write(path, lambda file: file.write(content.encode()))
-
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
-        self.write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+        text = json.dumps(content, indent=1, allow_nan=False)
+        self.write(path, f"{text}\n".encode())
 
     def write_result(self, record: dict[str, Any]) -> None:
         """result.json, the last of the files: from here on the run is finished, whatever happens to
@@ -201,8 +188,9 @@ class RunFolder:
             "type": kind,
             "message": message,
             "traceback": trace,
+            **({"batch": list(batch)} if batch else {}),
         }
-        self.write_json(self.error, {**content, **({"batch": list(batch)} if batch else {})})
+        self.write_json(self.error, content)
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
         """error.json by a process that does not train the run; nothing where another process does,
@@ -214,10 +202,7 @@ class RunFolder:
 
     def failure(self) -> dict[str, Any]:
         """error.json. Raises DataError where it is damaged."""
-        return self._read(self.error, check_failure)
-
-    def write_arrays(self, arrays: dict[str, np.ndarray]) -> None:
-        self.write(self.predictions, lambda file: file.write(packed_npz(arrays)))
+        return self._read(self.error, _check_failure)
 
     def read_arrays(self) -> dict[str, np.ndarray]:
         """Everything in predictions.npz. Raises DataError."""
@@ -242,7 +227,7 @@ class RunFolder:
     def write_history(self, history: list[dict[str, Any]]) -> None:
         """metrics.csv: one line an epoch."""
         lines = [_csv_line(history[0]), *(_csv_line(row.values()) for row in history)]
-        self.write_text(self.history, "".join(lines))
+        self.write(self.history, b"".join(lines))
 
     def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
         """metrics.csv while the run is under way, to watch it: the last line is added to the same
@@ -260,7 +245,7 @@ class RunFolder:
                 return
             self.check()
             with self.history.open("ab", buffering=0) as file:  # the one that this session made
-                file.write(_csv_line(history[-1].values()).encode())
+                file.write(_csv_line(history[-1].values()))
 
     def read_history(self) -> list[dict[str, float | None]]:
         """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
@@ -289,7 +274,7 @@ class RunFolder:
         if not self.checked or not self.result.exists() or not path.exists():
             return
         recorded = self.record().get("files")
-        if isinstance(recorded, dict) and recorded.get(path.name, "") != _sha256(path):
+        if recorded is not None and recorded.get(path.name, "") != _sha256(path):
             raise DataError(
                 f"{path} is not the file that belongs to {self.result.name}, or only a part of "
                 "it: copy the folder again, or run it again with --force"
@@ -319,7 +304,9 @@ class RunFolder:
             return facts_of_record(self.record())
         about = self.failure()["about"]
         try:
-            check_about(about)
+            check_known(about)
+            if about.get("metrics") is not None:
+                raise ValueError("a failed run has no metrics")
         except ValueError as error:
             raise DataError(
                 f"{self.error} is damaged ({error}): delete the folder and run it again"
@@ -328,50 +315,44 @@ class RunFolder:
 
     def configuration(self) -> dict[str, Any]:
         """config.yaml: what the key was made of. Raises DataError where it cannot be read."""
-        path = self.path / "config.yaml"
         try:
-            content = read_yaml(read_text(path), _DEPTH)
+            content = read_yaml(read_text(self.config), _DEPTH)
             check_form(content, dict)
             check_plain(content)
         except (OSError, ValueError) as error:
-            raise DataError(f"{path} cannot be read ({error})") from None
+            raise DataError(f"{self.config} cannot be read ({error})") from None
         return dict(content)
 
     def _read(self, path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
         try:
-            content = read_json(path)
-            check_form(content, Versioned)
-            if content["schema"] not in _READABLE:
-                raise DataError(
-                    f"{path} has schema {content['schema']}, this version reads "
-                    f"{', '.join(map(str, _READABLE))}"
-                )
-            check(content)
+            content = _read_version(path, check)
         except FileNotFoundError:
             raise DataError(f"{self.path} holds no finished run: no {path.name}") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error}): run it again") from None
-        return dict(content)
+        if content["schema"] not in _READABLE:
+            raise DataError(
+                f"{path} has schema {content['schema']}, this version reads "
+                f"{', '.join(map(str, _READABLE))}"
+            )
+        return content
 
 
-def _csv_line(values: Iterable[Any]) -> str:
-    return ",".join("" if value is None else str(value) for value in values) + "\n"
+def _check_failure(content: dict[str, Any]) -> None:
+    check_form(content, Failure)
 
 
-def _is_damaged(path: Path, check: Callable[[dict[str, Any]], None]) -> bool:
-    """Whether a record can be read and is not valid. A record of a newer version is not damaged,
-    and never replaced by itself.
-    """
-    try:
-        content = read_json(path)
-        check_form(content, Versioned)
-        if content["schema"] in _READABLE:
-            check(content)
-    except ValueError:
-        return True
-    except OSError:
-        pass  # a file that cannot be read may be valid
-    return False
+def _csv_line(values: Iterable[Any]) -> bytes:
+    return (",".join("" if value is None else str(value) for value in values) + "\n").encode()
+
+
+def _read_version(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """A file of JSON, checked unless it is of a newer version. Raises OSError, ValueError."""
+    content = read_json(path)
+    check_form(content, Versioned)
+    if content["schema"] in _READABLE:
+        check(content)
+    return dict(content)
 
 
 def _sha256(path: Path) -> str:
@@ -390,16 +371,12 @@ def run_folders(paths: Iterable[Path]) -> list[RunFolder]:
         if not path.is_dir():
             raise DataError(f"no such folder: {path} (a run, a folder of runs, or a workspace)")
         root = path / "runs" if (path / "runs").is_dir() else path
-        if _is_run(root):
-            folders[root] = None
         with os.scandir(root) as entries:  # says what is a folder without asking the file server
             names = sorted(entry.name for entry in entries if entry.is_dir())
-        folders.update(dict.fromkeys(root / name for name in names if _is_run(root / name)))
+        for candidate in (root, *(root / name for name in names)):
+            if any((candidate / name).exists() for name in _RUN_FILES):
+                folders[candidate] = None
     return [RunFolder(path) for path in folders]
-
-
-def _is_run(path: Path) -> bool:
-    return any((path / name).exists() for name in ("result.json", "error.json", "config.yaml"))
 
 
 def read_records(
@@ -426,7 +403,7 @@ def results(path: str | Path = "runs") -> pd.DataFrame:
     """
     import pandas as pd
 
-    def warn(error: DataError) -> None:
-        warnings.warn(str(error), stacklevel=4)
-
-    return pd.json_normalize(read_records(run_folders([Path(path)]), warn), max_level=3)
+    records = read_records(
+        run_folders([Path(path)]), lambda error: warnings.warn(str(error), stacklevel=4)
+    )
+    return pd.json_normalize(records, max_level=3)

@@ -5,6 +5,7 @@ another data set.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,16 +17,15 @@ from torch import Tensor, nn
 
 from ..core.classes import have_names, same_classes
 from ..core.expressions import parse
-from ..datasets import Dataset, Fitting, ImageArray, Images, LazyImages, at_hand, fit_set, number_in
+from ..datasets import Dataset, Fitting, ImageArray, LazyImages, at_hand, fit_set, number_in
 from ..errors import DataError, NoisebenchError
 from ..experiments.oracle import with_estimates
 from ..metrics import scores
 from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
-from ..training.images.pixels import Normalisation, StreamTransform
-from ..training.images.source import normalisation_of, source_of
-from ..training.inference import log_p_parts
+from ..training.images import Normalisation, StreamTransform
+from ..training.inference import log_p_parts, source_of
 from .folder import RunFolder
 from .session import find_device
 from .workspace import Workspace
@@ -35,34 +35,36 @@ if TYPE_CHECKING:
 
 
 def load_ensemble(
-    folder: RunFolder, device: str, training_images: Callable[[], ImageArray]
+    folder: RunFolder,
+    record: dict[str, Any],
+    device: str,
+    training_images: Callable[[], ImageArray],
 ) -> StoredNetworks:
     """The networks of a finished run, by its record and its weights alone.
 
-    training_images: asked for the (N, H, W, C) of a run of an older version, which did not note how
+    training_images: returns the (N, H, W, C) of a run of an older version, which did not note how
     its images were normalised. Raises DataError where the weights are not there or not the run's,
     NoisebenchError for a device that is not.
     """
     from ..training.networks import make_network, on_device
 
     folder.check_written(folder.weights)
-    record = folder.full_record()
     data = record["data"]
     if "normalisation" in data:
         shape, normalise = tuple(data["shape"]), Normalisation.read(data["normalisation"])
     else:
         images = training_images()
-        shape, normalise = images.shape[1:], normalisation_of(images)
+        shape, normalise = images.shape[1:], Normalisation.of(images)
     # the estimates of a run play no part in the predictions of its networks
     estimates = Estimates(0.5, np.eye(data["num_classes"]))
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), estimates))
-    name, num_classes, enlarged = (
-        record["model"]["name"],
-        data["num_classes"],
-        enlarges(folder.weights),
-    )
+    name, num_classes = record["model"]["name"], data["num_classes"]
+    enlarged = False  # whether they enlarge small images
+    with suppress(OSError, SafetensorError), safe_open(folder.weights, "pt") as stored:
+        enlarged = any(".enlarge." in name for name in stored.keys())  # noqa: SIM118 it is no dict
+    to = find_device(device)
     networks = [
-        on_device(make_network(name, num_classes, shape, 0, enlarged=enlarged), find_device(device))
+        on_device(make_network(name, num_classes, shape, 0, enlarged=enlarged), to)
         for _ in range(strategy.num_networks)
     ]
     load_weights(folder.weights, networks)
@@ -92,10 +94,10 @@ def evaluate_on(
     the manifest of the run; None where that cannot be told. Raises DataError where the classes do
     not fit.
     """
-    own, other, channels = record["data"], dataset, networks.shape[2]
+    run_data, channels = record["data"], networks.shape[2]
     if dataset.reader and channels == 1:
         raise DataError(
-            f"{other.name} is streamed, in colour, and {own['name']} is grey: name it "
+            f"{dataset.name} is streamed, in colour, and {run_data['name']} is grey: name it "
             "without its reader, in memory"
         )
     images = workspace.images(dataset, networks.fitting)
@@ -105,23 +107,30 @@ def evaluate_on(
     changes = [sentence for sentence in images.changed if "training images" not in sentence]
     if isinstance(tests, LazyImages):
         changes = [f"evaluated at {networks.fitting}", *tests.changes("test")]
-    labels = _labels(own, images)
-    log_p = networks.predict(images.test_images)
+    try:
+        number = np.asarray(same_classes(run_data["classes"], dataset.classes))
+    except ValueError as error:
+        raise DataError(
+            f"{dataset.name} has not the classes of {run_data['name']}: {error}"
+        ) from None
+    labels: np.ndarray = number[images.test_labels]
+    log_p = np.concatenate(list(networks.parts(images.test_images)))
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
         raise DataError(
-            f"of the {len(labels)} images of {other.name} {finite} have a prediction "
+            f"of the {len(labels)} images of {dataset.name} {finite} have a prediction "
             "that is finite: no number comes of these"
         )
     predictions = Predictions.of(log_p, labels, labels)
+    confusion = scores.confusion(predictions.predicted, labels, run_data["num_classes"])
     return {
-        "dataset": other.name,
+        "dataset": dataset.name,
         "expected": len(labels),
         "classes_by": "name"
-        if have_names(own["classes"]) and have_names(other.classes)
+        if have_names(run_data["classes"]) and have_names(dataset.classes)
         else "number",
-        **scores.of_test(predictions, labels, own["num_classes"]),
-        "confusion": scores.confusion(predictions.predicted, labels, own["num_classes"]).tolist(),
+        **scores.of_test(predictions, labels, run_data["num_classes"]),
+        "confusion": confusion.tolist(),
         "images": changes or ["used as they are"],
         "trained_on": None
         if manifest_of_run is None
@@ -140,25 +149,13 @@ def _trained_on(
     """
     try:
         manifest = manifest_of_run()
-        own = workspace.dataset_of(manifest)
-        if isinstance(tests, LazyImages) or own.reader or not at_hand(own, workspace.data_dir):
+        data = workspace.dataset_of(manifest)
+        if isinstance(tests, LazyImages) or data.reader or not at_hand(data, workspace.data_dir):
             return None
-        trained = workspace.images(own, networks.fitting).train_images[manifest.in_training]
+        trained = workspace.images(data, networks.fitting).train_images[manifest.in_training]
     except NoisebenchError:
         return None
     return number_in(tests, np.asarray(trained))
-
-
-def _labels(own: dict[str, Any], images: Images) -> np.ndarray:
-    """Test labels as classes of the run."""
-    try:
-        number = np.asarray(same_classes(own["classes"], images.dataset.classes))
-    except ValueError as error:
-        raise DataError(
-            f"{images.dataset.name} has not the classes of {own['name']}: {error}"
-        ) from None
-    labels: np.ndarray = number[images.test_labels]
-    return labels
 
 
 @dataclass(frozen=True)
@@ -181,12 +178,8 @@ class StoredNetworks:
         """How the networks' run brought images to their size."""
         return Fitting(self.shape[0], self.shape[1], self.fit, self.centre or 1.0)
 
-    def predict(self, images: ImageArray) -> np.ndarray:
-        """log_p (n, K), float32, of images (n, H, W, C)."""
-        return np.concatenate(list(self.parts(images)))
-
     def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
-        """The same, one part of the images after the other."""
+        """log_p (n, K), float32, of images (n, H, W, C), one part of them after the other."""
         device = next(self.networks[0].parameters()).device
         pixels = source_of(
             images,
@@ -202,39 +195,21 @@ def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
     """Give networks the weights of a run's model.safetensors. Raises DataError where these are
     missing, damaged or of others.
     """
+    left: dict[str, Tensor] = {}
     try:
-        found = load(path.read_bytes())
+        left = load(path.read_bytes())
         for number, network in enumerate(networks):
-            network.load_state_dict(_state(found, f"network{number}."))
+            prefix = f"network{number}."
+            names = [name for name in left if name.startswith(prefix)]
+            network.load_state_dict({name.removeprefix(prefix): left.pop(name) for name in names})
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not there: without the weights no network can be asked again"
+            f"{path} is not there: without the weights there are no predictions of its networks"
         ) from None
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         # a type that torch does not know, a size that lies
         raise DataError(
             f"{path} does not hold this run's networks ({str(error).splitlines()[0]})"
         ) from None
-    if strange := [
-        name
-        for name in found
-        if not name.startswith(tuple(f"network{n}." for n in range(len(networks))))
-    ]:
-        raise DataError(f"{path} holds more than this run's networks: {strange[0]}")
-
-
-def enlarges(path: Path) -> bool:
-    """Whether the networks of a run's model.safetensors enlarge small images; not where the file is
-    missing or damaged.
-    """
-    try:
-        with safe_open(path, "pt") as found:
-            return any(".enlarge." in name for name in found.keys())  # noqa: SIM118 it is no dict
-    except (OSError, SafetensorError):
-        return False
-
-
-def _state(found: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {
-        name.removeprefix(prefix): value for name, value in found.items() if name.startswith(prefix)
-    }
+    if left:
+        raise DataError(f"{path} holds more than this run's networks: {next(iter(left))}")

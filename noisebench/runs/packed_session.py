@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import compress, groupby
+from itertools import groupby
 from typing import Any
 
 from ..datasets import Images
@@ -51,8 +51,8 @@ class Slot:
         trainer = self.session.trainer
         return (
             self.session.state.pack_width,
-            trainer.epoch,
-            trainer.step,
+            trainer.state.epoch,
+            trainer.state.step,
             trainer.state.schedule_start,
         )
 
@@ -70,10 +70,11 @@ class Slot:
     def finish(self) -> None:
         session = self.session
         try:
-            record = finalize_run(
-                session.run, session.images, session.folder, session.trainer, session.state
+            self.end(
+                finalize_run(
+                    session.run, session.images, session.folder, session.trainer, session.state
+                )
             )
-            self.end(record)
         except DataError as error:  # as above
             self.end(error)
 
@@ -102,9 +103,8 @@ def run_packed(runs: Sequence[PackedRun], width: int, device: str, on_result: On
         for packed_run in runs:
             try:
                 folder = locks.enter_context(packed_run.folder.locked())
-                record = None
-                if not packed_run.options.force:
-                    record = folder.finished(packed_run.run.key)
+                options = packed_run.options
+                record = None if options.force else folder.finished(packed_run.run.key)
                 if record is None:
                     locked.append((replace(packed_run, folder=folder), width))
                 else:
@@ -121,7 +121,7 @@ def _train_all(runs: Iterable[tuple[PackedRun, int]], device: str, on_result: On
         run, images = packed_run.run, packed_run.images
         first = slots[0].session.trainer if slots else None
         try:
-            trainer = make_trainer(run, images, device, beside=first)
+            trainer = make_trainer(run, images, device, share_images_with=first)
             session = RunSession(
                 run, images, packed_run.folder, packed_run.options, trainer, pack_width=width
             )
@@ -154,18 +154,13 @@ def _train(slots: list[Slot], device: str) -> None:
             return
         left = [slot for slot in slots if not slot.ended]
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
-            _resume(half, device)
-
-
-def _resume(slots: list[Slot], device: str) -> None:
-    """Resume from the checkpoints of this session, whatever the options were (--no-resume)."""
-    if slots:
-        runs = []
-        for slot in slots:
-            options = replace(slot.packed_run.options, resume=True, force=False)
-            width = slot.session.state.pack_width
-            runs.append((replace(slot.packed_run, options=options), width))
-        _train_all(runs, device, slots[0].on_result)
+            runs = []
+            for slot in half:
+                # from the checkpoints of this session, whatever the options were (--no-resume)
+                options = replace(slot.packed_run.options, resume=True, force=False)
+                again = replace(slot.packed_run, options=options)
+                runs.append((again, slot.session.state.pack_width))
+            _train_all(runs, device, slots[0].on_result)
 
 
 class _Stopped(Exception):
@@ -194,8 +189,8 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
             if all(slot.ended for slot in slots):
                 raise _Stopped
 
-    while slots and pack.first.epoch < pack.first.task.recipe.epochs:
-        started, share = time.monotonic(), 1 - pack.first.step / pack.first.steps_per_epoch
+    while slots and pack.first.state.epoch < pack.first.task.recipe.epochs:
+        started, share = time.monotonic(), 1 - pack.first.state.step / len(pack.first.state.batches)
         ends = pack.run_epoch(on_step)
         seconds = (time.monotonic() - started) / len(ends)
         for slot, end in zip(slots, ends, strict=True):
@@ -206,8 +201,9 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
             else:
                 slot.session.state.seconds += seconds
                 slot.session.record_epoch(end, seconds / share)
-        going_on = [not isinstance(end, RunFailed) for end in ends]
-        slots = list(compress(slots, going_on))
+        slots = [
+            slot for slot, end in zip(slots, ends, strict=True) if not isinstance(end, RunFailed)
+        ]
         if all(slot.ended for slot in slots):  # other processes took over all that are left
             break
     return [slot for slot in slots if not slot.ended]

@@ -1,24 +1,35 @@
 """The runs of a suite that are still to be done, and why; which of them train together as one
-network. Loads no torch.
+network; how long they will take: by finished runs of the same kind, else by a few steps of each
+kind, trained here. Loads no torch at import.
 """
 
 from __future__ import annotations
 
+import heapq
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ..datasets import Dataset, Fitting, fingerprint
-from ..errors import ConfigError, DataError
-from ..experiments.backbones import pack_width
+from ..errors import ConfigError, DataError, RunFailed
+from ..experiments.backbones import label_of, pack_width
 from ..experiments.oracle import mask_true_values
 from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
-from ..experiments.selection import select_matching
-from ..experiments.suite import AXES, Suite, SuiteRun, expand, label_request_of, request_of
-from ..experiments.weights import label_of
+from ..experiments.suite import (
+    AXES,
+    Suite,
+    SuiteRun,
+    expand,
+    label_request_of,
+    request_of,
+    select_matching,
+)
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
 from ..losses import LOSSES
@@ -27,7 +38,13 @@ from ..noise import label_file_of
 from ..strategies import STRATEGIES
 from ..training.distributed.processes import cut
 from .folder import RunFolder, run_folders
+from .result import warmup_epochs
+from .session import make_trainer
 from .workspace import Workspace
+
+if TYPE_CHECKING:
+    from ..training.packed import PackedTrainer
+    from ..training.trainer import Trainer
 
 RERUN = ("failed", "stale", "all")
 # a run that differs in one of these is another run, not a stale one
@@ -91,28 +108,20 @@ def _status(
         except DataError as error:
             return "failed: retry", str(error)
     if status == "run":
-        reasons = [reason for other in older.get(run.slug, []) if (reason := _outdated(run, other))]
-        return ("stale", reasons[0]) if reasons else ("run", "new")
+        for other in older.get(run.folder_name.rpartition("__")[0], []):
+            with suppress(DataError):
+                before = other.configuration()
+                changed = [key for key in run.config if before.get(key) != run.config[key]]
+                same = all(before.get(key) == run.config.get(key) for key in _IDENTITY)
+                if changed and same:
+                    return "stale", f"{', '.join(changed)} changed since {other.path.name}"
+        return "run", "new"
     reasons_by_status = {
         "damaged": "its result.json or error.json is no valid record: it is run again",
         "done": "finished",
         "resume": "interrupted",
     }
     return status, reasons_by_status[status]
-
-
-def _outdated(run: RunConfig, other: RunFolder) -> str:
-    """Why an older folder of the same name is not this run's result; empty if it is simply another
-    run.
-    """
-    try:
-        old = other.configuration()
-    except DataError:
-        return ""
-    if any(old.get(key) != run.config.get(key) for key in _IDENTITY):
-        return ""
-    changed = [key for key in run.config if old.get(key) != run.config[key]]
-    return f"{', '.join(changed)} changed since {other.path.name}" if changed else ""
 
 
 def mark_done(items: Iterable[QueuedRun], keys: Container[str], source: str) -> list[QueuedRun]:
@@ -140,7 +149,7 @@ def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
 
 
 # as it is listed, then by its other names
-_CALLED: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
+_NAMES: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
     "dataset": lambda run: (run.dataset.name,),
     "subset": lambda run: (str(run.manifest.meta.get("subset", "all")),),
     "model": lambda run: (run.model,),
@@ -165,12 +174,12 @@ def where(items: Iterable[QueuedRun], conditions: Iterable[str]) -> list[QueuedR
     """The items that meet every `axis=value`, as a table names the value or as the suite asks for
     it. Raises ConfigError for another form, or where nothing is left.
     """
-    return select_matching(items, conditions, (*AXES, "seed", "noise_seed"), _called)
 
+    def names(item: QueuedRun, axis: str) -> tuple[str, ...]:
+        setting = item.suite_run.settings.get(axis)
+        return (*_NAMES[axis](item.run), *([] if setting is None else [str(setting)]))
 
-def _called(item: QueuedRun, axis: str) -> tuple[str, ...]:
-    names, setting = _CALLED[axis](item.run), item.suite_run.settings.get(axis)
-    return names if setting is None else (*names, str(setting))
+    return select_matching(items, conditions, (*AXES, "seed", "noise_seed"), names)
 
 
 def select(
@@ -181,10 +190,9 @@ def select(
     """
     items = list(items)
     if shard is not None:
-        try:
+        number, count = 0, 0
+        with suppress(ValueError):
             number, count = (int(part) for part in shard.split("/"))
-        except ValueError:
-            number, count = 0, 0
         if not 1 <= number <= count:
             raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {shard!r}")
         items = items[number - 1 :: count]
@@ -197,15 +205,13 @@ def select(
     return [item for item in items if item.status.startswith(rerun)]
 
 
-def manifest_paths(workspace: Workspace, items: Iterable[QueuedRun]) -> list[Path]:
+def write_manifests(workspace: Workspace, items: Iterable[QueuedRun]) -> None:
     """Write the manifests that the items train on; those that are there must be the same."""
-    paths: dict[Path, None] = {}
-    for item in items:
-        manifest, path = workspace.make(item.run.dataset, label_request_of(item.suite_run))
-        if path not in paths:
-            workspace.keep(manifest, path)
-        paths[path] = None
-    return list(paths)
+    manifests = (
+        workspace.make(item.run.dataset, label_request_of(item.suite_run)) for item in items
+    )
+    for path, manifest in {path: manifest for manifest, path in manifests}.items():
+        workspace.keep(manifest, path)
 
 
 # packed are at least as many runs of one kind in a suite: empty slots of a pack cost time too
@@ -268,3 +274,144 @@ def make_packs(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[Pa
             Pack(tuple(group[part]), width) for part in cut(len(group), -(-len(group) // width))
         ]
     return [*packs, *single]
+
+
+_SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
+_STEPS = 2
+_LONG = 2.0  # seconds: a first step of more, which also warms up, is taken for all
+_SOME = 1024  # test images
+_WRITING = 0.02  # seconds for the files of a run
+
+
+def estimate_suite_seconds(
+    workspace: Workspace,
+    packs: Sequence[Pack],
+    records: Iterable[dict[str, Any]],
+    jobs: int,
+    device: str,
+) -> float:
+    """Seconds until all are done, `jobs` at a time. Trains two epochs or three steps of each kind
+    of which there is no record.
+    """
+    per_epoch: dict[tuple[Any, ...], list[float]] = {}
+    for record in records:
+        recipe, machine = record["recipe"], record.get("environment", {})
+        if "processes" in machine or "accumulate" in machine:
+            continue  # a suite's runs are trained otherwise
+        kind = (
+            record["data"]["name"],
+            record["noise"].get("subset"),
+            record["model"]["name"],
+            "init" in record,
+            recipe.get("freeze", 0),
+            recipe.get("size", 0),
+            recipe.get("batch_size"),
+            record["precision"],
+            record["strategy"].partition("(")[0],
+            machine.get("packed", 1),
+            "estimates" in record,
+        )
+        per_epoch.setdefault(kind, []).append(record["seconds"] / recipe["epochs"])
+    known = {kind: sum(values) / len(values) for kind, values in per_epoch.items()}
+    started = time.perf_counter()
+    import torch
+
+    start_up = time.perf_counter() - started  # workers are forked from a process that imports once
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // jobs))
+    try:
+        for pack in packs:
+            for kind in dict.fromkeys(_kind(item.run, pack.width) for item in pack.items):
+                if kind not in known:
+                    known[kind] = _measure(workspace, packs, kind, pack.width, device)
+    finally:
+        torch.set_num_threads(threads)
+    seconds = [
+        sum(
+            known[_kind(item.run, pack.width)] * item.run.recipe.epochs + _WRITING
+            for item in pack.items
+        )
+        for pack in packs
+    ]
+    return start_up + makespan(seconds, jobs)
+
+
+def makespan(seconds: Iterable[float], jobs: int) -> float:
+    """When the last is done, if each worker takes the next as soon as it is free."""
+    free = [0.0] * jobs
+    for duration in seconds:
+        heapq.heappush(free, heapq.heappop(free) + duration)
+    return max(free)
+
+
+def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
+    """What decides how long an epoch takes, near enough."""
+    return (
+        run.dataset.name,
+        run.manifest.meta.get("subset"),
+        run.model,
+        run.init is not None,  # images may be enlarged for initial weights
+        run.recipe.freeze,
+        run.recipe.size,
+        run.recipe.batch_size,
+        run.precision,
+        run.strategy.name,  # type: ignore[union-attr]
+        width,
+        bool(run.unknown_noise),
+    )
+
+
+def _measure(
+    workspace: Workspace, packs: Sequence[Pack], kind: tuple[Any, ...], width: int, device: str
+) -> float:
+    """Seconds per epoch of a run of this kind, with as many of them as a pack takes."""
+    runs = [
+        item.run for pack in packs for item in pack.items if _kind(item.run, pack.width) == kind
+    ]
+    runs = [run for run in runs if run.recipe == runs[0].recipe][:width]
+    trainers: list[Trainer] = []
+    for run in runs:
+        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
+        first = trainers[0] if trainers else None
+        trainers.append(make_trainer(run, images, device, share_images_with=first))
+    trainer: Trainer | PackedTrainer = trainers[0]
+    make_step = trainers[0].training_step.run
+    if width > 1:
+        from ..training.packed import PackedTrainer
+
+        trainer = pack = PackedTrainer(trainers, width)
+        make_step = pack.make_step
+    with closing(trainers[0]) as first:
+        # after one step or epoch that only warms up
+        steps = len(first.state.batches)
+        step, more = _timed(make_step), min(_STEPS, steps - 1)
+        if step < _LONG and more:
+            step = _timed(lambda: [make_step() for _ in range(more)]) / more
+        if step * steps <= _SHORT and steps > _STEPS + 1:
+            _timed(trainer.run_epoch)
+            seconds = _timed(trainer.run_epoch)
+        else:
+            between = _timed(lambda: first.strategy.on_epoch_end(1, first))
+            seconds = step * steps + len(runs) * (_testing_seconds(first) + between)
+    # the networks that estimate the noise see as many images as these epochs
+    return seconds * (1 + warmup_epochs(runs[0]) / runs[0].recipe.epochs) / len(runs)
+
+
+def _testing_seconds(trainer: Trainer) -> float:
+    """Seconds to predict the test set, from some of it."""
+    import torch
+
+    from ..training.inference import autocast
+
+    some = torch.arange(min(len(trainer.test), _SOME), device=trainer.device)
+    with torch.no_grad(), autocast(trainer.device, trainer.task.precision):
+        network = trainer.networks[0].eval()
+        seconds = _timed(lambda: [network(images) for images in trainer.test.eval_batches(some)])
+    return seconds * len(trainer.networks) * len(trainer.test) / len(some)
+
+
+def _timed(act: Callable[[], object]) -> float:
+    begun = time.perf_counter()
+    with suppress(RunFailed):  # a run that diverges ends there when it is executed, too
+        act()
+    return time.perf_counter() - begun

@@ -1,11 +1,11 @@
-"""What a run leaves: a line of metrics an epoch, and at its end predictions, weights and record.
-Holds the true labels and the test labels, which the training must not see.
+"""What a run leaves: a line of metrics an epoch, and at its end predictions, weights and record;
+and the predictions of a finished run, read from its files. Holds the true labels and the test
+labels, which the training must not see. Loads no torch at import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,8 +13,8 @@ import numpy as np
 from ..core.files.arrays import packed_npz
 from ..core.hardware import environment, resolve_precision
 from ..datasets import Fitting, Images, LazyImages
-from ..errors import RunFailed
-from ..experiments.resolve import RunConfig
+from ..errors import DataError, RunFailed
+from ..experiments.resolve import RunConfig, epochs_of_estimates
 from ..experiments.run_facts import PATH_KEYS
 from ..labels.manifest import LARGEST_T, Manifest
 from ..metrics import scores
@@ -22,13 +22,16 @@ from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from .checkpoint import RunState
 from .folder import SCHEMA, RunFolder
-from .noise_estimation import warmup_epochs
 
 if TYPE_CHECKING:
-    from ..training.images.source import ImageSource
     from ..training.trainer import EpochResult, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
+
+
+def warmup_epochs(run: RunConfig) -> int:
+    """How long each fold's network is trained; together they see every example so many times."""
+    return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
 
 
 def epoch_metrics(
@@ -65,37 +68,19 @@ def finalize_run(
     """Write all that a finished run leaves; its record. Raises RunTaken where another process took
     over, RunFailed where not every example has a finite prediction.
     """
-    end, in_training = state.last_epoch, run.manifest.in_training
-    assert end is not None, "a run that is finished has ended an epoch"
-    train = _predict_all(run.manifest, images, trainer, end)
-    expected = {"train": int(in_training.sum()), "test": run.dataset.n_test}
-    seen = {
-        "train": len(train.classes) - int((~in_training).sum()),
-        "test": len(end.test_log_p),
-    }
-    missing = [
-        f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n
-    ]
-    if missing:
+    train = _predict_all(run.manifest, images, trainer, state.last_epoch)
+    num_tests = len(state.last_epoch.test_log_p)
+    if num_tests != run.dataset.n_test:
         raise RunFailed(
-            f"evaluated were {' and '.join(missing)}: the data changed under the run; run it again"
+            f"evaluated were {num_tests} of {run.dataset.n_test} test examples: the data changed "
+            "under the run; run it again"
         )
-
-    def write() -> dict[str, Any]:
-        evaluated = _write_files(run, images, folder, trainer, state, train=train)
-        counts = {"expected": expected, "seen": seen}
-        record = _record(run, trainer, state, counts, evaluated)
-        record["data"]["preprocessing"] = preprocessing(run, images)
-        if state.noise_estimate is not None:
-            record["estimates"] = _estimates_and_truth(run, state.noise_estimate)
-        record["files"] = folder.checksums()
-        folder.write_result(record)
-        return {**record, "path": str(folder.path)}
-
-    return trainer.ranks.on_rank_zero(write)
+    return trainer.ranks.on_rank_zero(
+        lambda: _write(run, images, folder, trainer, state, train=train)
+    )
 
 
-def _write_files(
+def _write(
     run: RunConfig,
     images: Images,
     folder: RunFolder,
@@ -104,22 +89,27 @@ def _write_files(
     *,
     train: Predictions,
 ) -> dict[str, Any]:
-    """Predictions, dynamics, weights and history; all metrics. train: of every example of the
-    manifest.
+    """Write predictions, dynamics, weights and history, then the record. train: of every example of
+    the manifest.
     """
     from safetensors.torch import save
 
-    manifest, end = run.manifest, state.last_epoch
-    assert end is not None, "as above"
-    test = Predictions.of(end.test_log_p, images.test_labels, images.test_labels)
+    manifest, test_labels = run.manifest, images.test_labels
+    test = Predictions.of(state.last_epoch.test_log_p, test_labels, test_labels)
     labels = {
         "recorded": manifest.labels,
         "clean": manifest.true_labels,
-        "test": images.test_labels,
+        "test": test_labels,
     }
     arrays = {**train.arrays("train"), **test.arrays("test")}
     if train.dense is not None:
-        arrays |= _first_half(manifest, train.dense, state).arrays("early")
+        # by the mean p (N, K) over the first half of the epochs, of the training examples
+        early, mean = train.dense.copy(), state.dynamics.early_p
+        seen = ~np.isnan(mean).any(1)
+        least = np.finfo(np.float32).tiny
+        early[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], least))
+        early_predictions = Predictions.of(early, manifest.labels, manifest.true_labels)
+        arrays |= early_predictions.arrays("early")
     arrays |= {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {
         "in_training": manifest.in_training,
@@ -127,49 +117,44 @@ def _write_files(
         "trusted": manifest.trusted,
     }
     arrays |= {name: mask for name, mask in masks.items() if mask is not None}
-    folder.write_arrays(arrays)
-    dynamics = packed_npz(state.dynamics.arrays(), deflated=True)
-    folder.write(folder.dynamics, lambda file: file.write(dynamics))
+    folder.write(folder.predictions, packed_npz(arrays))
+    folder.write(folder.dynamics, packed_npz(state.dynamics.arrays(), deflated=True))
     weights = {
         f"network{number}.{name}": tensor.contiguous().cpu()
         for number, network in enumerate(trainer.networks)
         for name, tensor in network.state_dict().items()
     }
-    folder.write(folder.weights, lambda file: file.write(save(weights)))
+    folder.write(folder.weights, save(weights))
     folder.write_history(state.history)
-    return scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
+    metrics = scores.of_run(train, test, labels, run.dataset.num_classes, manifest.splits)
+    record = _record(run, trainer, state, metrics)
+    record["data"]["preprocessing"] = preprocessing(run, images)
+    if state.noise_estimate is not None:
+        record["estimates"] = _estimates_and_truth(run, state.noise_estimate)
+    record["files"] = folder.checksums()
+    folder.write_result(record)
+    return {**record, "path": str(folder.path)}
 
 
-def _first_half(manifest: Manifest, last: np.ndarray, state: RunState) -> Predictions:
-    """By log of the mean p (N, K) over the first half of the epochs, of the training examples; by
-    log_p at the end of the others.
-    """
-    log_p, mean = last.copy(), state.dynamics.early_p
-    seen = ~np.isnan(mean).any(1)
-    log_p[np.flatnonzero(manifest.in_training)[seen]] = np.log(
-        np.maximum(mean[seen], np.finfo(np.float32).tiny)
-    )
-    return Predictions.of(log_p, manifest.labels, manifest.true_labels)
-
-
-def _estimates_and_truth(run: RunConfig, found: Estimates) -> dict[str, Any]:
+def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
     """The estimated rate, and T where the run used it, with the accuracy that they depend on, and
     the true values where those are known for every example.
     """
     known = run.manifest.known_fraction == 1
     rate = {
-        "estimate": found.rate,
-        "interval": list(found.interval),
+        "estimate": estimated.rate,
+        "interval": list(estimated.interval),
         "truth": run.manifest.meta["realised_rate"] if known else None,
     }
-    estimates: dict[str, Any] = {"rate": rate}
-    if "transition" in run.unknown_noise:
-        estimates["transition"] = {}
-        if run.dataset.num_classes <= LARGEST_T:
-            empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
-            transition = {"estimate": found.transition.round(6).tolist(), "truth": empirical}
-            estimates["transition"] = transition
-    return {**estimates, "accuracy": found.accuracy}
+    transition: dict[str, Any] = {}
+    if run.dataset.num_classes <= LARGEST_T:
+        empirical = run.manifest.empirical_transition.round(6).tolist() if known else None
+        transition = {"estimate": estimated.transition.round(6).tolist(), "truth": empirical}
+    return {
+        "rate": rate,
+        **({"transition": transition} if "transition" in run.unknown_noise else {}),
+        "accuracy": estimated.accuracy,
+    }
 
 
 def _predict_all(
@@ -181,18 +166,19 @@ def _predict_all(
     import torch
 
     ranks = trainer.ranks
-    parts = [(manifest.in_training, _log_p(trainer, trainer.train))]
+    parts = [(manifest.in_training, trainer.predict_parts(trainer.train))]
     if manifest.val is not None and end.val_log_p is not None:
-        own_rows = end.val_log_p[ranks.local_slice(len(end.val_log_p))]
-        parts.append((manifest.val, iter([own_rows])))
+        rows = end.val_log_p[ranks.local_slice(len(end.val_log_p))]
+        parts.append((manifest.val, iter([torch.from_numpy(rows)])))
     if not manifest.included.all():
         others = trainer.pixels(images.train_images[~manifest.included])
-        parts.append((~manifest.included, _log_p(trainer, others)))
+        parts.append((~manifest.included, trainer.predict_parts(others)))
     predictions, order = [], []
     for which, batches in parts:
         rows = np.flatnonzero(which)
         left, of_batches = rows[ranks.local_slice(len(rows))], []
-        for log_p in batches:
+        for batch in batches:
+            log_p = batch.cpu().numpy()
             here, left = left[: len(log_p)], left[len(log_p) :]
             of_batches.append(
                 Predictions.of(log_p, manifest.labels[here], manifest.true_labels[here])
@@ -212,11 +198,6 @@ def _predict_all(
     return Predictions.joined(predictions).take(np.argsort(np.concatenate(order), kind="stable"))
 
 
-def _log_p(trainer: Trainer, source: ImageSource) -> Iterator[np.ndarray]:
-    """log_p (n, K) of this process's share of the images, batch by batch."""
-    return (log_p.cpu().numpy() for log_p in trainer.predict_parts(source))
-
-
 def preprocessing(run: RunConfig, images: Images) -> list[str]:
     """What is done with images before networks see them, in sentences; the augmentation of those in
     memory stands in the recipe.
@@ -227,10 +208,12 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
         return [f"images are {'x'.join(map(str, shape))}{unchanged}", *images.changed]
     fitting = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre)
     square = "" if recipe.fit == "crop" else f" of the image made square ({recipe.fit})"
-    parts = {
-        name: getattr(images, name).sized(recipe.size, recipe.centre, recipe.fit)
-        for name in ("train_images", "test_images")
-    }
+    changes = [
+        sentence
+        for part, streamed in (("training", images.train_images), ("test", images.test_images))
+        if isinstance(streamed, LazyImages)
+        for sentence in streamed.sized(recipe.size, recipe.centre, recipe.fit).changes(part)
+    ]
     return [
         f"images are evaluated at {fitting}",
         (
@@ -238,7 +221,7 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
             f"{recipe.area:g} to 1{square}, aspect 3/4 to 4/3"
         ),
         "normalised by the mean and standard deviation of ImageNet",
-        *replace(images, **parts).changes,
+        *changes,
     ]
 
 
@@ -246,14 +229,14 @@ def _record(
     run: RunConfig,
     trainer: Trainer,
     state: RunState,
-    counts: dict[str, dict[str, int]],
     evaluated: dict[str, Any],
 ) -> dict[str, Any]:
     """The facts of the run, its metrics and its machine; what depends on its files follows."""
     import torch
 
     meta, device, epochs = run.manifest.meta, trainer.device, run.recipe.epochs + warmup_epochs(run)
-    trained = epochs * int(run.manifest.in_training.sum())
+    # each of these has a prediction, or the run would have failed
+    counts = {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
     gpu = device.type == "cuda"
     return {
         "schema": SCHEMA,
@@ -287,9 +270,10 @@ def _record(
             "memorised": evaluated["train"]["memorised"],
             **evaluated,
         },
-        **counts,
+        "expected": counts,
+        "seen": counts,
         "seconds": state.seconds,
-        "images_per_second": trained / max(state.seconds, 1e-9),
+        "images_per_second": epochs * counts["train"] / max(state.seconds, 1e-9),
         "environment": {
             **environment(),
             "device": torch.cuda.get_device_name(device) if gpu else device.type,
@@ -334,3 +318,116 @@ def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, flo
         "at_noisy_val": at_best,
         "best": max(curve),
     }
+
+
+_ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
+
+
+@dataclass(frozen=True)
+class RunPredictions:
+    """predictions.npz: of every training example (N,), those held out too, and of the test set
+    (M,); `labels`: recorded and clean (N,), test (M,); parts: which examples (N,) were trained on,
+    held out and dropped, as "train", "val" and "dropped"; arrays: everything in the file.
+    """
+
+    train: Predictions
+    test: Predictions
+    labels: dict[str, np.ndarray]
+    parts: dict[str, np.ndarray]
+    arrays: dict[str, np.ndarray]
+
+    def metrics(self, num_classes: int) -> dict[str, Any]:
+        """As they stand in result.json. Raises DataError as `check` does."""
+        self.check()
+        return scores.of_run(self.train, self.test, self.labels, num_classes, self.parts)
+
+    def check(self) -> None:
+        """Raises DataError where a prediction is not finite, of which no metric can be computed."""
+        for part, predictions in (("training", self.train), ("test", self.test)):
+            log_p = predictions.log_p if predictions.dense is None else predictions.dense
+            if bad := int((~np.isfinite(log_p)).any(1).sum()):
+                raise DataError(
+                    f"of the {part} examples {bad} have a prediction that is not "
+                    "finite: run it again with --force"
+                )
+
+
+def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
+    """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run
+    writes.
+    """
+    arrays = folder.read_arrays()
+    try:
+        labels = {
+            part: arrays[f"{part}_labels"].astype(np.int64)
+            for part in ("recorded", "clean", "test")
+        }
+        n = len(labels["recorded"])
+        parts = scores.parts_of(arrays, n)
+        _check_labels(labels, parts, num_classes)
+        train = Predictions.load(arrays, "train", labels["recorded"], labels["clean"])
+        test = Predictions.load(arrays, "test", labels["test"], labels["test"])
+        _check_sizes(train, n, num_classes)
+        _check_sizes(test, len(labels["test"]), num_classes)
+        for name in {"dropped", "trusted"} & arrays.keys():
+            if arrays[name].dtype != bool or arrays[name].shape != (n,):
+                raise ValueError("what is dropped or trusted is not given for every example")
+        if "early_classes" in arrays:
+            recorded = labels["recorded"]
+            _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)
+    except KeyError as error:
+        raise DataError(f"{folder.predictions} lacks {error}: run it again with --force") from None
+    except (ValueError, IndexError) as error:
+        raise DataError(
+            f"{folder.predictions} is damaged ({error}): run it again with --force"
+        ) from None
+    return RunPredictions(train, test, labels, parts, arrays)
+
+
+def check_counts(record: dict[str, Any], stored: RunPredictions) -> dict[str, dict[str, int]]:
+    """The numbers of expected and of evaluated examples. Raises DataError where they differ.
+
+    Of an older record, without the expected ones, the number of labels.
+    """
+    train = stored.parts["train"]
+    labels = {"train": int(train.sum()), "test": len(stored.labels["test"])}
+    expected = {part: int(record.get("expected", labels)[part]) for part in labels}
+    seen = {"train": len(stored.train.take(train).classes), "test": len(stored.test.classes)}
+    missing = [
+        f"{seen[part]} of {n} {part} examples" for part, n in expected.items() if seen[part] != n
+    ]
+    if missing:
+        raise DataError(
+            f"{record['path']}: its predictions are of {' and '.join(missing)}: run it "
+            "again with --force"
+        )
+    return {"expected": expected, "seen": seen}
+
+
+def _check_labels(
+    labels: dict[str, np.ndarray], parts: dict[str, np.ndarray], num_classes: int
+) -> None:
+    for part, least in (("recorded", 0), ("clean", -2), ("test", 0)):
+        values = labels[part]
+        is_list = values.ndim == 1 and len(values)
+        if not is_list or values.min() < least or values.max() >= num_classes:
+            raise ValueError(
+                f"its {part} labels are not classes from 0 to {num_classes - 1}, one an example"
+            )
+    n = len(labels["recorded"])
+    fit = all(part.dtype == bool and len(part) == n for part in parts.values())
+    if not fit or n != len(labels["clean"]) or not parts["train"].any():
+        raise ValueError("its training labels are not of the same examples")
+
+
+def _check_sizes(predictions: Predictions, n: int, num_classes: int) -> None:
+    classes, log_p, dense = predictions.classes, predictions.log_p, predictions.dense
+    is_table = classes.ndim == 2 and classes.shape == log_p.shape and classes.size
+    if not is_table or classes.max() >= num_classes:
+        raise ValueError("its predictions are no classes with a log_p each")
+    lengths = {len(classes), len(predictions.recorded_log_p), len(predictions.clean_log_p)}
+    if lengths != {n} or (dense is not None and dense.shape != (n, num_classes)):
+        raise ValueError(f"its predictions are not of {n} examples and {num_classes} classes")
+    above = (log_p > _ABOVE).any() or (dense is not None and (dense > _ABOVE).any())
+    if classes.min() < 0 or above:
+        raise ValueError("its predictions are no logarithms of probabilities")

@@ -144,19 +144,7 @@ def check_record(content: dict[str, Any]) -> None:
         )
 
 
-def check_failure(content: dict[str, Any]) -> None:
-    """What is written of a failed run. Raises ValueError."""
-    check_form(content, Failure)
-
-
 def check_known(about: dict[str, Any]) -> None:
     """The facts of a run that a table needs. Raises ValueError."""
     check_form(about, RunFacts)
     check_form(about["recipe"], Settings, "recipe")
-
-
-def check_about(about: dict[str, Any]) -> None:
-    """The facts of a failed run that a table needs. Raises ValueError."""
-    check_known(about)
-    if about.get("metrics") is not None:
-        raise ValueError("a failed run has no metrics")

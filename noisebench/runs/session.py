@@ -1,29 +1,32 @@
-"""One run from its configuration to its record: the loop over its epochs, checkpoints, failures.
-Prints nothing.
+"""One run from its configuration to its record: the loop over its epochs, checkpoints, failures;
+the networks that estimate its noise; its cross-validation, K networks each trained without one
+fold, whose labels it predicts. Prints nothing.
 """
 
 from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
 from ..core.files.untrusted import yaml_dumper
+from ..core.seeds import CROSS_VALIDATION_FOLD, ESTIMATION_FOLD, derived_seed
 from ..datasets import Images, images_fingerprint
-from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
+from ..errors import ConfigError, DataError, Interrupted, NoisebenchError, RunFailed
 from ..experiments.oracle import transitions, with_estimates
 from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
 from ..losses import LOSSES, build_loss, build_penalty
 from ..metrics.confident_learning import Estimates
-from ..strategies import STRATEGIES, Strategy, build_strategy
+from ..metrics.predictions import Predictions
+from ..strategies import STRATEGIES, build_strategy
 from ..training.distributed.processes import ParallelConfig
-from . import noise_estimation
 from .checkpoint import (
     Progress,
     RunOptions,
@@ -37,14 +40,15 @@ from .checkpoint import (
     save,
 )
 from .folder import RunFolder
-from .noise_estimation import NUM_FOLDS
-from .result import epoch_metrics, finalize_run
+from .result import epoch_metrics, finalize_run, load_predictions, warmup_epochs
 from .workspace import Workspace
 
 if TYPE_CHECKING:
     import torch
 
     from ..training.trainer import EpochResult, Trainer
+
+NUM_FOLDS = 2  # of the training examples of a run that estimates its noise first
 
 
 class RunSession:
@@ -84,7 +88,7 @@ class RunSession:
         self.folder.error.unlink(missing_ok=True)
         config = {"key": self.run.key, "title": self.run.title, **self.run.config}
         text = yaml.dump(config, Dumper=yaml_dumper(), sort_keys=False)
-        self.folder.write_text(self.folder.path / "config.yaml", text)
+        self.folder.write(self.folder.config, text.encode())
 
     def restore(self, trainer: Trainer) -> None:
         """Put a trainer to where its checkpoint left it."""
@@ -106,8 +110,8 @@ class RunSession:
             from ..training.packed import PackedTrainer
 
             packed = PackedTrainer([trainer], self.state.pack_width)
-        while trainer.epoch < trainer.task.recipe.epochs:
-            started, share = time.monotonic(), 1 - trainer.step / trainer.steps_per_epoch
+        while trainer.state.epoch < trainer.task.recipe.epochs:
+            started, share = time.monotonic(), 1 - trainer.state.step / len(trainer.state.batches)
             if packed is None:
                 end = trainer.run_epoch(lambda: self._on_step(trainer))
             else:
@@ -118,7 +122,7 @@ class RunSession:
             self.state.seconds, ended = self._timer.spent, time.monotonic()
             if not self._estimates_noise:
                 self.record_epoch(end, (ended - started) / share)
-                self._timer.exclude(time.monotonic() - ended)
+                self._timer.started += time.monotonic() - ended  # a tracker's server may take long
 
     def record_epoch(self, end: EpochResult, seconds: float) -> None:
         """Add an epoch to the history, to metrics.csv and to the dynamics, and report it. seconds:
@@ -145,9 +149,7 @@ class RunSession:
         """
         run, first, folds = self.run, self.trainer, self.state.folds
         while self._estimates_noise:
-            trainer = noise_estimation.fold_trainer(
-                run, self.images, len(folds), first.device, first.spread
-            )
+            trainer = fold_trainer(run, self.images, len(folds), first.device, first.spread)
             with closing(trainer):
                 try:
                     self.train(trainer)
@@ -156,9 +158,14 @@ class RunSession:
                         f"while the noise was estimated, {failure}", failure.batch
                     ) from failure
                 folds.append(trainer.predict(trainer.test).cpu().numpy())
-        self.state.noise_estimate = found = noise_estimation.estimates(run, folds)
+        fold_of = estimation_folds(run)
+        log_p = np.empty((len(fold_of), run.dataset.num_classes), np.float32)
+        for fold, rows in enumerate(folds):
+            log_p[fold_of == fold] = rows
+        estimates = Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
+        self.state.noise_estimate = estimates
         device = str(first.device)
-        self.trainer = make_trainer(run, self.images, device, found, spread=first.spread)
+        self.trainer = make_trainer(run, self.images, device, estimates, spread=first.spread)
 
     @property
     def _estimates_noise(self) -> bool:
@@ -168,8 +175,17 @@ class RunSession:
     def _on_step(self, trainer: Trainer) -> None:
         timer, ranks = self._timer, trainer.ranks
         self.state.seconds = timer.spent
-        if timer.should_estimate():
-            self.options.on_time_estimate(timer.estimate(self._steps_left(trainer)))
+        # of this training and those after it, in steps of about the same length
+        epochs, steps = trainer.task.recipe.epochs, len(trainer.state.batches)
+        steps_left: float = (epochs - trainer.state.epoch) * steps - trainer.state.step
+        if self._estimates_noise:
+            folds_after = NUM_FOLDS - 1 - len(self.state.folds)
+            # the run's own training sees all folds an epoch, a fold's all but one
+            own_epochs = NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
+            steps_left += steps * (folds_after * epochs + own_epochs)
+        estimate = timer.estimate(steps_left)
+        if estimate is not None:
+            self.options.on_time_estimate(estimate)
         if ranks.any(self.options.should_stop()):
             ranks.on_rank_zero(lambda: save(self.folder, trainer, self.state))
             raise self.interrupted(trainer)
@@ -177,27 +193,17 @@ class RunSession:
             with timer.checkpoint():
                 save(self.folder, trainer, self.state)
 
-    def _steps_left(self, trainer: Trainer) -> float:
-        """Of this training and those after it, in steps of about the same length."""
-        epochs, steps = trainer.task.recipe.epochs, trainer.steps_per_epoch
-        left: float = (epochs - trainer.epoch) * steps - trainer.step
-        if self._estimates_noise:
-            folds_after = NUM_FOLDS - 1 - len(self.state.folds)
-            # the run's own training sees all folds an epoch, a fold's all but one
-            own_epochs = NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
-            left += steps * (folds_after * epochs + own_epochs)
-        return left
-
     def interrupted(self, trainer: Trainer) -> Interrupted:
         """The error of a run that was stopped after it was saved."""
-        what = " of the warm-up" if self._estimates_noise else ""
-        next_time = "the same command resumes it"
-        if self.options.force:
-            next_time = (
-                "the same command begins anew, and without --force the result that there is stays"
-            )
+        part = " of the warm-up" if self._estimates_noise else ""
+        next_time = (
+            "the same command begins anew, and without --force the result that there is stays"
+            if self.options.force
+            else "the same command resumes it"
+        )
         epochs = trainer.task.recipe.epochs
-        return Interrupted(f"stopped in epoch {trainer.epoch + 1} of {epochs}{what}; {next_time}")
+        epoch = trainer.state.epoch + 1
+        return Interrupted(f"stopped in epoch {epoch} of {epochs}{part}; {next_time}")
 
 
 def execute_run(
@@ -222,7 +228,8 @@ def execute_run(
         def give_up(error: Exception) -> None:
             if isinstance(error, RunFailed):
                 record_failure(run, folder, error)
-            folder.release()
+            if folder.lock is not None:
+                folder.lock.end()
 
         ranks.in_emergency(give_up)
         try:
@@ -252,7 +259,7 @@ def record_failure(run: RunConfig, folder: RunFolder, error: Exception) -> RunFa
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))
     batch = error.batch if isinstance(error, RunFailed) else ()
     kind = getattr(error, "kind", type(error).__name__)
-    folder.write_error(run.facts, kind, reason(error), trace, batch)
+    folder.write_error({"key": run.key, **run.facts}, kind, reason(error), trace, batch)
     return RunFailed(f"{run.title} failed: {reason(error)} ({folder.error})")
 
 
@@ -261,7 +268,7 @@ def make_trainer(
     images: Images,
     device: str,
     estimates: Estimates | None = None,
-    beside: Trainer | None = None,
+    share_images_with: Trainer | None = None,
     *,
     spread: ParallelConfig = ParallelConfig(),
 ) -> Trainer:
@@ -269,7 +276,6 @@ def make_trainer(
     be trained.
 
     A run with something to find out first gets a stand-in for it until there are `estimates`.
-    beside: one to share images with.
     """
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
@@ -277,11 +283,8 @@ def make_trainer(
     manifest = run.manifest
     # else the workspace has compared them, in the size that the noise looked at
     own_size = fitting_of(run.recipe, run.dataset) is None
-    seen = (
-        images_fingerprint(images.train_images)
-        if "images_sha256" in manifest.meta and own_size
-        else None
-    )
+    has_sha256 = "images_sha256" in manifest.meta and own_size
+    seen = images_fingerprint(images.train_images) if has_sha256 else None
     manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
     training = slice(None) if manifest.in_training.all() else manifest.in_training
     if run.unknown_noise and estimates is None:
@@ -296,7 +299,7 @@ def make_trainer(
         build_loss(
             loss, transitions(manifest, run.loss, estimates), num_classes=run.dataset.num_classes
         ),
-        _strategy(run, estimates),
+        build_strategy(with_estimates(STRATEGIES, run.strategy, estimates)),
         run.recipe,
         run.seed,
         run.precision,
@@ -308,11 +311,62 @@ def make_trainer(
         weights_of(run.init),
         np.flatnonzero(manifest.in_training),
     )
-    return Trainer(task, find_device(device), beside, spread=spread)
+    return Trainer(task, find_device(device), share_images_with, spread=spread)
 
 
-def _strategy(run: RunConfig, estimates: Estimates | None) -> Strategy:
-    return build_strategy(with_estimates(STRATEGIES, run.strategy, estimates))
+def smallest_training_set(run: RunConfig) -> int:
+    """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the
+    largest fold.
+    """
+    n = int(run.manifest.in_training.sum())
+    return n - -(-n // NUM_FOLDS) if run.unknown_noise else n
+
+
+def estimation_folds(run: RunConfig) -> np.ndarray:
+    """The fold (n,) of every training example."""
+    n = int(run.manifest.in_training.sum())
+    order = np.random.default_rng([run.seed, ESTIMATION_FOLD]).permutation(n)
+    which = np.empty(n, np.int64)
+    which[order] = np.arange(n) % NUM_FOLDS
+    return which
+
+
+def fold_trainer(
+    run: RunConfig,
+    images: Images,
+    fold: int,
+    device: torch.device,
+    spread: ParallelConfig = ParallelConfig(),
+) -> Trainer:
+    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test
+    set.
+
+    It begins from the run's --init-weights, if any; what that leaves open, and the order of the
+    examples, no other fold or seed shares.
+    """
+    from ..training.networks.factory import weights_of
+    from ..training.trainer import Task, Trainer
+
+    training, held = run.manifest.in_training, estimation_folds(run) == fold
+    pixels, labels = images.train_images[training], run.manifest.labels[training]
+    recipe = replace(run.recipe, epochs=warmup_epochs(run), schedule="cosine")
+    loss, strategy = build_loss("ce"), build_strategy("standard")
+    seed = derived_seed(run.seed, ESTIMATION_FOLD, fold)
+    task = Task(
+        pixels[~held],
+        labels[~held],
+        pixels[held],
+        run.dataset.num_classes,
+        run.model,
+        loss,
+        strategy,
+        recipe,
+        seed,
+        run.precision,
+        init=weights_of(run.init),
+        numbers=np.flatnonzero(training)[~held],
+    )
+    return Trainer(task, device, spread=spread)
 
 
 def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]:
@@ -322,33 +376,34 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
 
     Makes one network of each kind that does not just begin afresh.
     """
+    from ..training.networks.factory import NetworkFactory, weights_of
+    from ..training.optimizer import freeze, parameter_groups
+
     kinds: dict[tuple[object, ...], RunConfig] = {}
     for run in runs:
         layers = run.recipe.freeze, run.recipe.layer_decay
         if run.init or layers != (0, 1):
             kind = run.dataset, run.model, run.init, *layers, run.recipe.size, str(run.strategy)
             kinds.setdefault(kind, run)
-    sentences = [line for run in kinds.values() for line in _check_network(run, workspace)]
-    return list(dict.fromkeys(sentences))
-
-
-def _check_network(run: RunConfig, workspace: Workspace) -> list[str]:
-    from ..training.networks.factory import NetworkFactory, weights_of
-    from ..training.networks.groups import freeze, parameter_groups
-
-    images = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset))
-    height, width, channels = images.train_images.shape[1:]
-    side, num_classes = run.recipe.size, run.dataset.num_classes
-    shape = side or height, side or width, channels
-    count = _strategy(run, Estimates(0.5, np.eye(num_classes))).num_networks
-    factory = NetworkFactory(run.model, num_classes, shape, weights_of(run.init), count)
-    networks = [factory.network(number, 0) for number in range(count)]
-    freeze(networks[0][0], run.recipe.freeze)
-    parameter_groups(networks[0][0], run.recipe)
-    if not run.init:
-        return []
-    label = f"{run.model} from {run.init.label}"
-    return [f"{label}: {sentence}" for _, adapted in networks for sentence in adapted]
+    sentences: dict[str, None] = {}
+    for run in kinds.values():
+        images = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset))
+        height, width, channels = images.train_images.shape[1:]
+        side, num_classes = run.recipe.size, run.dataset.num_classes
+        shape = side or height, side or width, channels
+        stand_in = Estimates(0.5, np.eye(num_classes))
+        strategy = build_strategy(with_estimates(STRATEGIES, run.strategy, stand_in))
+        count = strategy.num_networks
+        factory = NetworkFactory(run.model, num_classes, shape, weights_of(run.init), count)
+        networks = [factory.network(number, 0) for number in range(count)]
+        freeze(networks[0][0], run.recipe.freeze)
+        parameter_groups(networks[0][0], run.recipe)
+        if run.init:
+            label = f"{run.model} from {run.init.label}"
+            sentences |= {
+                f"{label}: {change}": None for _, adapted in networks for change in adapted
+            }
+    return list(sentences)
 
 
 def find_device(name: str) -> torch.device:
@@ -366,3 +421,83 @@ def find_device(name: str) -> torch.device:
             "--device auto takes what there is"
         ) from None
     return device
+
+
+@dataclass(frozen=True)
+class Fold:
+    """The run that is trained without a fold, its folder, and which examples (N,) it judges."""
+
+    run: RunConfig
+    folder: RunFolder
+    held_out: np.ndarray
+
+
+def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
+    """The folds of a finished run, as run folders of their own within its folder. Raises
+    ConfigError for an impossible number.
+    """
+    manifest = run.manifest
+    training = int(manifest.in_training.sum())
+    if not 2 <= count <= training:
+        raise ConfigError(
+            f"--cv-folds is a number from 2 to the {training} training examples, got {count}"
+        )
+    which, folds = fold_of(run, count), []
+    for number in range(count):
+        held_out = which == number
+        # held out for validation, beside what is held out already
+        val = (held_out if manifest.val is None else held_out | manifest.val) & manifest.included
+        changed = {
+            "val_fraction": round(float(val.sum() / manifest.num_examples), 6),
+            "val_split": f"as fold {number + 1} of {count}, after",
+        }
+        labels = replace(manifest, meta={**manifest.meta, **changed}, val=val)
+        without = replace(run, manifest=labels)
+        path = folder.path / "folds" / str(count) / f"{number + 1}__{without.key[:8]}"
+        folds.append(Fold(without, RunFolder(path), held_out))
+    return folds
+
+
+def fold_of(run: RunConfig, count: int) -> np.ndarray:
+    """The fold (N,) of every example, at random: of even size, stratified by noisy label and by
+    whether the example is trained on.
+    """
+    manifest = run.manifest
+    draws = np.random.default_rng([run.seed, CROSS_VALIDATION_FOLD]).permutation(
+        len(manifest.labels)
+    )
+    order = np.lexsort((draws, manifest.labels, manifest.in_training))
+    which = np.empty(len(order), np.int64)
+    which[order] = np.arange(len(order)) % count
+    return which
+
+
+def train_folds(
+    folds: Sequence[Fold], images: Images, device: str, options: Callable[[int], RunOptions]
+) -> None:
+    """Train the folds that are not done, one after the other. options: of a fold, by the number of
+    folds left with it.
+
+    Raises Interrupted (state saved) or RunFailed.
+    """
+    left = [fold for fold in folds if fold.folder.status() != "done"]
+    for done, fold in enumerate(left):
+        trainer = make_trainer(fold.run, images, device)
+        execute_run(fold.run, images, trainer, fold.folder, options(len(left) - done))
+
+
+def judged(folds: Sequence[Fold]) -> Predictions:
+    """The prediction for every example by the network that was trained without it. Raises DataError
+    where an example has none, or several.
+    """
+    manifest = folds[0].run.manifest
+    predictions = [
+        load_predictions(fold.folder, manifest.num_classes).train.take(fold.held_out)
+        for fold in folds
+    ]
+    rows = np.concatenate([fold.held_out.nonzero()[0] for fold in folds])
+    if not np.array_equal(np.sort(rows), np.arange(len(manifest.labels))):
+        raise DataError(
+            f"{len(rows)} of {len(manifest.labels)} examples were judged by a fold: run them again"
+        )
+    return Predictions.joined(predictions).take(np.argsort(rows, kind="stable"))

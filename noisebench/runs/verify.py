@@ -21,11 +21,9 @@ from ..experiments.resolve import RunConfig
 from ..experiments.run_facts import config_of, facts_of_record, key_of
 from ..metrics.predictions import Predictions, rounded
 from .folder import RunFolder
-from .inference import load_ensemble
-from .predictions import RunPredictions, load_predictions
-from .rebuild import rebuild
-from .result import noise_facts, test_accuracies
-from .workspace import Workspace
+from .inference import StoredNetworks, load_ensemble
+from .result import RunPredictions, load_predictions, noise_facts, test_accuracies
+from .workspace import Workspace, rebuild
 
 SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"
 _EXACT = 1e-12  # what another machine's order of summing may change
@@ -50,8 +48,7 @@ class Check:
 
 def worst_status(checks: list[Check]) -> str:
     """The worst status of all checks of a run."""
-    statuses = {check.status for check in checks}
-    return next((status for status in (DIFFERS, UNDECIDED) if status in statuses), SAME)
+    return max((check.status for check in checks), key=(SAME, UNDECIDED, DIFFERS).index)
 
 
 def verify_run(
@@ -87,7 +84,9 @@ def verify_run(
         images = workspace.training_images(run.dataset, run.manifest, run.recipe)
         checks += [_noise(record, run), _labels(run, images, stored)]
         if checks[-1].status == SAME:
-            checks += _predict_again(folder, run, images, stored, device)
+            training = run.manifest.in_training
+            networks = load_ensemble(folder, record, device, lambda: images.train_images[training])
+            checks += _predict_again(networks, run, images, stored)
     except NoisebenchError as error:
         if manifest is not None and isinstance(error, ManifestError):
             raise
@@ -125,16 +124,16 @@ def _files(folder: RunFolder, record: dict[str, Any]) -> list[Check]:
     """The other files are those that were written; an older record has no checksums."""
     if (recorded := record.get("files")) is None:
         return []
-    found = folder.checksums()
+    checksums = folder.checksums()
     changed = [
         f"{name} is not the file that the run wrote"
-        for name in found
-        if found[name] != recorded.get(name)
+        for name in checksums
+        if checksums[name] != recorded.get(name)
     ]
-    missing = sorted(recorded.keys() - found.keys())
+    missing = sorted(recorded.keys() - checksums.keys())
     if missing and not changed:
         return [Check("files", UNDECIDED, f"not there: {', '.join(missing)}")]
-    return [_check("files", changed, f"{len(found)} checksums: {', '.join(found)}")]
+    return [_check("files", changed, f"{len(checksums)} checksums: {', '.join(checksums)}")]
 
 
 def _coherent(stored: RunPredictions) -> Check:
@@ -174,7 +173,7 @@ def _incoherent(predictions: Predictions) -> Iterator[str]:
 
 def _counts(record: dict[str, Any], stored: RunPredictions) -> Check:
     """The number of evaluated examples is the expected one."""
-    found = {"train": int(stored.parts["train"].sum()), "test": len(stored.labels["test"])}
+    labels = {"train": int(stored.parts["train"].sum()), "test": len(stored.labels["test"])}
     expected, metrics = record.get("expected", {}), record["metrics"]
     seen = record.get("seen", expected)  # an older record has none
     differences = [
@@ -182,22 +181,21 @@ def _counts(record: dict[str, Any], stored: RunPredictions) -> Check:
             f"{part}: expected {expected.get(part)}, seen {seen.get(part)}, in the metrics "
             f"{metrics[part]['n']}, predicted {n}"
         )
-        for part, n in found.items()
+        for part, n in labels.items()
         if not expected.get(part) == seen.get(part) == metrics[part]["n"] == n
     ]
-    counts = ", ".join(f"{n} {part}" for part, n in found.items())
+    counts = ", ".join(f"{n} {part}" for part, n in labels.items())
     return _check("examples", differences, f"{counts}, all expected and evaluated")
 
 
 def _numbers(record: dict[str, Any], stored: RunPredictions) -> Check:
     """Each of the metrics, computed again from predictions.npz."""
-    found = stored.metrics(record["data"]["num_classes"])
-    found["memorised"] = found["train"]["memorised"]
-    found["test_acc"] = {"last": found["test"]["top1"]}
+    again = stored.metrics(record["data"]["num_classes"])
+    again["memorised"] = again["train"]["memorised"]
+    again["test_acc"] = {"last": again["test"]["top1"]}
     recorded = {**record["metrics"], "test_acc": {"last": record["metrics"]["test_acc"]["last"]}}
-    return _compared(
-        "numbers", dict(_leaves(recorded)), dict(_leaves(found)), "made again from predictions.npz"
-    )
+    how = "made again from predictions.npz"
+    return _compared("numbers", dict(_leaves(recorded)), dict(_leaves(again)), how)
 
 
 def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -> Check:
@@ -207,7 +205,7 @@ def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -
     top1 = float((stored.test.predicted == stored.labels["test"]).mean())
     try:
         history = folder.read_history()
-        found: dict[str, Any] = {
+        again: dict[str, Any] = {
             "epochs": len(history),
             "last line's test_acc": history[-1]["test_acc"],
             **test_accuracies(top1, history),
@@ -221,28 +219,23 @@ def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -
         "last line's test_acc": top1,
         **record["metrics"]["test_acc"],
     }
-    return _compared("epochs", recorded, found, "made again from metrics.csv")
+    return _compared("epochs", recorded, again, "made again from metrics.csv")
 
 
-def _compared(name: str, recorded: dict[str, Any], found: dict[str, Any], how: str) -> Check:
-    differences = [
-        f"{key} is {_number(value)}, made again {_number(found.get(key))}"
-        for key, value in recorded.items()
-        if not _equal(value, found.get(key))
-    ]
+def _compared(name: str, recorded: dict[str, Any], again: dict[str, Any], how: str) -> Check:
+    differences = []
+    for key, before in recorded.items():
+        after = again.get(key)
+        same = before == after
+        if isinstance(before, int | float) and isinstance(after, int | float):
+            same = abs(before - after) <= _EXACT * max(1.0, abs(after))
+        if not same:
+            differences.append(f"{key} is {_number(before)}, made again {_number(after)}")
     return _check(name, differences, f"{len(recorded)} {how}")
 
 
 def _number(value: Any) -> str:
-    if value is None:
-        return "none"
     return f"{value:.12g}" if isinstance(value, int | float) else repr(value)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, int | float) and isinstance(b, int | float):
-        return abs(a - b) <= _EXACT * max(1.0, abs(b))
-    return bool(a == b)
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
@@ -267,7 +260,7 @@ def _noise(record: dict[str, Any], run: RunConfig) -> Check:
 
 def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
     """The labels beside the predictions are those of the manifest and the data."""
-    manifest, found = run.manifest, {**stored.labels, **stored.parts}
+    manifest, arrays = run.manifest, {**stored.labels, **stored.parts}
     expected = {
         "recorded": manifest.labels,
         "clean": manifest.true_labels,
@@ -277,17 +270,16 @@ def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
     differences = [
         f"{part}: not those of the manifest and the data"
         for part, labels in expected.items()
-        if not np.array_equal(labels, found[part])
+        if not np.array_equal(labels, arrays[part])
     ]
     return _check("labels", differences, "those of the manifest and the data")
 
 
 def _predict_again(
-    folder: RunFolder, run: RunConfig, images: Images, stored: RunPredictions, device: str
+    networks: StoredNetworks, run: RunConfig, images: Images, stored: RunPredictions
 ) -> Iterator[Check]:
     """The networks make the same predictions again."""
     training = run.manifest.in_training
-    networks = load_ensemble(folder, device, lambda: images.train_images[training])
     all_test = np.ones(len(images.test_images), bool)
     for name, which, pixels, before in (
         ("networks on training", training, images.train_images, stored.train),

@@ -1,12 +1,13 @@
-"""The workspace: `manifests/`, `runs/` and the data; each file is read once in a process."""
+"""The workspace: `manifests/`, `runs/` and the data; each file is read once in a process.
+
+A finished run's folder -> its configuration, to use its networks again or train others.
+"""
 
 from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -21,29 +22,30 @@ from ..datasets import (
     ProgressCallback,
     check_arrays,
     check_files,
+    describe_fitting,
     find_dataset,
     fit_images,
     images_fingerprint,
     read_images,
     read_labels,
-    said_of_fitting,
     silent,
     split_column,
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
-from ..experiments import weights
-from ..experiments.recipes import Recipe, fitting_of
+from ..experiments import backbones as weights
+from ..experiments.backbones import NONE, PRETRAINED, InitialWeights, find_file, initial_of
+from ..experiments.recipes import Recipe, all_settings, fitting_of
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
-from ..experiments.weights import NONE, PRETRAINED, InitialWeights, find_file, initial_of
-from ..labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
+from ..experiments.run_facts import config_of, facts_of_record
+from ..labels.build import (
+    DatasetInputs,
+    LabelRequest,
+    make_manifest,
+    noise_for,
+    relative_path,
+)
 from ..labels.manifest import Manifest, file_name, read_manifest
-
-
-def default_data_dir() -> Path:
-    """The user's cache directory."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("noisebench", appauthor=False)
+from .folder import RunFolder
 
 
 class Workspace:
@@ -63,17 +65,18 @@ class Workspace:
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self.manifests, self.runs = self.root / "manifests", self.root / "runs"
-        self._data_dir = data_dir
+        if data_dir:
+            self.data_dir = Path(data_dir).expanduser()
+        else:
+            from platformdirs import user_cache_path
+
+            self.data_dir = user_cache_path("noisebench", appauthor=False)
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
         self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelRequest], tuple[Manifest, Path]] = {}
         self._initials: dict[tuple[str, str], InitialWeights] = {}
-
-    @cached_property
-    def data_dir(self) -> Path:
-        return Path(self._data_dir).expanduser() if self._data_dir else default_data_dir()
 
     def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
         """A data set by name or path, here, in the workspace or in the data directory; `test`: a
@@ -162,7 +165,7 @@ class Workspace:
             return images
         if isinstance(images.train_images, LazyImages):
             raise DataError(
-                f"{dataset.name} is streamed, and its pictures cannot be replaced: "
+                f"{dataset.name} is streamed, and its images cannot be replaced: "
                 "open-set noise is for a set in memory"
             )
         replaced = manifest.source >= 0
@@ -171,7 +174,7 @@ class Workspace:
         height, width, channels = train_images.shape[1:]
         fitting = Fitting(height, width, "squash")
         train_images[replaced] = fit_images(others, fitting, channels)
-        sentence = said_of_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
+        sentence = describe_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
         if not sentence:
             return replace(images, train_images=train_images)
         change = f"{int(replaced.sum())} images of {source.dataset.name} put in {sentence}"
@@ -208,18 +211,6 @@ class Workspace:
             self._initials[key] = initial_of(text, path or find_file(text, self.root), tag)
         return self._initials[key]
 
-    def initial_again(self, facts: dict[str, Any], model: str) -> InitialWeights:
-        """The initial weights of a finished run, by its record; their path only where they are
-        found without a download.
-        """
-        text, path = facts["text"], None
-        with suppress(NoisebenchError):
-            if text == PRETRAINED:
-                path = weights.cached_pretrained(model)
-            else:
-                path = find_file(text, self.root)
-        return InitialWeights(text, facts["sha256"], facts.get("tag", ""), path)
-
     def make(self, dataset: Dataset, request: LabelRequest) -> tuple[Manifest, Path]:
         """The manifest of a request and its path; nothing is written."""
         request = replace(request, noise=str(noise_for(dataset, request.noise)))
@@ -239,10 +230,9 @@ class Workspace:
         Raises ManifestError where the file there holds other labels.
         """
         if force:
-            manifest.write(path)
-            return True
+            return manifest.write(path)
         # of several processes of one suite one writes it
-        if not path.exists() and manifest.write_new(path):
+        if not path.exists() and manifest.write(path, replace=False):
             return True
         if not manifest.matches_file(path):
             raise ManifestError(
@@ -250,12 +240,9 @@ class Workspace:
                 "another --out, or --force to replace it"
             )
         kept, meta = read_manifest(path).meta, manifest.meta
-        if meta.get("test_path") is None and "test_path" in kept:
-            return False
         changed = any(kept.get(name) != meta.get(name) for name in ("test_path", "decisions"))
-        if changed:
-            manifest.write(path)
-        return changed
+        lacks_test = "test_path" in kept and meta.get("test_path") is None
+        return changed and not lacks_test and manifest.write(path)
 
     @property
     def current(self) -> Path | None:
@@ -263,6 +250,8 @@ class Workspace:
         pointer = self.manifests / "current"
         try:
             name = read_text(pointer).strip()
+            if not name or "\0" in name:
+                raise ValueError("it is empty")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
@@ -270,14 +259,81 @@ class Workspace:
                 f"{pointer} cannot be read ({error}): run noisebench corrupt again, "
                 "or name a --manifest"
             ) from None
-        if not name or "\0" in name:
-            raise ConfigError(
-                f"{pointer} is empty: run noisebench corrupt again, or name a --manifest"
-            )
         return self.root / name
 
     def make_current(self, path: Path) -> None:
         """Store the manifest that `corrupt` wrote last, relative to the workspace if within."""
-        absolute, root = path.resolve(), self.root.resolve()
-        name = absolute.relative_to(root) if absolute.is_relative_to(root) else absolute
-        write_text(self.manifests / "current", f"{name}\n")
+        write_text(self.manifests / "current", f"{relative_path(path, self.root)}\n")
+
+
+_SUFFIXES = (".csv", ".csv.gz", ".parquet")
+
+
+def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = None) -> RunConfig:
+    """The run of a finished folder, with the manifest that it was trained on: this one, or else the
+    workspace's.
+
+    Raises DataError where manifest, data or component versions are not the run's; NoisebenchError
+    where its data are missing.
+    """
+    record = folder.record()
+    labels = manifest_of(folder, workspace, manifest)
+    recipe, model = all_settings(record["recipe"]), record["model"]["name"]
+    init = None
+    if "init" in record:
+        facts, path = record["init"], None
+        # their path only where they are found without a download
+        with suppress(NoisebenchError):
+            if facts["text"] == PRETRAINED:
+                path = weights.find_pretrained(model, offline=True)[1]
+            else:
+                path = find_file(facts["text"], workspace.root)
+        init = InitialWeights(facts["text"], facts["sha256"], facts.get("tag", ""), path)
+    request = RunRequest(
+        loss=record["loss"],
+        strategy=record["strategy"],
+        model=model,
+        recipe=recipe.pop("name"),
+        changes=recipe,
+        seed=record["seed"],
+        precision=record["precision"],
+        init=init,
+    )
+    run = workspace.plan(request, workspace.dataset_of(labels), labels)
+    if run.key == record["key"]:
+        return run
+    before, now = config_of(facts_of_record(record)), dict(run.config)
+    before |= before.pop("versions")
+    now |= now.pop("versions")
+    changed = [name.removesuffix("_sha256") for name in now if now[name] != before.get(name)]
+    raise DataError(
+        f"{folder.path} is no longer the run that its settings make here: "
+        f"{', '.join(changed) or 'a setting'} changed since"
+    )
+
+
+def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = None) -> Manifest:
+    """The manifest that a finished run was trained on: at this path, or in this workspace or the
+    run's. Raises DataError where it is missing.
+    """
+    expected = folder.record()["noise"].get("manifest_sha256")
+    if given is not None:
+        labels = read_manifest(given)
+        if labels.content_hash != expected:
+            raise DataError(f"{given} is not what {folder.path} was trained on")
+        return labels
+    for manifests in (workspace.manifests, folder.path.absolute().parent.parent / "manifests"):
+        paths = sorted(path for suffix in _SUFFIXES for path in manifests.glob(f"*{suffix}"))
+        # the one that the run is named after first
+        paths.sort(key=lambda path: not folder.path.name.startswith(path.name.partition(".csv")[0]))
+        for path in paths:
+            try:
+                labels = read_manifest(path)
+            except ManifestError:
+                continue  # a damaged one, which is not the one
+            if labels.content_hash == expected:
+                return labels
+    raise DataError(
+        f"none of {workspace.manifests} is what {folder.path} was trained on: give "
+        "its --manifest FILE"
+    )

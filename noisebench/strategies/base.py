@@ -77,9 +77,7 @@ class TrainingInfo:
 
     def full(self, shape: tuple[int, ...], value: float) -> Tensor:
         """A float32 tensor on the device."""
-        from torch import float32
-
-        return self.labels.new_full(shape, value, dtype=float32)
+        return self.labels[:0].float().new_full(shape, value)
 
     def given_targets(self) -> Tensor:
         """The given labels as rows (N, K)."""
@@ -220,9 +218,13 @@ class Strategy:
     packable: ClassVar[bool] = False
     per_example_parameters: ClassVar[tuple[str, ...]] = ()
     state: dict[str, Any] = field(default_factory=dict, init=False, repr=False)
+    info: TrainingInfo = field(init=False, repr=False, compare=False)
 
     def setup(self, info: TrainingInfo) -> None:
-        """Make the state. Called once, before the first step or before a checkpoint is loaded."""
+        """Keep `info`; an override also makes the state. Called once, before the first step or
+        before a checkpoint is loaded.
+        """
+        self.info = info
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Parameters of its own (leaves of `state`) with their optimizer settings, as

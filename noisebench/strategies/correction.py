@@ -76,10 +76,10 @@ class D2L(Strategy):
     estimator: Annotated[str, OneOf(("unbiased", "authors"))] = "unbiased"
 
     def setup(self, info: TrainingInfo) -> None:
-        self._epochs, self._generator, self._size = info.epochs, info.generator, len(info.labels)
-        if self._size <= self.neighbours:
+        super().setup(info)
+        if (size := len(info.labels)) <= self.neighbours:
             raise ConfigError(
-                f"d2l needs more examples than its {self.neighbours} neighbours, got {self._size}"
+                f"d2l needs more examples than its {self.neighbours} neighbours, got {size}"
             )
         self.state.update(dimensions=[], trust=1.0, turned=0, before=None)
 
@@ -96,13 +96,13 @@ class D2L(Strategy):
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
         # going back at the end would only lose the last epoch
-        if self.wait == 1 or epoch == self._epochs:
+        if self.wait == 1 or epoch == self.info.epochs:
             return
         dimensions: list[float] = self.state["dimensions"]
         now = self._dimension(whole)
         if (
             not self.state["turned"]
-            and epoch > whole_epochs(self.wait, self._epochs)
+            and epoch > whole_epochs(self.wait, self.info.epochs)
             and risen(dimensions, now)
         ):
             self.state["turned"] = epoch
@@ -110,7 +110,7 @@ class D2L(Strategy):
             now = self._dimension(whole)
         dimensions.append(now)
         if self.state["turned"]:
-            self.state["trust"] = math.exp(-(epoch / self._epochs) * now / min(dimensions))
+            self.state["trust"] = math.exp(-(epoch / self.info.epochs) * now / min(dimensions))
         else:
             self.state["before"] = {
                 key: value.detach().clone() for key, value in whole.networks[0].state_dict().items()
@@ -120,8 +120,8 @@ class D2L(Strategy):
         """Of the features of some images, estimated in each batch of them alone."""
         from torch import cat, randperm
 
-        chosen = randperm(self._size, generator=self._generator)[: _LID_BATCH * _LID_BATCHES]
-        features = whole.features(index=chosen)
+        order = randperm(len(self.info.labels), generator=self.info.generator)
+        features = whole.features(index=order[: _LID_BATCH * _LID_BATCHES])
         # of one shape, and so at once; then the rest
         full = len(features) // _LID_BATCH * _LID_BATCH
         parts = [features[:full].unflatten(0, (-1, _LID_BATCH))] if full else []
@@ -171,8 +171,12 @@ class Joint(Strategy):
     window: Share = 0.03125
 
     def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
+        super().setup(info)
         self._window = max(1, round(self.window * info.epochs))
+        # the last epoch on given labels: they have been predicted for a window by then
+        self._from = max(self._window, round(self.wait * info.epochs))
+        # the last epoch of the first network
+        self._until = max(self._from, round(self.first * info.epochs))
         self.state["targets"] = info.given_targets()
         # Until an example is looked at: it may stand in a last batch that is left out.
         self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
@@ -197,17 +201,5 @@ class Joint(Strategy):
             self.state["targets"].copy_(
                 mean if self.kind == "soft" else one_hot(mean.argmax(1), mean)
             )
-        if epoch == self._until and epoch < self._epochs:
+        if epoch == self._until and epoch < self.info.epochs:
             whole.restart()
-
-    @property
-    def _from(self) -> int:
-        """The last epoch on given labels; the labels have been predicted for a window by
-        then.
-        """
-        return max(self._window, round(self.wait * self._epochs))
-
-    @property
-    def _until(self) -> int:
-        """The last epoch of the first network."""
-        return max(self._from, round(self.first * self._epochs))

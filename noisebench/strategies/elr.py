@@ -104,7 +104,7 @@ class ElrPlus(Strategy):
     ramp: Share = 0.0
 
     def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
+        super().setup(info)
         memory = info.full((self.num_networks, len(info.labels), info.num_classes), 0)
         self.state.update(memory=memory, averages=[{} for _ in range(self.num_networks)])
 
@@ -112,7 +112,7 @@ class ElrPlus(Strategy):
         mixture = Mixture.draw(
             len(batch.index), self.alpha, batch.generator, own=True, device=batch.index.device
         )
-        decay = self.decay * sigmoid_ramp(batch.epoch - 1, self.average_ramp * self._epochs)
+        decay = self.decay * sigmoid_ramp(batch.epoch - 1, self.average_ramp * self.info.epochs)
         self._early = []
         for number, average in enumerate(self.state["averages"]):
             follow(average, networks.networks[number], decay)
@@ -124,7 +124,7 @@ class ElrPlus(Strategy):
         return replace(batch, views=(mixture(batch.views[0]),), targets=mixture(rows))
 
     def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
-        weight = self.lam * sigmoid_ramp(batch.epoch - 1, self.ramp * self._epochs)
+        weight = self.lam * sigmoid_ramp(batch.epoch - 1, self.ramp * self.info.epochs)
         terms: Any = [
             early_term(t, views[0].log_p.exp())
             for t, views in zip(self._early, outputs, strict=True)

@@ -1,15 +1,39 @@
-"""Predictions for images as they are, without augmentation."""
+"""The images of a training, in memory or in files; predictions for them without augmentation."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
+from ..datasets import ImageArray, LazyImages
 from ..errors import DataError
-from .images.source import ImageSource
+from .images import InMemoryImages, Normalisation, StreamTransform
+
+if TYPE_CHECKING:
+    from .streamed import StreamedImages
+
+
+ImageSource: TypeAlias = "InMemoryImages | StreamedImages"
+"""Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
+
+
+def source_of(
+    images: ImageArray,
+    normalise: Normalisation,
+    device: torch.device,
+    transform: StreamTransform,
+    crop: int = 0,
+) -> ImageSource:
+    """crop: padding of images in memory, in pixels; transform: of images in files."""
+    if isinstance(images, LazyImages):
+        from .streamed import StreamedImages  # timm takes a second to load
+
+        return StreamedImages(images, normalise, device, transform)
+    return InMemoryImages(images, normalise, device, crop)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -35,16 +59,15 @@ def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
     """Some images or all, one part after the other. Raises DataError where their number is
     another one.
     """
-    expected, seen = len(pixels) if index is None else len(index), 0
+    expected, count = len(pixels) if index is None else len(index), 0
     for images in pixels.eval_batches(index):
-        seen += len(images)
-        if seen > expected:
+        count += len(images)
+        if count > expected:
             break
         yield images
-    if seen != expected:
-        came = f"{seen} or more" if seen > expected else str(seen)
+    if count != expected:
         raise DataError(
-            f"{expected} images were asked for, and {came} came: the data changed under the run"
+            f"{expected} images to predict, {count} read: the data changed under the run"
         )
 
 
@@ -61,10 +84,3 @@ def log_p_parts(
         with torch.no_grad(), repeatable(pixels.device), autocast(pixels.device, precision):
             logits = [network(images).float() for network in networks]
         yield [network_logits.log_softmax(1) for network_logits in logits]
-
-
-def network_log_p(
-    network: nn.Module, pixels: ImageSource, precision: str, index: Tensor | None = None
-) -> Tensor:
-    """log_p (n, K), of some images or all. Leaves the network in evaluation mode."""
-    return torch.cat([log_p for (log_p,) in log_p_parts([network], pixels, precision, index)])

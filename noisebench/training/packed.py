@@ -12,19 +12,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from itertools import groupby
 
 import torch
 from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .epoch_stats import OnlinePredictions
-from .images.pixels import InMemoryImages
+from .images import InMemoryImages
 from .inference import autocast, every, repeatable
 from .networks.packed import pack_networks
-from .numerics import finite_probe
 from .optimizer import SGD
+from .state import OnlinePredictions, finite_probe
 from .trainer import EpochResult, Trainer
 
 # numbers: a tensor of a multiple of these is computed in full vectors, without a rest that rounds
@@ -42,8 +40,6 @@ class PackedTrainer:
 
     def __init__(self, trainers: Sequence[Trainer], width: int, kinds: Sequence[str] = ()) -> None:
         states = [trainer.state for trainer in trainers]
-        assert 0 < len(trainers) <= width, "a row for each"
-        assert len({(state.epoch, state.step, state.schedule_start) for state in states}) == 1
         if not all(
             trainer.train is trainers[0].train or trainer.task.same_images_as(trainers[0].task)
             for trainer in trainers
@@ -64,16 +60,11 @@ class PackedTrainer:
         (packed,) = self.optimizer.groups
         for number, velocities in enumerate(packed.velocities):
             for row, state in enumerate(states):  # which become views of the packed ones
-                own = state.optimizer.groups[0].velocities
-                velocities[row].copy_(own[number])
-                own[number] = velocities[row]
+                of_state = state.optimizer.groups[0].velocities
+                velocities[row].copy_(of_state[number])
+                of_state[number] = velocities[row]
         self._labels = torch.stack([state.labels for state in self._filled])
         self._begin_epoch()
-
-    @property
-    def trainers(self) -> list[Trainer]:
-        """Those that have not failed."""
-        return [self._all[row] for row in self.running]
 
     @property
     def first(self) -> Trainer:
@@ -87,36 +78,39 @@ class PackedTrainer:
         no longer.
         """
         with repeatable(self._device):
-            while self.first.step < self.first.steps_per_epoch:
+            while self.first.state.step < len(self.first.state.batches):
                 on_step()
                 self.make_step()
-        failures: dict[int, RunFailed] = {}
-        finite = self._all_finite()
+        tensors = [self._costs, self._finite_probes]
+        tensors += [*self.network.parameters(), *self.network.buffers()]
+        numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        finite = finite_probe(numbers, self._device).isfinite()
+        results: dict[int, EpochResult | RunFailed] = {}
         for row in self.running:
             try:
                 if not finite:
                     self._states[row].check()
                 self._all[row].end_training()
             except RunFailed as failure:
-                failures[row] = failure
+                results[row] = failure
         log_p = self._test_log_p()
-        results = [
-            failures.get(row) or self._end_epoch(self._all[row], log_p[row]) for row in self.running
-        ]
-        ended = dict(zip(self.running, results, strict=True))
-        for row, result in ended.items():
+        for row in [row for row in self.running if row not in results]:
+            trainer = self._all[row]
+            try:
+                results[row] = trainer.end_epoch(trainer.strategy.predict([log_p[row]]))
+            except RunFailed as failure:
+                results[row] = failure
+        ended = [results[row] for row in self.running]
+        for row, result in results.items():
             if isinstance(result, RunFailed):
-                self._clear(row)
-        self.running = [row for row, result in ended.items() if isinstance(result, EpochResult)]
+                self.running.remove(row)
+                state = self._states[row]
+                tensors = [*state.networks[0].state_dict().values(), *state.optimizer.velocities()]
+                for tensor in tensors:  # numbers that are not finite slow a CPU down
+                    tensor.detach().zero_()
         if self.running:
             self._begin_epoch()
-        return results
-
-    def _end_epoch(self, trainer: Trainer, log_p: Tensor) -> EpochResult | RunFailed:
-        try:
-            return trainer.end_epoch(trainer.strategy.predict([log_p]))
-        except RunFailed as failure:
-            return failure
+        return ended
 
     def _begin_epoch(self) -> None:
         states = [
@@ -137,18 +131,17 @@ class PackedTrainer:
             state = self._states[row]
             state.costs, state.finite_probes = self._costs[row], self._finite_probes[row]
             state.online, state.online_row = self._online, row
-            state.predictions.load_state_dict(predictions[row].state_dict())
+            for packed, single in zip(state.predictions, predictions[row], strict=True):
+                packed.copy_(single)
         # One call for neighbouring runs of one loss and strategy, where the strategy allows it.
         self._pools: list[list[int]] = []
-        for _, numbered in groupby(enumerate(self.running), self._pool_key):
-            self._pools.append([row for _, row in numbered])
-
-    def _pool_key(self, numbered: tuple[int, int]) -> object:
-        """What rows that are computed together have in common: their kind, and no gap between
-        them.
-        """
-        number, row = numbered
-        return (self._kinds[row], row - number) if self._all[row].strategy.stateless else row
+        for row in self.running:
+            pool = self._pools[-1] if self._pools else []
+            alike = pool and pool[-1] == row - 1 and self._kinds[pool[-1]] == self._kinds[row]
+            if alike and self._all[row].strategy.stateless:
+                pool.append(row)
+            else:
+                self._pools.append([row])
 
     def make_step(self) -> None:
         """The next step of every training."""
@@ -164,11 +157,20 @@ class PackedTrainer:
         pools = self._pools
         if index.shape[1] * first.task.num_classes % _VECTOR:
             pools = [[row] for row in self.running]
-        batches = [self._batch(pool, index, images) for pool in pools]
-        images = self._prepared(images, pools, batches)
+        batches = []
+        for pool in pools:
+            of_pool, state = slice(pool[0], pool[-1] + 1), self._states[pool[0]]
+            labels = self._labels[of_pool].gather(1, index[of_pool]).flatten()
+            views, examples = (images[of_pool].flatten(0, 1),), index[of_pool].flatten()
+            batch = Batch(views, labels, examples, labels, state.epoch + 1, state.generator)
+            batch = state.strategy.prepare_batch(batch, self._all[pool[0]])
+            batches.append(batch)
+            if batch.views[0].data_ptr() != images[of_pool].data_ptr():
+                images = images.clone()
+                images[of_pool] = batch.views[0].unflatten(0, images[of_pool].shape[:2])
         with autocast(self._device, self._precision):
             logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
-        self._online.watch(logits)
+        logits.retain_grad()
         objectives = []
         for pool, batch in zip(pools, batches, strict=True):
             pool_logits = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
@@ -184,31 +186,6 @@ class PackedTrainer:
         self._online.note(index, logits)
         for row in self.running:
             self._states[row].step += 1
-
-    def _batch(self, pool: list[int], index: Tensor, images: Tensor) -> Batch:
-        """The examples of one training, or of several that share a loss and a strategy, as the
-        strategy prepares them.
-        """
-        state, rows = self._states[pool[0]], slice(pool[0], pool[-1] + 1)
-        labels = self._labels[rows].gather(1, index[rows]).flatten()
-        batch = Batch(
-            (images[rows].flatten(0, 1),),
-            labels,
-            index[rows].flatten(),
-            labels,
-            state.epoch + 1,
-            state.generator,
-        )
-        return state.strategy.prepare_batch(batch, self._all[pool[0]])
-
-    def _prepared(self, images: Tensor, pools: list[list[int]], batches: list[Batch]) -> Tensor:
-        """The images with those that a strategy changed."""
-        for pool, batch in zip(pools, batches, strict=True):
-            rows = images[pool[0] : pool[-1] + 1]
-            if batch.views[0].data_ptr() != rows.data_ptr():
-                images = images.clone()
-                images[pool[0] : pool[-1] + 1] = batch.views[0].unflatten(0, rows.shape[:2])
-        return images
 
     def _clipped(self, logits: Tensor) -> Tensor:
         """A number (R,) that is finite where a network's gradient is: its norm, by which gradients
@@ -241,24 +218,6 @@ class PackedTrainer:
             wrong = ~(costs.isfinite() & probes.isfinite())
             if wrong[step] and not wrong[:step].any() and state.nonfinite_weights():
                 state.finite_probes[step - 1] = torch.nan
-
-    def _all_finite(self) -> bool:
-        """Whether costs, gradients and networks are."""
-        tensors = [self._costs, self._finite_probes]
-        tensors += [*self.network.parameters(), *self.network.buffers()]
-        numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
-        return bool(finite_probe(numbers, self._device).isfinite())
-
-    def _clear(self, row: int) -> None:
-        """Set the weights of a training that has failed to 0: numbers that are not finite slow a
-        CPU down.
-        """
-        state = self._states[row]
-        with torch.no_grad():
-            for tensor in state.networks[0].state_dict().values():
-                tensor.zero_()
-            for velocity in state.optimizer.velocities():
-                velocity.zero_()
 
     @torch.no_grad()
     def _test_log_p(self) -> Tensor:

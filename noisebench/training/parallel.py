@@ -18,13 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ..core.seeds import RANK, derived_seed
 from ..errors import ConfigError
-from ..losses import Loss, Penalty
 from ..strategies import Batch, Strategy
 from .cuda_graph import StepResult
+from .distributed.process_group import ProcessGroup
 from .distributed.processes import LEAST, ParallelConfig, check_parts
-from .images.source import ImageSource
-from .inference import autocast
-from .state import TrainingState
+from .inference import ImageSource, autocast
+from .state import TrainingState, gradient_of
 from .step import TrainingStep
 
 Forward: TypeAlias = Callable[[Tensor], Tensor]
@@ -37,27 +36,18 @@ class ParallelStep(TrainingStep):
     A strategy with a `prepare_batch` of its own is given the images of all rows.
     """
 
-    records = False
-
-    def __init__(
-        self,
-        state: TrainingState,
-        images: ImageSource,
-        loss: Loss,
-        penalty: Penalty | None,
-        config: ParallelConfig,
-    ) -> None:
-        super().__init__(state, images, loss, penalty)
+    def __init__(self, state: TrainingState, images: ImageSource, config: ParallelConfig) -> None:
+        super().__init__(state, images)
         self.config, self.ranks = config, config.ranks
         self._all_images = type(self.strategy).prepare_batch is not Strategy.prepare_batch
         self._forwards: list[Forward] = list(self.networks)
-        if self.ranks.size > 1:
+        if isinstance(self.ranks, ProcessGroup):
             some = torch.arange(min(2, len(images)), device=self.device)
             trial = next(iter(images.eval_batches(some)))
             self._forwards = [self.ranks.wrapped(network, trial) for network in self.networks]
 
     def slices(self, step: int) -> list[slice]:
-        rows = self.state.rows(step)
+        rows = self.state.rows[step]
         n = rows.stop - rows.start
         parts = [slice(0, n)] if self._all_images else self.config.parts(n)
         return [self._local(slice(rows.start + p.start, rows.start + p.stop)) for p in parts]
@@ -72,7 +62,7 @@ class ParallelStep(TrainingStep):
             slices, index = [slices[part]], index[self.config.parts(len(index))[part]]
         parts = [self.images.views(state.plan, rows) for rows in slices]
         views = parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
-        if self._all_images and self.ranks.size > 1:
+        if self._all_images and isinstance(self.ranks, ProcessGroup):
             # prepare_batch may predict with the networks
             self.ranks.broadcast(_buffers(state))
             # in memory still channels last
@@ -100,11 +90,9 @@ class ParallelStep(TrainingStep):
         rows = self._num_rows(batch)
         (views,) = self._local_views(batch, [slice(0, rows)])
         logits = self._logits(self._forwards, views, part)
-        if self.ranks.size > 1:
-            flat = [view for network in logits for view in network]
-            gathered = iter(self.ranks.gather_with_grad(flat, [rows] * len(flat)))
-            logits = [[next(gathered) for _ in network] for network in logits]
-        self.state.online.watch(logits[0][0])
+        if isinstance(self.ranks, ProcessGroup):
+            logits = self.ranks.gather_with_grad(logits, rows)
+        logits[0][0].retain_grad()
         objective = self.objective(batch, logits).sum()
         (objective if share == 1 else share * objective).backward()
         return StepResult(objective.detach(), logits[0][0])
@@ -119,7 +107,7 @@ class ParallelStep(TrainingStep):
                 results.append(self._backward_of_part(self.batch(number), number, share))
         cost: Any = sum(share * result.cost for share, result in zip(shares, results, strict=True))
         logits = torch.cat([result.logits.detach() for result in results])
-        logits.grad = torch.cat([_gradient(result.logits) for result in results])
+        logits.grad = torch.cat([gradient_of(result.logits) for result in results])
         return StepResult(cost, logits)
 
     def _two_passes(self) -> StepResult:
@@ -130,34 +118,31 @@ class ParallelStep(TrainingStep):
         parts = self.config.parts(self._num_rows(batch))
         local_views = self._local_views(batch, parts)
         pieces: list[Logits] = []
-        with _without_trace(self.state):
-            for number, views in enumerate(local_views):
+        # batch norm's statistics and torch's randomness stay as they were
+        before = [buffer.clone() for buffer in _buffers(self.state)]
+        with torch.no_grad(), torch.random.fork_rng(self.state.cuda_devices):
+            for number, (views, part) in enumerate(zip(local_views, parts, strict=True)):
                 pieces.append(self._logits(self.networks, views, number))
-            for piece, part in zip(pieces, parts, strict=True):
-                for views in piece:
+                for network_views in pieces[-1]:
                     n = part.stop - part.start
-                    views[:] = [self.ranks.gather(view, n) for view in views]
+                    network_views[:] = [self.ranks.gather(view, n) for view in network_views]
+            for buffer, value in zip(_buffers(self.state), before, strict=True):
+                buffer.copy_(value)
         logits = [
             [torch.cat(views).requires_grad_() for views in zip(*network, strict=True)]
             for network in zip(*pieces, strict=True)
         ]
         objective = self.objective(batch, logits).sum()
         objective.backward()
+        gradients = [gradient_of(view) for views in logits for view in views]
         for number, (views, part) in enumerate(zip(local_views, parts, strict=True)):
             with self._gradient_sync(last=number == len(parts) - 1):
-                self._backward_through(self._logits(self._forwards, views, number), logits, part)
+                local = self._logits(self._forwards, views, number)
+                torch.autograd.backward(
+                    [view for network_views in local for view in network_views],
+                    [self.ranks.local_gradient(gradient[part]) for gradient in gradients],
+                )
         return StepResult(objective.detach(), logits[0][0])
-
-    def _backward_through(self, local: Logits, logits: Logits, part: slice) -> None:
-        """The gradient of a part of the logits, through this process's share of it."""
-        outputs, gradients = [], []
-        for local_views, views in zip(local, logits, strict=True):
-            for output, all_rows in zip(local_views, views, strict=True):
-                # other processes wait for a gradient
-                if all_rows.grad is not None or self.ranks.size > 1:
-                    outputs.append(output)
-                    gradients.append(self.ranks.local_gradient(_gradient(all_rows)[part]))
-        torch.autograd.backward(outputs, gradients)
 
     def _num_rows(self, batch: Batch) -> int:
         return len(batch.views[0]) if self._all_images else len(batch.index)
@@ -266,17 +251,3 @@ def _tensors(value: object) -> Iterator[Tensor]:
     elif isinstance(value, dict | list | tuple):
         for item in value.values() if isinstance(value, dict) else value:
             yield from _tensors(item)
-
-
-def _gradient(logits: Tensor) -> Tensor:
-    return torch.zeros_like(logits) if logits.grad is None else logits.grad
-
-
-@contextmanager
-def _without_trace(state: TrainingState) -> Iterator[None]:
-    """Passes that leave batch norm's statistics and torch's randomness as they were."""
-    before = [buffer.clone() for buffer in _buffers(state)]
-    with torch.no_grad(), torch.random.fork_rng(state.cuda_devices):
-        yield
-        for buffer, value in zip(_buffers(state), before, strict=True):
-            buffer.copy_(value)

@@ -2,31 +2,137 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ..core.seeds import EPOCH, STRATEGY, derived_seed
-from ..datasets import ImageArray
+from ..datasets import ImageArray, LazyImages
 from ..errors import RunFailed
 from ..experiments.recipes import Recipe, read_schedule
 from ..losses import Loss, Penalty
 from ..metrics.dynamics import early_epochs
+from ..metrics.predictions import DENSE
 from ..strategies import Strategy, TrainingInfo
-from .epoch_stats import EpochPredictions, OnlinePredictions
-from .images.pixels import EpochPlan
-from .images.source import same_images
+from .images import EpochPlan
 from .networks.factory import InitialState
-from .networks.groups import freeze, parameter_groups
-from .numerics import finite_probe, first_nonfinite, named_tensors
-from .optimizer import SGD, learning_rate_factor
+from .optimizer import SGD, freeze, learning_rate_factor, parameter_groups
+
+
+def finite_probe(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
+    """A number () that is not finite where a number of the tensors is not: on a CPU their sum,
+    elsewhere, in fewer calls, their norm.
+    """
+    if device.type != "cpu" or not tensors:
+        return get_total_norm(tensors)
+    return torch.stack([tensor.sum() for tensor in tensors]).sum()
+
+
+def first_nonfinite(tensors: Mapping[str, Tensor]) -> str:
+    """`head.weight became inf`: the first tensor that holds a number which is not finite; empty
+    where none does.
+    """
+    for name, tensor in tensors.items():
+        nonfinite = tensor[~tensor.isfinite()]
+        if len(nonfinite):
+            return f"{name} became {nonfinite[0].item()}"
+    return ""
+
+
+def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> dict[str, Tensor]:
+    """The parameters or the buffers by name: `head.weight`, of several networks `head.weight of
+    network 2`.
+    """
+    tensors: dict[str, Tensor] = {}
+    for number, network in enumerate(networks, 1):
+        suffix = f" of network {number}" if len(networks) > 1 else ""
+        named = network.named_buffers() if buffers else network.named_parameters()
+        tensors.update((name + suffix, tensor) for name, tensor in named)
+    return tensors
+
 
 _SHOWN = 3  # examples of a batch that an error names
+_MAX_WAITING = 1 << 23  # numbers, 32 MB
+
+
+class EpochPredictions(NamedTuple):
+    """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
+    given label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
+    (N,), at most 2 under plain CE, and p of every class (N, K) where it is kept, else (N, 0) (NaN:
+    not seen yet).
+    """
+
+    predicted: Tensor
+    p: Tensor
+    gradient: Tensor
+    whole: Tensor
+
+
+class OnlinePredictions:
+    """Collects them for R runs in lockstep. A step only appends its logits: to process them one by
+    one would slow small networks down.
+    """
+
+    def __init__(self, labels: Tensor, num_classes: int) -> None:
+        """labels (R, N), as given. num_classes: of which p is kept, for up to 100; 0 for none."""
+        self._labels = labels
+        kept = num_classes if num_classes <= DENSE else 0
+        p = torch.full(labels.shape, torch.nan, device=labels.device)
+        whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
+        self._all = EpochPredictions(torch.full_like(labels, -1), p, p.clone(), whole)
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def note(self, index: Tensor, logits: Tensor) -> None:
+        """After the backward pass: logits (R, B, K), or (B, K) of one run, with their gradient.
+        index (R, B) or (B,): the examples of the first rows; others may follow.
+        """
+        rows = index.shape[-1]
+        kept = logits.detach()[..., :rows, :]
+        grad = gradient_of(logits)[..., :rows, :]
+        if kept.is_cuda:  # a recorded step overwrites the result of the one before
+            kept, grad = kept.clone(), grad.clone()
+        if rows < logits.shape[-2]:  # a step's cost is a mean over all rows
+            grad = grad * (logits.shape[-2] / rows)
+        self._waiting.append((index, kept, grad))
+        if len(self._waiting) * kept.numel() > _MAX_WAITING:
+            self._process()
+
+    def of(self, run: int) -> EpochPredictions:
+        """Of one run, as views."""
+        if self._waiting:
+            self._process()
+        return EpochPredictions(*(part[run] for part in self._all))
+
+    def _process(self) -> None:
+        (runs, n), K = self._labels.shape, self._waiting[0][1].shape[-1]
+        index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
+        logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
+        grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
+        sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
+        largest, predicted = logits.max(2)
+        # softmax along so few classes would take three times as long
+        p = (logits - largest[..., None]).exp_()
+        p /= p.sum(2, keepdim=True)
+        self._all.predicted.scatter_(1, index, predicted)
+        given_p = p.gather(2, self._labels.gather(1, index)[..., None])[..., 0]
+        self._all.p.scatter_(1, index, given_p)
+        if self._all.whole.shape[2]:
+            rows = index + n * torch.arange(runs, device=index.device)[:, None]
+            self._all.whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
+        # a step's cost is a mean
+        norms = grads.abs().sum(2)
+        self._all.gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
+        self._waiting.clear()
+
+
+def gradient_of(logits: Tensor) -> Tensor:
+    """The gradient of logits; 0 where the objective does not depend on them."""
+    return torch.zeros_like(logits) if logits.grad is None else logits.grad
 
 
 @dataclass(frozen=True)
@@ -53,8 +159,11 @@ class Task:
 
     def same_images_as(self, other: Task) -> bool:
         """Whether both train and test on the same images, which then need to be in memory once."""
-        return same_images(self.images, other.images) and same_images(
-            self.test_images, other.test_images
+        pairs = ((self.images, other.images), (self.test_images, other.test_images))
+        # streamed ones cannot be shared: each training has its own readers
+        return all(
+            not isinstance(a, LazyImages) and not isinstance(b, LazyImages) and np.array_equal(a, b)
+            for a, b in pairs
         )
 
 
@@ -84,7 +193,7 @@ class TrainingState:
         self.epoch = self.step = self.schedule_start = 0
         self._schedule = read_schedule(recipe.schedule)
         self.cuda_devices = [device] if device.type == "cuda" else []
-        self._running = False
+        self.running = False  # whether torch's global randomness is that of the training
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
@@ -97,14 +206,19 @@ class TrainingState:
         self.plan = EpochPlan.draw(
             len(self.labels), views, recipe.crop, recipe.flip, generator, device=self.device
         )
-        self.batches = self.plan.batches(recipe.batch_size)
+        n, size = len(self.labels), recipe.batch_size
+        # a last batch of one example is left out: batch norm cannot learn from it
+        stop = n - 1 if n > size > 1 and n % size == 1 else n
+        # the rows of the epoch's order that each step takes
+        self.rows = [slice(start, min(start + size, n)) for start in range(0, stop, size)]
+        self.batches = [self.plan.order[rows] for rows in self.rows]
         self.costs = torch.zeros(len(self.batches), device=self.device)
         # finite where the gradients of a step are; the steps before a checkpoint were checked
         self.finite_probes = torch.zeros_like(self.costs)
         early = self.epoch < early_epochs(recipe.epochs)
         self.online = OnlinePredictions(self.labels[None], self.task.num_classes if early else 0)
         self.online_row = 0
-        self._randomness = [
+        self.randomness = [
             torch.Generator(device).manual_seed(seed).get_state()
             for device in (torch.device("cpu"), *self.cuda_devices)
         ]
@@ -113,11 +227,6 @@ class TrainingState:
     def predictions(self) -> EpochPredictions:
         """The predictions in the steps of this epoch."""
         return self.online.of(self.online_row)
-
-    def rows(self, step: int) -> slice:
-        """The rows of the epoch's order that a step takes."""
-        start = step * self.task.recipe.batch_size
-        return slice(start, start + len(self.batches[step]))
 
     def lr_factor(self, step: int) -> float:
         """The share of the learning rate at a step of this epoch."""
@@ -133,23 +242,8 @@ class TrainingState:
         for part in self._frozen[number]:
             part.eval()
 
-    @contextmanager
-    def own_randomness(self) -> Iterator[None]:
-        """Inside, torch's global randomness (for dropout) is that of the training; outside it is
-        the caller's again.
-        """
-        with torch.random.fork_rng(self.cuda_devices):
-            torch.set_rng_state(self._randomness[0])
-            for device, state in zip(self.cuda_devices, self._randomness[1:], strict=True):
-                torch.cuda.set_rng_state(state, device)
-            self._running = True
-            try:
-                yield
-            finally:
-                self._randomness = self._current_randomness()
-                self._running = False
-
-    def _current_randomness(self) -> list[Tensor]:
+    def current_randomness(self) -> list[Tensor]:
+        """The states of torch's global generators, on the CPU and the GPU."""
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda_devices)]
 
     def state_dict(self) -> dict[str, Any]:
@@ -159,41 +253,41 @@ class TrainingState:
             "optimizer": self.optimizer.state_dict(),
             "strategy": self.strategy.state,
             "generator": self.generator.get_state(),
-            "randomness": self._current_randomness() if self._running else self._randomness,
+            "randomness": self.current_randomness() if self.running else self.randomness,
             "epoch": self.epoch,
             "step": self.step,
             "since": self.schedule_start,
             "costs": self.costs,
-            "passed": self.predictions.state_dict(),
+            "passed": self.predictions._asdict(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for network, saved in zip(self.networks, state["networks"], strict=True):
             network.load_state_dict(saved)
         self.optimizer.load_state_dict(state["optimizer"])
-        _restore(self.strategy.state, state["strategy"])
+        for name, value in state["strategy"].items():
+            old = self.strategy.state.get(name)
+            if isinstance(old, Tensor) and isinstance(value, Tensor):
+                old.data.copy_(value)  # the same tensor, since the optimizer holds some of them
+            else:
+                self.strategy.state[name] = value
         self.generator.set_state(state["generator"].cpu())
         self.epoch, self.step, self.schedule_start = state["epoch"], state["step"], state["since"]
         self.begin_epoch()
-        self._randomness = [saved.cpu() for saved in state["randomness"]]
+        self.randomness = [saved.cpu() for saved in state["randomness"]]
         self.costs.copy_(state["costs"])
-        self.predictions.load_state_dict(state["passed"])
-
-    def per_example_parameters(self) -> dict[str, Tensor]:
-        """By name, what the strategy updates by itself."""
-        return {
-            f"the strategy's {name}": self.strategy.state[name]
-            for name in self.strategy.per_example_parameters
-        }
+        for name, tensor in self.predictions._asdict().items():
+            tensor.copy_(state["passed"][name])
 
     def trained_parameters(self) -> dict[str, Tensor]:
         """All that is trained, by name: of the networks, then of the strategy."""
         of_strategy = {
             f"the strategy's {name}": value
             for name, value in self.strategy.state.items()
-            if isinstance(value, Tensor) and value.requires_grad
+            if isinstance(value, Tensor)
+            and (value.requires_grad or name in self.strategy.per_example_parameters)
         }
-        return {**named_tensors(self.networks), **of_strategy, **self.per_example_parameters()}
+        return {**named_tensors(self.networks), **of_strategy}
 
     def failure(self, step: int, what: str) -> RunFailed:
         """The error that names a step of this epoch and its examples."""
@@ -229,25 +323,8 @@ class TrainingState:
         """`head.weight became inf`: the first parameter or buffer that is not finite; empty where
         all are.
         """
-        groups = self.optimizer.groups[self.num_network_groups :]
-        tensors = [p for group in groups for p in group.params]
-        tensors += [self.strategy.state[name] for name in self.strategy.per_example_parameters]
-        for network in self.networks:
-            tensors += [*network.parameters(), *network.buffers()]
-        numbers = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        tensors = self.trained_parameters() | named_tensors(self.networks, buffers=True)
+        numbers = [t.detach() for t in tensors.values() if t.is_floating_point()]
         if finite_probe(numbers, self.device).isfinite():
             return ""
-        buffers = named_tensors(self.networks, buffers=True)
-        return first_nonfinite({**self.trained_parameters(), **buffers})
-
-
-def _restore(state: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Tensors keep their identity, since the optimizer holds some of them; the rest is replaced."""
-    for key in state.keys() - saved.keys():
-        del state[key]
-    for key, value in saved.items():
-        old = state.get(key)
-        if isinstance(old, Tensor) and isinstance(value, Tensor) and old.shape == value.shape:
-            old.data.copy_(value)
-        else:
-            state[key] = value
+        return first_nonfinite(tensors)

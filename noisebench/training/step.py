@@ -5,21 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.utils import clip_grads_with_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from ..losses import Loss, Penalty, Scores
+from ..losses import Scores
 from ..strategies import Batch, ModelOutput, Supervision
 from .cuda_graph import CudaGraphStep, StepInput, StepResult
-from .images.pixels import InMemoryImages
-from .images.source import ImageSource
-from .inference import autocast
-from .numerics import finite_probe, first_nonfinite, norm_of
-from .state import TrainingState
+from .images import InMemoryImages
+from .inference import ImageSource, autocast
+from .state import TrainingState, finite_probe, first_nonfinite
 
 _CHECK_EVERY = 64  # steps: to read what a GPU has computed is to wait for it
 _LEAST_TOTAL = 1e-30  # of the weights: a step without any costs 0 instead of 0 / 0
@@ -54,15 +52,13 @@ class TrainingStep:
     each time, is recorded as a CUDA graph and replayed.
     """
 
-    records: ClassVar[bool] = True
-
-    def __init__(
-        self, state: TrainingState, images: ImageSource, loss: Loss, penalty: Penalty | None
-    ) -> None:
-        self.state, self.images, self.loss, self.penalty = state, images, loss, penalty
+    def __init__(self, state: TrainingState, images: ImageSource) -> None:
+        self.state, self.images = state, images
+        self.loss, self.penalty = state.task.loss, state.task.penalty
         self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
         recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
-        if recordable and self.records and self.strategy.stateless:
+        # a ParallelStep gathers the logits of other processes or parts
+        if recordable and type(self) is TrainingStep and self.strategy.stateless:
             self.recorded: CudaGraphStep | None = CudaGraphStep(self._recorded_step, self.device)
         else:
             self.recorded = None
@@ -74,12 +70,13 @@ class TrainingStep:
         state = self.state
         for number in range(len(self.networks)):
             state.train_mode(number)
-        index = state.batches[state.step]
+        index, lr_factor = state.batches[state.step], state.lr_factor(state.step)
         if self.recorded and len(index) == state.task.recipe.batch_size:
-            shifts, flips = state.plan.augmentation(slice(None), state.rows(state.step))
-            result = self.recorded(StepInput(index, shifts, flips, state.lr_factor(state.step)))
+            plan, rows = state.plan, state.rows[state.step]
+            flips = None if plan.flips is None else plan.flips[:, rows]
+            result = self.recorded(StepInput(index, plan.shifts[:, rows], flips, lr_factor))
         else:
-            result = self._update(self._backward(None), index, state.lr_factor(state.step))
+            result = self._update(self._backward(None), index, lr_factor)
         assert result.finite_probe is not None, "_update sets it"
         state.costs[state.step] = result.cost
         state.finite_probes[state.step] = result.finite_probe
@@ -96,12 +93,12 @@ class TrainingStep:
 
     def slices(self, step: int) -> list[slice]:
         """The rows of the epoch's order whose images this process takes in a step, in order."""
-        return [self.state.rows(step)]
+        return [self.state.rows[step]]
 
     def batch(self) -> Batch:
         """The examples of the next step, as the strategy prepares them."""
         state = self.state
-        views = self.images.views(state.plan, state.rows(state.step))
+        views = self.images.views(state.plan, state.rows[state.step])
         return self._prepared(views, state.batches[state.step])
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
@@ -166,7 +163,7 @@ class TrainingStep:
         batch = batch or self.batch()
         with autocast(self.device, self.state.task.precision):
             logits = [[network(view).float() for view in batch.views] for network in self.networks]
-        self.state.online.watch(logits[0][0])
+        logits[0][0].retain_grad()
         objective = self.objective(batch, logits).sum()
         objective.backward()
         return StepResult(objective.detach(), logits[0][0])
@@ -178,7 +175,7 @@ class TrainingStep:
         state, clip = self.state, self.state.task.recipe.clip
         networks = [list(network.parameters()) for network in self.networks] if clip else []
         norms = [
-            norm_of([p.grad for p in parameters if p.grad is not None], self.device)
+            get_total_norm([p.grad for p in parameters if p.grad is not None])
             for parameters in networks
         ]
         groups = state.optimizer.groups[state.num_network_groups if clip else 0 :]
@@ -186,25 +183,21 @@ class TrainingStep:
         moved = [self.strategy.state[name][index] for name in self.strategy.per_example_parameters]
         probe = finite_probe([*norms, *gradients, *moved], self.device)
         if self.device.type == "cpu" and not math.isfinite(result.cost.item() + probe.item()):
-            self._check(result.cost.item(), probe.item())
+            self._check(result.cost.item())
         # each network by itself: two of them must not slow each other down
         for parameters, norm in zip(networks, norms, strict=True):
             clip_grads_with_norm_(parameters, clip, norm)
         state.optimizer.step(lr_factor)
         return result._replace(finite_probe=probe)
 
-    def _check(self, cost: float, probe: float) -> None:
-        """Raises RunFailed where the cost or a gradient of this step is not finite, naming the
-        parameter.
-        """
+    def _check(self, cost: float) -> None:
+        """Raises RunFailed for the cost or a gradient of this step, naming the parameter."""
         state = self.state
         if not math.isfinite(cost):
             raise state.failure(state.step, f"the cost became {cost}")
-        if math.isfinite(probe):
-            return
-        moved = state.per_example_parameters()
-        gradients = {name: p.grad for name, p in state.trained_parameters().items()} | moved
-        if wrong := first_nonfinite({k: g for k, g in gradients.items() if g is not None}):
-            raise state.failure(state.step, f"the gradient of {wrong}")
+        parameters = state.trained_parameters()
+        moved = {name: p if p.grad is None else p.grad for name, p in parameters.items()}
+        if nonfinite := first_nonfinite(moved):
+            raise state.failure(state.step, f"the gradient of {nonfinite}")
         if state.task.recipe.clip:
             raise state.failure(state.step, "the gradient's norm became inf")

@@ -1,5 +1,4 @@
-"""The training loop. It uses given labels, never clean ones, nor the test labels; it prints
-nothing.
+"""The training loop. It uses given labels, never clean ones or test labels, and prints nothing.
 
 An epoch: draw its plan -> one training step for each batch -> the strategy looks at the whole set
 -> predictions of the test and the validation images. Between any two steps the state is consistent
@@ -19,10 +18,15 @@ from torch import Tensor, nn
 from ..core.seeds import NETWORK, derived_seed
 from ..datasets import ImageArray
 from ..errors import RunFailed
+from .distributed.process_group import ProcessGroup
 from .distributed.processes import ParallelConfig
-from .images.pixels import StreamTransform
-from .images.source import ImageSource, normalisation_of, source_of
-from .inference import log_p_parts, network_log_p, repeatable
+from .images import Normalisation, StreamTransform
+from .inference import (
+    ImageSource,
+    log_p_parts,
+    repeatable,
+    source_of,
+)
 from .networks import classifier, on_device
 from .networks.factory import NetworkFactory
 from .parallel import ParallelStep, fit_to_networks, per_process_tensors
@@ -66,13 +70,16 @@ class Trainer:
         Raises ConfigError for a configuration that the network does not allow.
         """
         self.task, self.device, self.strategy = task, device, task.strategy
-        recipe, transform = task.recipe, StreamTransform.of(task.recipe)
+        recipe = task.recipe
+        self._transform = transform = StreamTransform(
+            recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit
+        )
         self.train: ImageSource
         self.test: ImageSource
         if share_images_with and task.same_images_as(share_images_with.task):
             self.train, self.test = share_images_with.train, share_images_with.test
         else:
-            normalise = normalisation_of(task.images)
+            normalise = Normalisation.of(task.images)
             self.train = source_of(task.images, normalise, device, transform, recipe.crop)
             self.test = source_of(task.test_images, self.train.normalise, device, transform)
         self.val = None if task.val_images is None else self.pixels(task.val_images)
@@ -81,33 +88,17 @@ class Trainer:
             task.model, task.num_classes, self.train.shape, task.init, self.strategy.num_networks
         )
         networks = [self._new_network(n) for n in range(self.strategy.num_networks)]
-        if not spread.alone or spread.sync_bn:
+        if not spread.alone:
             batch_size = min(recipe.batch_size, len(self.train))
             spread = fit_to_networks(networks, spread, task.model, batch_size)
         self.spread, self.ranks = spread, spread.ranks
         self.networks: Sequence[nn.Module] = networks
         self.state = TrainingState(task, device, self.networks)
         if spread.alone:
-            self.training_step = TrainingStep(self.state, self.train, task.loss, task.penalty)
+            self.training_step = TrainingStep(self.state, self.train)
         else:
-            self.training_step = ParallelStep(
-                self.state, self.train, task.loss, task.penalty, spread
-            )
+            self.training_step = ParallelStep(self.state, self.train, spread)
         self.training_step.start_epoch()
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return self.state.epoch
-
-    @property
-    def step(self) -> int:
-        """Steps done of the next epoch."""
-        return self.state.step
-
-    @property
-    def steps_per_epoch(self) -> int:
-        return len(self.state.batches)
 
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochResult:
         """The rest of the current epoch. `on_step` is called between steps; if it raises, the state
@@ -116,10 +107,18 @@ class Trainer:
         Raises RunFailed at a cost or a gradient that is not finite, naming step and examples.
         """
         state = self.state
-        with state.own_randomness(), repeatable(self.device):
-            while state.step < len(state.batches):
-                on_step()
-                self.training_step.run()
+        with torch.random.fork_rng(state.cuda_devices), repeatable(self.device):
+            # inside, torch's global randomness (for dropout) is that of the training
+            torch.set_rng_state(state.randomness[0])
+            for device, saved in zip(state.cuda_devices, state.randomness[1:], strict=True):
+                torch.cuda.set_rng_state(saved, device)
+            state.running = True
+            try:
+                while state.step < len(state.batches):
+                    on_step()
+                    self.training_step.run()
+            finally:
+                state.randomness, state.running = state.current_randomness(), False
         state.check()
         self.end_training()
         return self.end_epoch(self.predict(self.test))
@@ -131,7 +130,7 @@ class Trainer:
         state = self.state
         self._lr_factor = state.lr_factor(state.step - 1)
         state.epoch, state.step = state.epoch + 1, 0
-        if self.ranks.size > 1:
+        if isinstance(self.ranks, ProcessGroup):
             self.ranks.broadcast(per_process_tensors(state))
         self.strategy.on_epoch_end(state.epoch, self)
 
@@ -148,7 +147,7 @@ class Trainer:
             state.epoch,
             self._lr_factor * self.task.recipe.lr,
             state.costs.mean().item(),
-            *(part.cpu().numpy() for part in state.predictions.state_dict().values()),
+            *(part.cpu().numpy() for part in state.predictions),
             *(log_p.cpu().numpy() for log_p in log_ps),
         )
         state.begin_epoch()
@@ -157,19 +156,15 @@ class Trainer:
 
     def predict(self, pixels: ImageSource) -> Tensor:
         """log_p (n, K) of the networks together."""
-        log_p = torch.cat(list(self.predict_parts(pixels)))
-        return log_p if self.ranks.size == 1 else self.ranks.gather(log_p, len(pixels))
+        return self.ranks.gather(torch.cat(list(self.predict_parts(pixels))), len(pixels))
 
     def predict_parts(self, pixels: ImageSource) -> Iterator[Tensor]:
         """The same of this process's share, one part of the images after the other."""
-        share = None if self.ranks.size == 1 else self._share(len(pixels), None)
-        parts = log_p_parts(self.networks, pixels, self.task.precision, share)
-        return map(self.strategy.predict, parts)
+        return map(self.strategy.predict, self._log_p_parts(self.networks, pixels))
 
     def pixels(self, images: ImageArray) -> ImageSource:
         """Images (n, H, W, C), uint8, to predict."""
-        transform = StreamTransform.of(self.task.recipe)
-        return source_of(images, self.train.normalise, self.device, transform)
+        return source_of(images, self.train.normalise, self.device, self._transform)
 
     def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
@@ -181,7 +176,8 @@ class Trainer:
         """log_p (N, K) of one network on the training set, without augmentation. Raises
         RunFailed.
         """
-        log_p = self._training_log_p(network, None)
+        parts = self._log_p_parts([self.networks[network]], self.train)
+        log_p = self.ranks.gather(torch.cat([part for (part,) in parts]), len(self.train))
         self._check_finite(log_p)
         return log_p
 
@@ -193,7 +189,8 @@ class Trainer:
             lambda _, inputs: parts.append(inputs[0].flatten(1).float())
         )
         try:
-            self._training_log_p(network, index)
+            for _ in self._log_p_parts([self.networks[network]], self.train, index):
+                pass
         finally:
             hook.remove()
         n = len(self.train) if index is None else len(index)
@@ -230,17 +227,15 @@ class Trainer:
         self.adapted = list(dict.fromkeys([*self.adapted, *adapted]))
         return on_device(network, self.device)
 
-    def _training_log_p(self, network: int, index: Tensor | None) -> Tensor:
-        n = len(self.train) if index is None else len(index)
-        share = index if self.ranks.size == 1 else self._share(n, index)
-        log_p = network_log_p(self.networks[network], self.train, self.task.precision, share)
-        return self.ranks.gather(log_p, n)
-
-    def _share(self, n: int, index: Tensor | None) -> Tensor:
-        """Which of n images this process predicts."""
-        everything = torch.arange(n, device=self.device) if index is None else index
-        return everything[self.ranks.local_slice(n)]
+    def _log_p_parts(
+        self, networks: Sequence[nn.Module], pixels: ImageSource, index: Tensor | None = None
+    ) -> Iterator[list[Tensor]]:
+        """log_p of each network on this process's share of some images or all, part by part."""
+        if index is None:
+            index = torch.arange(len(pixels))
+        share = index[self.ranks.local_slice(len(index))].to(self.device)
+        return log_p_parts(networks, pixels, self.task.precision, share)
 
     def _check_finite(self, log_p: Tensor) -> None:
         if not log_p.isfinite().all():
-            raise RunFailed(f"the network's output is not finite after epoch {self.epoch}")
+            raise RunFailed(f"the network's output is not finite after epoch {self.state.epoch}")

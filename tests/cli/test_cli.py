@@ -626,13 +626,13 @@ MISTAKES = [
     (["train", "--epoch", "3"], "did you mean --epochs"),
     (["train", "--epochs", "0"], "epochs must be at least 1"),
     (["train", "--lr", "nan"], "lr must be at least 0"),
-    (["train", "--lr", "inf"], "lr must be finite"),
-    (["train", "--clip", "inf"], "clip must be finite"),
+    (["train", "--lr", "inf"], "lr must be at least 0 and finite"),
+    (["train", "--clip", "inf"], "clip must be at least 0 and finite"),
     (
         ["train", "--batch-size", "2147483648"],
-        "epochs and batch_size below 2147483648; got 2147483648",
+        "batch_size must be at least 1 and below 2147483648, got 2147483648",
     ),
-    (["train", "--epochs", "1" + 30 * "0"], "epochs and batch_size below 2147483648; got 1000"),
+    (["train", "--epochs", "1" + 30 * "0"], "at least 1 and below 2147483648, got 1000"),
     (["train", "--schedule", "linear"], "schedule is constant, cosine or step(40, 80)"),
     (["train", "--strategy", "co"], "unknown strategy 'co'"),
     (

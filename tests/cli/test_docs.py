@@ -181,7 +181,7 @@ def test_every_command_of_the_pages_is_accepted(
     """
     monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path_factory.mktemp("empty")))
     # it would train a few steps
-    monkeypatch.setattr("noisebench.runs.time_estimate.estimate_suite_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.queue.estimate_suite_seconds", lambda *_: 0.0)
     for page in WITH_COMMANDS:
         place = shutil.copytree(
             left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True

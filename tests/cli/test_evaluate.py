@@ -309,7 +309,7 @@ def test_missing_weights_are_said(
     bare.path.mkdir()
     for path in (trained.result, trained.predictions):
         (bare.path / path.name).write_bytes(path.read_bytes())
-    assert "without the weights no network can be asked" in refusal(
+    assert "without the weights there are no predictions" in refusal(
         capsys, bare, "--eval-on", "digits"
     )
 

@@ -15,11 +15,9 @@ from noisebench.cli import main
 from noisebench.errors import Interrupted
 from noisebench.experiments.resolve import RunConfig
 from noisebench.runs.checkpoint import RunOptions
-from noisebench.runs.cross_validation import Fold, fold_of, judged, make_folds, train_folds
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.session import make_trainer
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.session import Fold, fold_of, judged, make_folds, make_trainer, train_folds
+from noisebench.runs.workspace import Workspace, rebuild
 
 HELD_OUT = "--pair 0.3 --trusted 0.2 --val-fraction 0.1 --loss forward(ce) --strategy cleannet"
 
@@ -172,7 +170,7 @@ def _done(run: RunConfig, folder: RunFolder, place: Path, count: int) -> list[Fo
 def test_an_interrupted_fold_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     run, folder = trained(tmp_path, "--sym", "0.4", epochs=2)
     images, (first, second) = Workspace(tmp_path).images(run.dataset), make_folds(run, folder, 2)
-    steps = make_trainer(first.run, images, "cpu").steps_per_epoch
+    steps = len(make_trainer(first.run, images, "cpu").state.batches)
     stop = iter([False] * 3 * steps + [True])  # after an epoch of the second fold
     with pytest.raises(Interrupted, match="epoch 2 of 2; the same command resumes it"):
         train_folds(

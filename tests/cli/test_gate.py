@@ -12,7 +12,7 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.reporting import Check, Rules, TableLayout, check, report_of
-from noisebench.reporting.ci.github import SUMMARY_LIMIT, error_lines, step_summary
+from noisebench.reporting.ci import SUMMARY_LIMIT, error_lines, step_summary
 from noisebench.reporting.stats import holm, moderated
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.unit.test_report import ASYM, SYM, add
@@ -434,7 +434,7 @@ def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert SUMMARY_LIMIT <= 2**20, "GitHub's own limit"
-    monkeypatch.setattr("noisebench.reporting.ci.github.SUMMARY_LIMIT", 20_000)
+    monkeypatch.setattr("noisebench.reporting.ci.SUMMARY_LIMIT", 20_000)
     add(tmp_path)
     table = report_of(run_folders([tmp_path]), TableLayout()).tables[0]
     text = step_summary([table] * 100, ["one"])

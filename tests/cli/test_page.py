@@ -123,6 +123,15 @@ def test_metrics_of_the_same_runs_share_what_they_open_to(trained: Path) -> None
     )
 
 
+def test_a_damaged_history_is_named_and_its_run_stays(trained: Path, tmp_path: Path) -> None:
+    shutil.copytree(trained / "runs", tmp_path / "runs")
+    folder = next(run for run in run_folders([tmp_path]) if run.result.exists())
+    folder.history.write_text("epoch\n1")
+    view = view_of(report(tmp_path, "last,best").tables, (), Workspace(tmp_path))
+    (line,) = view.damaged
+    assert str(folder.history) in line and len(view.runs) == 5
+
+
 def test_a_failed_seed_says_why_and_how_to_run_it_again(text: str) -> None:
     assert "✗ seed 1 failed:</strong> FloatingPointError: the loss is nan" in text
     assert (

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 from noisebench.cli import main
+from noisebench.core.files.arrays import packed_npz
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.predictions import load_predictions
+from noisebench.runs.result import load_predictions
 from noisebench.runs.verify import (
     DIFFERS,
     SAME,
@@ -93,7 +94,7 @@ def repredict(
     """
     arrays = folder.read_arrays()
     edit(arrays)
-    folder.write_arrays(arrays)
+    folder.write(folder.predictions, packed_npz(arrays))
     if sealed:
         change(folder, lambda record: record.update(files=folder.checksums()))
 

@@ -22,8 +22,8 @@ from noisebench.errors import DataError, LanguageError
 from noisebench.experiments.oracle import resolve_auto
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
+from noisebench.labels.issues import Reviewed, review_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest, short_noise
-from noisebench.labels.review import Reviewed, review_manifest
 from noisebench.losses import LOSSES
 from noisebench.noise import is_random
 from noisebench.runs.workspace import Workspace

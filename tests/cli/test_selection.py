@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from noisebench.cli import main
-from noisebench.cli.console import images
-from noisebench.cli.progress import GridProgress
+from noisebench.cli.console import GridProgress, images
 from noisebench.core.signals import TimeLimit
 from noisebench.errors import ConfigError
 from noisebench.experiments.suite import AXES, images_of, read_suites
@@ -164,7 +163,7 @@ def test_which_runs_are_packed_is_decided_by_the_whole_suite(
 def place(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A workspace with the suites above in s.yaml; a dry run trains nothing to estimate the time."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("noisebench.runs.time_estimate.estimate_suite_seconds", lambda *_: 0.0)
+    monkeypatch.setattr("noisebench.runs.queue.estimate_suite_seconds", lambda *_: 0.0)
     (place / "s.yaml").write_text(SUITE)
     return place
 
@@ -351,7 +350,7 @@ IMPOSSIBLE = [
     (["--completed", "s.yaml"], "s.yaml"),
     (
         ["--seeds", "25001"],
-        "--seeds 25001: the suite is too large: 100004 runs, and may have 100000",
+        "--seeds 25001: the suite is too large: 100004 runs, at most 100000",
     ),
     (["--seeds", "9" * 30], "the suite is too large"),
     (["--completed", "none.csv"], "none.csv"),

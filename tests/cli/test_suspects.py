@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noisebench.cli import main
+from noisebench.core.files.arrays import packed_npz
 from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
 from noisebench.labels.build import make_manifest
@@ -54,7 +55,12 @@ def said(p: np.ndarray = P, recorded: np.ndarray = RECORDED) -> Predictions:
 
 def manifest(classes: tuple[str, ...] = ("cat", "dog, wild", "owl"), **parts: Any) -> Manifest:
     """The five labels, of which nobody knows the truth."""
-    meta = {"num_classes": len(classes), "classes": list(classes), "noise": "imported(file='own')"}
+    meta = {
+        "dataset": "five",
+        "num_classes": len(classes),
+        "classes": list(classes),
+        "noise": "imported(file='own')",
+    }
     return Manifest(meta, RECORDED, np.full(5, -1), **parts)
 
 
@@ -364,13 +370,10 @@ def test_an_older_run_says_that_it_kept_nothing_early(
 ) -> None:
     shutil.copytree(learned_by_heart, tmp_path, dirs_exist_ok=True)
     (folder,) = run_folders([tmp_path])
-    folder.write_arrays(
-        {
-            name: array
-            for name, array in folder.read_arrays().items()
-            if not name.startswith("early_")
-        }
-    )
+    kept = {
+        name: array for name, array in folder.read_arrays().items() if not name.startswith("early_")
+    }
+    folder.write(folder.predictions, packed_npz(kept))
     reseal(folder)
     assert listed(tmp_path, capsys)["by"] == "last"
     assert (

@@ -21,15 +21,22 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from noisebench.cli import main
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.trackers import TRACKERS, Kind, RunInfo, RunLogger, TrackerConfig, connect
-from noisebench.runs.trackers.logbook import epoch_numbers, final_numbers
+from noisebench.runs.trackers import (
+    TRACKERS,
+    Kind,
+    RunInfo,
+    RunLogger,
+    TrackerConfig,
+    connect,
+    epoch_numbers,
+    final_numbers,
+)
 from noisebench.training.step import TrainingStep
 from tests.unit.test_runner import Desk
 
@@ -478,11 +485,8 @@ class Broken:
 def broken(place: Path, monkeypatch: pytest.MonkeyPatch) -> Broken:
     """`--log-to broken`, told every epoch at once."""
     made = Broken()
-    monkeypatch.setitem(TRACKERS, "broken", Kind("broken", ""))
-    monkeypatch.setitem(
-        sys.modules, "noisebench.runs.trackers.broken", SimpleNamespace(connect=lambda place: made)
-    )
-    monkeypatch.setattr("noisebench.runs.trackers.logbook._EVERY", 0.0)
+    monkeypatch.setitem(TRACKERS, "broken", Kind("broken", "", lambda place: made))
+    monkeypatch.setattr("noisebench.runs.trackers._EVERY", 0.0)
     return made
 
 

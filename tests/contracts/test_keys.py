@@ -36,15 +36,13 @@ from noisebench.core.plugins import code_of, load_plugins
 from noisebench.core.registry import Registry
 from noisebench.datasets import DATASETS, Images, find_dataset, fingerprint, read_images
 from noisebench.errors import ConfigError, DataError, LanguageError
-from noisebench.executors.job import Job, JobBatch, WorkerConfig
-from noisebench.executors.submission import EventFile
+from noisebench.executors.job import EventFile, Job, JobBatch, WorkerConfig
 from noisebench.executors.worker import work_on
 from noisebench.experiments import resolve
-from noisebench.experiments.backbones import BACKBONES
+from noisebench.experiments.backbones import BACKBONES, InitialWeights, initial_of
 from noisebench.experiments.recipes import Recipe
 from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import InitialWeights, initial_of
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
@@ -960,7 +958,8 @@ def test_a_loss_that_was_typed_in_has_no_key(base: RunConfig) -> None:
         scope,
     )
     with pytest.raises(
-        LanguageError, match="test_typed_in is of no file, so that no run can be told by its code"
+        LanguageError,
+        match="test_typed_in is defined in no file, so a run cannot be identified by its code",
     ):
         assert replace(base, loss=LOSSES.normal("test_typed_in")).key
 
@@ -973,7 +972,7 @@ def test_our_own_code_is_told_by_its_versions_alone(base: RunConfig) -> None:
 
 
 def test_weights_that_changed_where_they_lay_are_not_begun_from(tmp_path: Path) -> None:
-    from noisebench.experiments.weights import read_initial
+    from noisebench.experiments.backbones import read_initial
 
     save_file({"a": torch.zeros(3)}, tmp_path / "w.safetensors")
     workspace = Workspace(tmp_path)

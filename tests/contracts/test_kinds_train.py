@@ -16,7 +16,7 @@ import torch
 
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, HUMAN
-from noisebench.datasets.cifar_n import HumanColumn, HumanFile
+from noisebench.datasets.raw import HumanColumn, HumanFile
 from noisebench.errors import ManifestError
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.labels.build import LabelRequest

@@ -308,9 +308,9 @@ def test_pairflip_goes_to_the_next_class_and_from_the_last_to_the_first():
     np.testing.assert_allclose(T, [[0.55, 0.45, 0], [0, 0.55, 0.45], [0.45, 0, 0.55]])
 
 
-def test_a_model_knows_its_text_rate_and_count():
+def test_a_model_knows_its_rate_and_count():
     noise = build_noise("symmetric(0.40, exact=False)", 10)
-    assert (noise.text, noise.rate, noise.exact) == ("symmetric(rate=0.4, exact=False)", 0.4, False)
+    assert (noise.rate, noise.exact) == (0.4, False)
 
 
 def test_one_class_has_nothing_to_be_mistaken_for(case):

@@ -18,6 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from noisebench.cli import main
 from noisebench.core import hardware
+from noisebench.core.files.arrays import packed_npz
 from noisebench.errors import DataError, RunFailed
 from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.labels.build import LabelRequest
@@ -25,7 +26,7 @@ from noisebench.runs.checkpoint import RunOptions, RunState, save
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.session import execute_run, make_trainer
 from noisebench.training.distributed.processes import ParallelConfig, cut
-from noisebench.training.images.pixels import InMemoryImages
+from noisebench.training.images import InMemoryImages
 from noisebench.training.inference import every
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
@@ -54,7 +55,7 @@ def spoil(trainer: Trainer, step: int, values: torch.Tensor, becomes: float = IN
     inner = trainer.training_step.run
 
     def spoiled() -> None:
-        if (trainer.epoch, trainer.step) == (0, step):
+        if (trainer.state.epoch, trainer.state.step) == (0, step):
             values.register_hook(
                 lambda gradient: (
                     gradient.flatten().index_fill(0, torch.tensor([0]), becomes).view_as(gradient)
@@ -119,7 +120,7 @@ def test_a_gradient_that_is_not_finite_fails_in_its_step_and_moves_nothing(
                 f"the gradient of {name} became {becomes} at epoch 1, step 3, "
                 f"on examples {shown} and 29 more"
             )
-            assert failed.batch == batch and trainer.step == 2
+            assert failed.batch == batch and trainer.state.step == 2
             assert all(np.isfinite(value).all() for value in weights(trainer))
 
 
@@ -143,7 +144,7 @@ def test_what_a_strategy_updates_by_itself_is_checked(make_trainer: Made) -> Non
 
     def spoiled(batch: Any, outputs: Any) -> Any:
         penalty = inner(batch, outputs)
-        if trainer.step == 3:
+        if trainer.state.step == 3:
             trainer.strategy.state["v"][index[5], 1] = NAN
         return penalty
 
@@ -248,11 +249,11 @@ def test_the_examples_of_a_failed_step_are_the_manifests(tmp_path: Path) -> None
 def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from noisebench.runs import noise_estimation
+    from noisebench.runs import session
 
     desk, seen = Desk(tmp_path), []
     run = held_out(desk, loss="el(eps=estimated)")
-    inner = noise_estimation.fold_trainer
+    inner = session.fold_trainer
 
     def spoiled(*arguments: Any) -> Trainer:
         trainer = inner(*arguments)
@@ -260,14 +261,14 @@ def test_what_is_not_finite_while_noise_is_estimated_is_named_by_the_manifest_to
         seen.append(trainer)
         return trainer
 
-    monkeypatch.setattr(noise_estimation, "fold_trainer", spoiled)
+    monkeypatch.setattr(session, "fold_trainer", spoiled)
     with pytest.raises(
         RunFailed,
         match=r"failed: while the noise was estimated, the gradient of "
         r"head.bias became inf at epoch 1, step 2",
     ):
         desk.execute(run)
-    within = np.flatnonzero(run.manifest.in_training)[noise_estimation.folds(run) != 0]
+    within = np.flatnonzero(run.manifest.in_training)[session.estimation_folds(run) != 0]
     assert (
         json.loads(desk.folder(run).error.read_text())["batch"]
         == within[seen[0].state.batches[1].numpy()].tolist()
@@ -297,7 +298,7 @@ def spoil_packed(pack: PackedTrainer, place: int, step: int, becomes: float) -> 
 
     def spoiled(gradient: torch.Tensor) -> torch.Tensor:
         gradient = gradient.clone()
-        if pack.first.step == step and pack.first.epoch == 0:
+        if pack.first.state.step == step and pack.first.state.epoch == 0:
             gradient[place].view(-1)[7] = becomes
         return gradient
 
@@ -338,7 +339,7 @@ def test_a_pack_that_is_stopped_saves_those_that_are_finite_and_fails_the_other(
 
     def spoiled(self: PackedTrainer) -> None:
         inner(self)
-        if self.first.epoch == 0 and self.first.step == 2:
+        if self.first.state.epoch == 0 and self.first.state.step == 2:
             self._all[1].state.costs[1] = NAN
 
     monkeypatch.setattr(PackedTrainer, "make_step", spoiled)
@@ -531,7 +532,7 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
 ) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
-        with case(change=change), pytest.raises(DataError, match="100 images were asked for, and"):
+        with case(change=change), pytest.raises(DataError, match="100 images to predict, "):
             trainer.predict(unreliable(trainer.test, change))
     assert sum(map(len, every(unreliable(trainer.test, 0)))) == 100
 
@@ -544,7 +545,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
     run = held_out(desk, epochs=1)
     trainer = make_trainer(run, desk.images, "cpu")
     unreliable(getattr(trainer, part), change)
-    with pytest.raises(DataError, match="images were asked for"):
+    with pytest.raises(DataError, match="images to predict"):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert not desk.folder(run).result.exists()
 
@@ -552,7 +553,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
     pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
-    with pytest.raises(DataError, match="100 images were asked for, and 99 came"):
+    with pytest.raises(DataError, match="100 images to predict, 99 read"):
         pack.run_epoch()
 
 
@@ -613,7 +614,7 @@ def tampered(
     folder = RunFolder(place / "run")
     arrays = folder.read_arrays()
     edit(arrays)
-    folder.write_arrays(arrays)
+    folder.write(folder.predictions, packed_npz(arrays))
     reseal(folder)
     return folder
 

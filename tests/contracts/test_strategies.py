@@ -150,7 +150,7 @@ def test_a_checkpoint_in_mid_epoch_resumes_bit_for_bit(
             straight.run_epoch()
 
             def save_at_step_two(trainer: Trainer = straight, saved: dict = saved) -> None:
-                if trainer.step == 2:
+                if trainer.state.step == 2:
                     saved.update(deepcopy(trainer.state_dict()))
 
             straight.run_epoch(save_at_step_two)

@@ -14,7 +14,7 @@ import torch
 from noisebench.errors import ConfigError, RunFailed
 from noisebench.strategies import Batch, ModelOutput, Strategy, TrainingInfo, build_strategy
 from noisebench.strategies.correction import local_dimension, risen
-from noisebench.strategies.coteaching import forgotten, smallest
+from noisebench.strategies.selection import forgotten, smallest
 from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
@@ -398,7 +398,7 @@ def test_a_restart_is_another_network_with_the_schedule_from_its_beginning(
     fresh = weights(trainer)
     assert not same(fresh, first) and not any(v.any() for v in trainer.state.optimizer.velocities())
     end = trainer.run_epoch()
-    steps = trainer.steps_per_epoch
+    steps = len(trainer.state.batches)
     assert end.lr == pytest.approx(0.05 * 0.5 * (1 + math.cos(math.pi * (steps - 1) / steps / 3)))
 
 

@@ -350,13 +350,13 @@ def test_a_process_does_not_succeed_itself(tmp_path: Path, monkeypatch) -> None:
 
 def test_who_lost_a_run_writes_no_more_into_it(tmp_path: Path) -> None:
     with RunFolder(tmp_path).locked() as folder:
-        folder.write_text(tmp_path / "config.yaml", "mine")
+        folder.write(folder.config, b"mine")
         write(folder.claim, host="elsewhere", pid=7)
         for act in (
             lambda: folder.write_json(folder.result, {}),
             lambda: folder.write_error({}, "kind", "message"),
             lambda: folder.write_history([{"epoch": 1}]),
-            lambda: folder.write_text(tmp_path / "config.yaml", "lost"),
+            lambda: folder.write(folder.config, b"lost"),
         ):
             with pytest.raises(RunTaken, match="taken over by process 7 on elsewhere"):
                 act()

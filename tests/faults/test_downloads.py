@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from noisebench.cli.progress import DownloadProgress
+from noisebench.cli.console import DownloadProgress
 from noisebench.datasets import download
 from noisebench.datasets.download import MIRROR, NoHost, Published, download_lock, fetch
 from noisebench.errors import ConfigError, DataError

@@ -432,7 +432,7 @@ def test_what_would_be_run_is_said_once(
 def test_one_process_of_torchrun_is_one_process(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in seat_of(0, 1, free_port()).items():
         monkeypatch.setenv(name, value)
-    assert rank_info() == RankInfo() and not rank_info().several
+    assert rank_info() == RankInfo()
 
 
 def test_a_run_that_began_in_a_pack_is_not_spread(

@@ -16,8 +16,8 @@ import pytest
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.executors.registry import ExecutorOptions
-from noisebench.executors.slurm import SlurmSettings
+from noisebench.executors.job import ExecutorOptions
+from noisebench.executors.slurm import read_settings
 from tests.support.suites import ancestors, finish, numbers, start, under_way, wait_until, workspace
 
 pytest.importorskip("submitit", reason="needs submitit: pip install 'noisebench[slurm]'")
@@ -234,7 +234,7 @@ def test_what_sbatch_is_asked_for_and_what_it_refuses_is_said_in_a_line(
     ],
 )
 def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
-    assert SlurmSettings.read(ExecutorOptions(slurm=(f"time={text}",))).minutes == minutes
+    assert read_settings(ExecutorOptions(slurm=(f"time={text}",)))[1]["timeout_min"] == minutes
 
 
 @pytest.mark.parametrize(
@@ -247,12 +247,12 @@ def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
 )  # fmt: skip
 def test_a_wrong_setting_is_said_in_a_line(words: tuple[str, ...], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        SlurmSettings.read(ExecutorOptions(slurm=words))
+        read_settings(ExecutorOptions(slurm=words))
 
 
 def test_half_a_gpu_is_not_slurms_to_give() -> None:
     with pytest.raises(ConfigError, match="whole GPUs"):
-        SlurmSettings.read(ExecutorOptions(gpus=0.5))
+        read_settings(ExecutorOptions(gpus=0.5))
 
 
 def test_what_is_submitted_holds_words_alone() -> None:

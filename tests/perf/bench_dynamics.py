@@ -25,8 +25,8 @@ from noisebench.metrics.dynamics import Dynamics
 from noisebench.noise import build_noise, sample
 from noisebench.strategies import build_strategy
 from noisebench.training import packed, state
-from noisebench.training.epoch_stats import OnlinePredictions
 from noisebench.training.packed import PackedTrainer
+from noisebench.training.state import OnlinePredictions
 from noisebench.training.trainer import Task, Trainer
 
 ROUNDS, WIDTH = 41, 16
@@ -35,12 +35,11 @@ ROUNDS, WIDTH = 41, 16
 class ClassAlone(OnlinePredictions):
     """What was kept before: the predicted class, written down in every step."""
 
-    def watch(self, logits: Tensor) -> None:
-        pass
-
     def note(self, index: Tensor, logits: Tensor) -> None:
         runs = len(self._labels)
-        self._predicted.scatter_(1, index.view(runs, -1), logits.detach().argmax(-1).view(runs, -1))
+        self._all.predicted.scatter_(
+            1, index.view(runs, -1), logits.detach().argmax(-1).view(runs, -1)
+        )
 
 
 def training(model: str, runs: int, kind: type[OnlinePredictions]) -> Callable[[], float]:

@@ -23,8 +23,8 @@ from sklearn.datasets import load_sample_images
 from timm.data import ImageDataset, create_loader
 
 from noisebench.datasets import find_dataset, read_images
-from noisebench.training.images.pixels import EpochPlan, StreamTransform
-from noisebench.training.images.source import normalisation_of, source_of
+from noisebench.training.images import EpochPlan, Normalisation, StreamTransform
+from noisebench.training.inference import source_of
 
 PICTURES, SIZE = 768, (500, 375)
 
@@ -91,7 +91,7 @@ def _ours(place: Path, workers: int, batch: int, device: str) -> Callable[[], No
     ).train_images
     source = source_of(
         pictures,
-        normalisation_of(pictures),
+        Normalisation.of(pictures),
         torch.device(device),
         StreamTransform(224, 0.875, 0.08, flip=True),
     )

@@ -32,12 +32,12 @@ from noisebench.training.trainer import EpochResult, Trainer
 
 
 def end(self):
-    random, n, K = np.random.default_rng(self.epoch), len(self.state.labels), self.task.num_classes
+    random, n, K = np.random.default_rng(self.state.epoch), len(self.state.labels), self.task.num_classes
     log_p = np.log(random.dirichlet(np.ones(K), len(self.test)).astype(np.float32) + 1e-9)
     p, gradient = random.random((2, n), dtype=np.float32)
-    whole = random.random((n, K if self.epoch < early_epochs(self.task.recipe.epochs) else 0), dtype=np.float32)
+    whole = random.random((n, K if self.state.epoch < early_epochs(self.task.recipe.epochs) else 0), dtype=np.float32)
     self.state.epoch += 1
-    return EpochResult(self.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, log_p)
+    return EpochResult(self.state.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, log_p)
 
 
 def run_epoch(self, on_step=lambda: None):
@@ -47,7 +47,7 @@ def run_epoch(self, on_step=lambda: None):
 
 def run_epochs(self, on_step=lambda: None):
     on_step()
-    return [end(trainer) for trainer in self.trainers]
+    return [end(trainer) for trainer in [self._all[row] for row in self.running]]
 
 
 Trainer.run_epoch, PackedTrainer.run_epoch = run_epoch, run_epochs

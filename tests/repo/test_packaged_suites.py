@@ -8,7 +8,7 @@ import pytest
 
 from noisebench.datasets import DATASETS
 from noisebench.experiments.published import OurProtocol, PublishedMatch, cells_of, find_published
-from noisebench.experiments.recipes import make_recipe
+from noisebench.experiments.recipes import make_recipe, recipe_values
 from noisebench.experiments.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
 from noisebench.labels.build import noise_for
 
@@ -18,7 +18,9 @@ SUITES = read_suites(packaged_suites())
 def _beside(suite: Suite, run: SuiteRun) -> PublishedMatch | None:
     told = run.settings
     noise = str(noise_for(DATASETS[told["dataset"]], told["noise"]))
-    epochs = make_recipe(told["recipe"], told["dataset"], augment={}, changes=run.changes).epochs
+    epochs = make_recipe(
+        told["recipe"], told["dataset"], augment={}, changes=recipe_values(run.settings)
+    ).epochs
     ours = OurProtocol(
         told["dataset"],
         told["model"],

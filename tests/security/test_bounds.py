@@ -31,7 +31,7 @@ from noisebench.errors import ConfigError, DataError
 from noisebench.experiments.suite import expand, read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import checked_arrays
+from noisebench.runs.result import load_predictions
 from tests.support.hostile import (
     COMMANDS,
     FILES,
@@ -221,7 +221,7 @@ def test_a_suite_of_more_runs_than_anybody_has_is_refused(tmp_path: Path) -> Non
     path.write_text(json.dumps({"version": 1, "suites": {"x": {"matrix": many}}}))
     with pytest.raises(
         ConfigError,
-        match="the suite is too large: 119700 runs, and may have 100000; make several of it",
+        match="the suite is too large: 119700 runs, at most 100000; split it into several suites",
     ):
         read_suites(path)
 
@@ -292,7 +292,7 @@ def test_what_a_run_leaves_is_none_of_them(tmp_path: Path) -> None:
     """The honest twin of what is refused above."""
     (tmp_path / "predictions.npz").write_bytes(predictions())
     parts = {f"{part}_{what}" for part in ("train", "test") for what in ("classes", "log_p")}
-    assert set(checked_arrays(RunFolder(tmp_path), 10)) == {
+    assert set(load_predictions(RunFolder(tmp_path), 10).arrays) == {
         *parts,
         "recorded_labels",
         "clean_labels",

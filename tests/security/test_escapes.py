@@ -35,10 +35,10 @@ from noisebench.experiments.command import repro_command
 from noisebench.labels.build import LabelRequest, make_manifest
 from noisebench.labels.manifest import read_manifest
 from noisebench.reporting import FORMATS, TableLayout, report_of
-from noisebench.reporting.ci.github import error_lines, step_summary
+from noisebench.reporting.ci import error_lines, step_summary
 from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
 from noisebench.reporting.page.page import inline_svg
-from noisebench.reporting.render.html import fragment
+from noisebench.reporting.render.text import fragment
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_report import SYM, add

@@ -25,14 +25,13 @@ import torch
 from PIL import Image
 
 from noisebench.cli import main
-from noisebench.core.files.torch_files import load_torch
+from noisebench.core.files.arrays import load_torch
 from noisebench.datasets import find_dataset, read_images
-from noisebench.datasets.images import LARGEST, decoded
-from noisebench.datasets.index import ImageIndex, Names, opener
-from noisebench.datasets.streaming.tars import index_tars
+from noisebench.datasets.images import LARGEST, ImageIndex, Names, decoded, opener
+from noisebench.datasets.tars import index_tars
 from noisebench.errors import ConfigError, DataError, Interrupted, LanguageError, NoisebenchError
+from noisebench.experiments.backbones import initial_of
 from noisebench.experiments.suite import read_suites
-from noisebench.experiments.weights import initial_of
 from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES, register_loss
 from noisebench.runs.checkpoint import RunOptions, RunState, load_state, read, save
@@ -179,12 +178,12 @@ READ = {
         'np.asarray(read_images(find_dataset("folder:set"), Path()).train_images)',
     ),
     "streamed, as a training reads": (
-        "import torch; import noisebench.training.images.streamed",
+        "import torch; import noisebench.training.streamed",
         "from noisebench.datasets import find_dataset, read_images;"
-        "from noisebench.training.images.pixels import StreamTransform;"
-        "from noisebench.training.images.source import normalisation_of, source_of;"
+        "from noisebench.training.images import Normalisation, StreamTransform;"
+        "from noisebench.training.inference import source_of;"
         'images = read_images(find_dataset("folder:set"), Path(), workers=0).train_images;'
-        'next(iter(source_of(images, normalisation_of(images), torch.device("cpu"), '
+        'next(iter(source_of(images, Normalisation.of(images), torch.device("cpu"), '
         "StreamTransform(32, 0.875)).eval_batches()))",
     ),
 }
@@ -244,7 +243,7 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
         for label in "ab":
             (tmp_path / "set" / part / label).mkdir(parents=True)
             os.mkfifo(tmp_path / "set" / part / label / "x.png")
-    assert "it is no file" in bounded(
+    assert "no file" in bounded(
         'from noisebench.datasets import find_dataset; find_dataset("./set")', tmp_path
     )
     with pytest.raises(DataError, match="is no file"):
@@ -278,7 +277,7 @@ def linked(kind: bytes, target: str = "/etc/passwd") -> Callable[[tarfile.TarInf
 
 
 def indexed(tmp_path: Path, name: str = "x.tar") -> list[str]:
-    return list(index_tars(tmp_path, [name], tmp_path / "cache", keyed=False).names)
+    return list(index_tars(tmp_path, [name], tmp_path / "cache", keyed=False)[0].names)
 
 
 def test_nothing_is_taken_out_of_a_tar_and_links_and_devices_are_no_pictures(
@@ -506,7 +505,9 @@ def sealed(content: bytes) -> bytes:
 def test_an_inflated_checkpoint_is_refused_within_its_own_size(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_bytes(compressed(torch_file({"a": torch.zeros(1 << 26)})))
     assert (tmp_path / "x.pt").stat().st_size < 1 << 20
-    code = 'from noisebench.experiments.weights import initial_of; initial_of("x.pt", Path("x.pt"))'
+    code = (
+        'from noisebench.experiments.backbones import initial_of; initial_of("x.pt", Path("x.pt"))'
+    )
     assert "refused" in bounded(
         code, tmp_path, imports="import torch, safetensors.torch", memory=1 << 27
     )

@@ -160,7 +160,7 @@ SLOW = (  # what commands import: a second and more where each does that itself
     "rich.table", "jinja2", "PIL.Image", "pydantic.type_adapter",
     "matplotlib.backends.backend_svg", "matplotlib.figure", "platformdirs.unix", "typer.main",
     "typer.rich_utils", "noisebench.api", "noisebench.runs.packed_session", "noisebench.cli.app",
-    "noisebench.noise.conventions", "noisebench.runs.predictions", "noisebench.runs.rebuild",
+    "noisebench.noise.conventions", "noisebench.runs.result", "noisebench.runs.workspace",
     "noisebench.reporting.figures.progress", "noisebench.reporting.page",
     "noisebench.experiments.command", "noisebench.core.console", "noisebench.labels.issues",
     "noisebench.runs.trackers", "noisebench.training.trainer",

@@ -30,11 +30,11 @@ from noisebench.errors import NoisebenchError
 from noisebench.experiments.suite import read_suites
 from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.predictions import read_teacher
-from noisebench.noise.matrices import read_matrix
+from noisebench.noise.class_conditional import read_matrix
 from noisebench.reporting import read_baseline, read_runs
 from noisebench.reporting.runs_csv import runs_as_text
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import checked_arrays
+from noisebench.runs.result import load_predictions
 
 MEMORY = 3 << 30  # bytes of address space, of which what is imported takes a good part
 CLASSES = tuple(map(str, range(10)))
@@ -163,7 +163,7 @@ _RECORD = run_of("result.json", lambda run: run.about())
 _FAILURE = run_of("error.json", lambda run: run.about())
 _HISTORY = run_of("metrics.csv", lambda run: run.read_history())
 _CONFIG = run_of("config.yaml", lambda run: run.configuration())
-_PREDICTIONS = run_of("predictions.npz", lambda run: checked_arrays(run, 10))
+_PREDICTIONS = run_of("predictions.npz", lambda run: load_predictions(run, 10).arrays)
 _DYNAMICS = run_of("dynamics.npz", lambda run: run.read_dynamics())
 _MANIFEST: tuple[str, Read] = ("m.csv", read_manifest)
 _PACKED: tuple[str, Read] = ("m.csv.gz", read_manifest)

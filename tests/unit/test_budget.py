@@ -14,14 +14,20 @@ from hypothesis import strategies as st
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError
-from noisebench.experiments.compute import RelativeCost, at_budget, price_of
 from noisebench.experiments.methods import METHODS
 from noisebench.experiments.recipes import Recipe
-from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
+from noisebench.experiments.resolve import (
+    RelativeCost,
+    RunConfig,
+    RunRequest,
+    at_budget,
+    price_of,
+    resolve_run,
+)
 from noisebench.experiments.suite import find_suite, read_suites
 from noisebench.losses import LOSSES
 from noisebench.reporting import Report, TableLayout, make_tables, read_rows, report_of
-from noisebench.reporting.compute import by_compute
+from noisebench.reporting.aggregate import by_compute
 from noisebench.runs.folder import run_folders
 from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from noisebench.strategies import Strategy
-from noisebench.strategies.nlnl import negative_cost, other_labels
+from noisebench.strategies.selection import negative_cost, other_labels
 from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

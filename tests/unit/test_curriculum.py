@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from noisebench.strategies import ModelOutput
-from noisebench.strategies.curriculum import cheapest_within, margin, soft_hinge
+from noisebench.strategies.selection import cheapest_within, margin, soft_hinge
 from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, started

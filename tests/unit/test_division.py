@@ -24,8 +24,13 @@ from noisebench.strategies.base import (
     sharpened,
     sigmoid_ramp,
 )
-from noisebench.strategies.dividemix import DivideMix, co_guessed, co_refined
-from noisebench.strategies.gmm_split import chance_clean, scaled_cost
+from noisebench.strategies.dividemix import (
+    DivideMix,
+    chance_clean,
+    co_guessed,
+    co_refined,
+    scaled_cost,
+)
 from noisebench.strategies.mixup import Mixture
 from noisebench.training.step import weighted_cost
 from noisebench.training.trainer import Trainer
@@ -315,7 +320,7 @@ def spoil_the_last_step(trainer: Trainer) -> None:
 
     def spoiled(factor: float) -> None:
         step(factor)
-        if trainer.step == trainer.steps_per_epoch - 1:
+        if trainer.state.step == len(trainer.state.batches) - 1:
             next(iter(trainer.networks[0].parameters())).data.fill_(float("nan"))
 
     trainer.state.optimizer.step = spoiled  # type: ignore[method-assign]

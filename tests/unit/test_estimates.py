@@ -24,8 +24,14 @@ from noisebench.metrics.confident_learning import (
     wilson_interval,
 )
 from noisebench.runs.checkpoint import RunOptions
-from noisebench.runs.noise_estimation import NUM_FOLDS, fold_trainer, folds, warmup_epochs
-from noisebench.runs.session import find_device, make_trainer
+from noisebench.runs.result import warmup_epochs
+from noisebench.runs.session import (
+    NUM_FOLDS,
+    estimation_folds,
+    find_device,
+    fold_trainer,
+    make_trainer,
+)
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
@@ -184,7 +190,7 @@ def test_among_a_hundred_classes_the_anchor_is_the_largest() -> None:
 
 
 def test_the_folds_are_halves_of_the_training_examples(desk: Desk) -> None:
-    which = folds(desk.plan(loss="el(eps=estimated)"))
+    which = estimation_folds(desk.plan(loss="el(eps=estimated)"))
     assert sorted(np.bincount(which)) == [648, 649] and len(which) == 1297
 
 

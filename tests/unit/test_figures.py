@@ -25,11 +25,10 @@ from noisebench.metrics.scores import ece
 from noisebench.noise import transition
 from noisebench.reporting import TableLayout, report_of
 from noisebench.reporting.figures import FIGURES
-from noisebench.reporting.figures.losses import respond
+from noisebench.reporting.figures.equal_loss import respond
 from noisebench.reporting.figures.optimum import likeliest_wrong, optimum
-from noisebench.reporting.figures.panels import Panel, PanelFigure, Series
-from noisebench.reporting.figures.ranks import Ranking, critical_difference
-from noisebench.reporting.figures.style import line_styles
+from noisebench.reporting.figures.panels import Panel, PanelFigure, Series, line_styles
+from noisebench.reporting.figures.progress import Ranking, critical_difference
 from noisebench.runs.folder import RunFolder, run_folders
 from tests.support.suites import reseal
 
@@ -307,7 +306,7 @@ def test_of_a_strategy_or_a_loss_without_a_closed_form_nothing_is_expected(tmp_p
             )
             == 0
         )
-    (panel,) = optimum(report_of(run_folders([tmp_path]), TableLayout()).tables).panels
+    (panel,) = optimum(report_of(run_folders([tmp_path]), TableLayout()).tables).flat
     assert {dot.row: dot.expected is not None for dot in panel.points} == {
         "mixup": False,
         "js": False,

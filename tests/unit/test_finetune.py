@@ -22,10 +22,9 @@ from noisebench.experiments.command import repro_command
 from noisebench.experiments.recipes import RECIPES, Recipe, all_settings, make_recipe
 from noisebench.runs.folder import run_folders
 from noisebench.runs.queue import pack_key
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, rebuild
 from noisebench.training.networks import make_network
-from noisebench.training.networks.groups import freeze, layer_groups, parameter_groups
+from noisebench.training.optimizer import freeze, layer_groups, parameter_groups
 from noisebench.training.trainer import Trainer
 from tests.conftest import same, weights
 from tests.unit.test_init import planned
@@ -179,7 +178,7 @@ def test_freezing_and_rates_by_layer_resume_bit_for_bit_in_mid_epoch(
     }
     straight, kept = make_trainer(**settings), {}
     straight.run_epoch(
-        lambda: kept.update(deepcopy(straight.state_dict())) if straight.step == 2 else None
+        lambda: kept.update(deepcopy(straight.state_dict())) if straight.state.step == 2 else None
     )
     resumed = make_trainer(**settings)
     resumed.load_state_dict(kept)

@@ -33,17 +33,15 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.images import decoded
-from noisebench.datasets.index import opener
+from noisebench.datasets.images import decoded, opener
 from noisebench.datasets.user_data import describe_user_data
 from noisebench.errors import DataError
 from noisebench.experiments.command import repro_command
 from noisebench.labels.manifest import Manifest, read_manifest
 from noisebench.runs.folder import RunFolder
 from noisebench.runs.workspace import Workspace
-from noisebench.training.images.opening import timm_opener
-from noisebench.training.images.pixels import StreamTransform
-from noisebench.training.images.source import normalisation_of, source_of
+from noisebench.training.images import Normalisation, StreamTransform
+from noisebench.training.inference import source_of
 
 
 def folder(place: Path, *parts: str, each: int = 6, size: tuple[int, int] = (8, 8)) -> Path:
@@ -501,8 +499,9 @@ def test_evaluate_says_how_many_images_the_run_was_trained_on(tmp_path, monkeypa
 
 
 def test_few_test_images_in_the_training_set_are_named_and_so_are_copies_under_another_class(
-    tmp_path, capsys
+    tmp_path, monkeypatch, capsys
 ):
+    monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
     train, test = (rng.integers(0, 255, (n, 8, 8), np.uint8) for n in (40, 200))
     train[5], test[7] = train[4], train[9]
@@ -758,7 +757,7 @@ def test_every_fit_makes_the_same_pixels_in_memory_and_streamed(tmp_path):
             find_dataset(f"folder:{place}"), tmp_path, fitting=fitting, workers=0
         ).train_images
         np.testing.assert_array_equal(whole, np.asarray(streamed))
-        normalise = normalisation_of(streamed)
+        normalise = Normalisation.of(streamed)
         (plain,) = source_of(
             streamed, normalise, torch.device("cpu"), StreamTransform(16, 1.0, fit=fit)
         ).eval_batches()
@@ -1029,9 +1028,8 @@ def test_every_mode_is_decoded_to_the_same_rgb_in_memory_and_streamed(tmp_path):
             in_memory[0].reshape(-1, 3).astype(int), expected, rtol=0, atol=atol, err_msg=name
         )
         pictures = read_images(find_dataset(f"folder:{place}"), tmp_path).train_images
-        for open_with in (opener, timm_opener):
-            streamed = np.asarray(decoded(open_with(pictures.listing), pictures.listing, 0))
-            np.testing.assert_array_equal(streamed, in_memory[0], err_msg=name)
+        streamed = np.asarray(decoded(opener(pictures.listing), pictures.listing, 0))
+        np.testing.assert_array_equal(streamed, in_memory[0], err_msg=name)
 
 
 def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):

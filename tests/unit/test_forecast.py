@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from noisebench.runs.queue import make_packs
-from noisebench.runs.time_estimate import estimate_suite_seconds, makespan
+from noisebench.runs.queue import estimate_suite_seconds, make_packs, makespan
 from noisebench.runs.workspace import Workspace
 from tests.unit.test_pack import agenda
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from noisebench.cli.progress import GridProgress
+from noisebench.cli.console import GridProgress
 from noisebench.executors.job import Event
 from noisebench.experiments.suite import Suite
 from noisebench.runs.queue import plan_suite

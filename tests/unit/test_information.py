@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from noisebench.strategies.dmi import determinant_loss
+from noisebench.strategies.transition import determinant_loss
 from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

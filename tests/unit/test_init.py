@@ -23,19 +23,17 @@ from torch import Tensor
 from noisebench.cli import main
 from noisebench.datasets import DATASETS, Images
 from noisebench.errors import ConfigError, DataError
+from noisebench.experiments.backbones import find_file, find_pretrained, initial_of
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import read_suites
-from noisebench.experiments.weights import find_file, find_pretrained, initial_of
 from noisebench.labels.build import LabelRequest
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.noise_estimation import fold_trainer
 from noisebench.runs.queue import plan_suite
-from noisebench.runs.rebuild import rebuild
+from noisebench.runs.session import fold_trainer
 from noisebench.runs.session import make_trainer as trainer_of
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, rebuild
 from noisebench.training.networks import make_network
-from noisebench.training.networks.factory import InitialState, NetworkFactory, weights_of
-from noisebench.training.networks.fitting import adapted
+from noisebench.training.networks.factory import InitialState, NetworkFactory, adapted, weights_of
 from noisebench.training.packed import PackedTrainer
 from noisebench.training.trainer import Trainer
 from tests.conftest import CPU
@@ -376,7 +374,7 @@ def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.backbones.unreachable", lambda endpoint: "")
     with pytest.raises(
         DataError,
         match=r"could not be fetched \(An error happened while trying "
@@ -400,7 +398,7 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.hf_hub_download", fetch)
-    monkeypatch.setattr("noisebench.experiments.weights.unreachable", lambda endpoint: "")
+    monkeypatch.setattr("noisebench.experiments.backbones.unreachable", lambda endpoint: "")
     if right:
         assert find_pretrained(TINY, offline=False)[1].read_bytes() == content
     else:

@@ -8,7 +8,7 @@ import torch
 from noisebench.core.registry import Entry
 from noisebench.strategies import STRATEGIES
 from noisebench.strategies.base import averaged
-from noisebench.strategies.coteaching import divergence
+from noisebench.strategies.selection import divergence
 from noisebench.training.step import weighted_cost
 from tests.conftest import Case
 from tests.contracts.test_strategy_cards import a_batch, said, started

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 import noisebench as nb
 from noisebench.cli.options import NoiseOptions
 from noisebench.datasets import DATASETS, HUMAN, Dataset, Labels, fingerprint, read_labels
-from noisebench.datasets.cifar_n import HumanColumn, HumanFile
+from noisebench.datasets.raw import HumanColumn, HumanFile
 from noisebench.errors import (
     ConfigError,
     LanguageError,
@@ -29,9 +29,9 @@ from noisebench.errors import (
     UnknownName,
 )
 from noisebench.experiments.oracle import is_oracle
-from noisebench.labels import csv
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest, noise_for
 from noisebench.labels.manifest import OPEN, Manifest, read_manifest
+from noisebench.labels.rows import read_rows
 from noisebench.losses import LOSSES
 from noisebench.metrics.scores import memorised
 from noisebench.noise import build_noise, is_class_conditional, noise_options
@@ -587,7 +587,7 @@ def test_the_header_says_whose_noise_it_is_and_the_identity_does_not_depend_on_i
 
 def wish(dataset="cifar10", **options):
     short = {name: options.pop(name) for name in [*options] if name in noise_options()}
-    return NoiseOptions(short=short, **options).request(dataset)
+    return NoiseOptions(short, **options).request(dataset)
 
 
 def test_a_convention_says_all_of_the_noise_but_its_rate():
@@ -967,9 +967,15 @@ def naive(table, source):
     return "".join(line + "\n" for line in lines).encode()
 
 
+def text_of(manifest):
+    """The rows alone, behind the checksum's line."""
+    return manifest.content.partition(f"# sha256: {manifest.sha256}\n".encode())[2]
+
+
 def random_rows(n, num_classes, seed, *, ids=False, val=False, source=False):
     random = np.random.default_rng(seed)
-    return csv.Rows(
+    return Manifest(
+        {"num_classes": num_classes, "dataset": "", "source": "a, #set"},
         random.integers(0, num_classes, n),
         random.integers(-1, num_classes, n),
         tuple(f"{'a%#é'[: i % 5]}{i}" for i in range(n)) if ids else (),
@@ -985,7 +991,8 @@ def random_rows(n, num_classes, seed, *, ids=False, val=False, source=False):
 )  # fmt: skip
 def test_the_text_is_that_of_row_after_row(n, num_classes, seed, columns):
     table = random_rows(n, num_classes, seed, **columns)
-    assert csv.text_of(table, "mnist") == naive(table, "mnist")
+    table.meta["source"] = "mnist"
+    assert text_of(table) == naive(table, "mnist")
 
 
 @LIGHT
@@ -995,10 +1002,10 @@ def test_the_text_is_that_of_row_after_row(n, num_classes, seed, columns):
 )  # fmt: skip
 def test_rows_come_back_from_their_text(n, num_classes, seed, columns):
     table = random_rows(n, num_classes, seed, **columns)
-    back = csv.read_rows(csv.text_of(table, "a, #set"), n, "a, #set")
-    assert back.ids == table.ids
+    back = read_rows(text_of(table), n, "a, #set")
+    assert back.get("ids", ()) == table.ids
     for name in ("labels", "clean_labels", "val", "source"):
-        np.testing.assert_array_equal(getattr(back, name), getattr(table, name))
+        np.testing.assert_array_equal(back.get(name), getattr(table, name))
 
 
 def test_every_paper_of_the_table_is_named_once():

@@ -240,9 +240,8 @@ def test_no_noise_is_drawn_on_top_of_labels_that_are_wrong_already(
         assert code == 0
         return
     said = (
-        f"error: some of {laid_out}'s own labels are wrong, so that nobody would know the "
-        "rate "
-        "of symmetric on top of them: "
+        f"error: some of {laid_out}'s own labels are wrong, so that the rate of symmetric on top "
+        "of them would be unknown: "
     )
     assert (
         code == 2

@@ -20,7 +20,7 @@ from noisebench.errors import DataError, LanguageError
 from noisebench.labels.build import make_manifest
 from noisebench.labels.manifest import read_manifest
 from noisebench.noise import build_noise
-from noisebench.noise.matrices import read_matrix
+from noisebench.noise.class_conditional import read_matrix
 
 LIGHT = settings(max_examples=30, deadline=None)
 CLASSES = ("cat", "dog", "a, \"b\": 'c' #d")
@@ -190,7 +190,7 @@ REFUSED = {
     "too few rows": ("T.csv", csv(T[:2, :2]), r"shape \(2, 2\); the data have 3 classes"),
     "too many": ("T.npy", npy(np.eye(4)), r"shape \(4, 4\); the data have 3 classes"),
     "a vector": ("T.npy", npy(np.ones(3)), r"shape \(3,\)"),
-    "a number": ("T.yaml", b"1", r"shape \(\)"),
+    "a number": ("T.yaml", b"1", "neither a list of rows"),
     "rows of different lengths": ("T.csv", b"1,0,0\n0,1\n0,0,1\n", "is no matrix of numbers"),
     "a short row under names": (
         "T.csv",
@@ -208,17 +208,17 @@ REFUSED = {
     "a class twice above": (
         "T.csv",
         csv(T, ("cat", "dog", "cat"), CLASSES),
-        "its 3 names are not the 3 classes, each once",
+        "a class stands twice among cat, dog, cat",
     ),
     "a class twice at the left": (
         "T.csv",
         csv(T, CLASSES, ("cat", "dog", "cat")),
-        "names are not the 3 classes, each once",
+        "a class stands twice among",
     ),
     "a class by name and by number": (
         "T.csv",
         csv(T, CLASSES, ("cat", "dog", "0")),
-        "names are not the 3 classes, each once",
+        "a class stands twice among",
     ),
     "a row twice in a mapping": ("T.yaml", b"cat: {dog: 1}\ncat: {cat: 1}\n", "twice|once"),
     "a row by name and by number in a mapping": (
@@ -276,7 +276,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path):
 
 def test_endless_nesting_is_refused_and_does_not_take_the_process_down(tmp_path):
     program = """
-from pathlib import Path; from noisebench.errors import DataError; from noisebench.noise.matrices import read_matrix
+from pathlib import Path; from noisebench.errors import DataError; from noisebench.noise.class_conditional import read_matrix
 for text in ('[' * 100_000, '[' * 100_000 + ']' * 100_000, '{a: ' * 50_000 + '}' * 50_000):
     Path('T.yaml').write_text(text)
     try: read_matrix('T.yaml', ('a', 'b'))

@@ -13,7 +13,7 @@ import torch
 
 from noisebench.errors import LanguageError
 from noisebench.strategies import Strategy, TrainingInfo, build_strategy, normal_strategy
-from noisebench.strategies.mentornet import Seen, judged, new_mentor, planted, taught
+from noisebench.strategies.verified import Seen, judged, new_mentor, planted, taught
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said

@@ -135,7 +135,7 @@ def test_elr_plus_lets_its_average_follow_closely_at_first(
         torch.testing.assert_close(
             trainer.strategy.state["averages"][0][name], decay * before + (1 - decay) * now
         )
-        while trainer.step < trainer.steps_per_epoch:
+        while trainer.state.step < len(trainer.state.batches):
             trainer.training_step.run()
         trainer.end_training()
         trainer.end_epoch(trainer.predict(trainer.test))

@@ -10,8 +10,7 @@ import pytest
 from noisebench.cli import main
 from noisebench.errors import DataError
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, rebuild
 
 ASKED = (
     "--sym 0.4 --loss gce --q 0.5",

@@ -165,7 +165,7 @@ def test_a_sieve_resumes_with_its_prior_and_what_it_has_left_out_so_far(
     straight, saved = make_trainer(strategy="cores2(warmup=0, ramp=0.2, wait=0.2)", epochs=5), {}
 
     def save_at_step_three() -> None:
-        if (straight.epoch, straight.step) == (3, 3):
+        if (straight.state.epoch, straight.state.step) == (3, 3):
             saved.update(deepcopy(straight.state_dict()))
 
     for _ in range(5):

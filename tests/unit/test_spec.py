@@ -412,7 +412,7 @@ def test_a_strategy_that_inherits_from_another_module_keeps_its_types() -> None:
     from dataclasses import dataclass
 
     from noisebench.core.parameters import read_signature
-    from noisebench.strategies.coteaching import Coteaching
+    from noisebench.strategies.selection import Coteaching
 
     module = dataclass(type("Heir", (Coteaching,), {"__module__": "somewhere.else"}))
     assert read_signature(module, ()) == read_signature(Coteaching, ())

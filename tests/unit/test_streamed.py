@@ -34,14 +34,14 @@ from noisebench.datasets import (
     read_images,
     read_labels,
 )
-from noisebench.datasets.index import Names
+from noisebench.datasets.images import Names
 from noisebench.datasets.user_data import check_memory
 from noisebench.errors import DataError
 from noisebench.experiments import resolve
+from noisebench.experiments.backbones import InitialWeights
 from noisebench.experiments.recipes import RECIPES
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
-from noisebench.experiments.weights import InitialWeights
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import read_manifest
 from noisebench.reporting.page.label_issues import PageImages
@@ -50,8 +50,8 @@ from noisebench.runs.inference import StoredNetworks, evaluate_on
 from noisebench.runs.session import check_networks, make_trainer
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import build_strategy
-from noisebench.training.images.pixels import EpochPlan
-from noisebench.training.images.source import StreamTransform, normalisation_of, source_of
+from noisebench.training.images import EpochPlan, Normalisation, StreamTransform
+from noisebench.training.inference import source_of
 from tests.support import kills
 
 CPU = torch.device("cpu")
@@ -203,7 +203,7 @@ def test_every_reader_has_the_same_pictures_and_labels_as_the_folder(
             torch.cat(
                 list(
                     source_of(
-                        each, normalisation_of(each), CPU, StreamTransform(32, 0.875)
+                        each, Normalisation.of(each), CPU, StreamTransform(32, 0.875)
                     ).eval_batches()
                 )
             )
@@ -336,16 +336,16 @@ def test_a_slice_a_mask_and_an_index_of_pictures_read_nothing(pets, tmp_path):
     pictures = pictures_of(tmp_path / "pets")
     shutil.rmtree(tmp_path / "pets")
     mask = np.arange(48) % 2 == 0
-    assert (pictures[3:9].shape, len(pictures[mask]), pictures[mask][np.array([5])].ids()) == (
-        (6, 224, 224, 3), 24, ("train/airplane/10.png",))  # fmt: skip
+    assert (pictures[3:9].shape, len(pictures[mask]), pictures[mask][np.array([5])].places.tolist()) == (
+        (6, 224, 224, 3), 24, [10])  # fmt: skip
 
 
 def test_pictures_as_an_array_are_those_that_networks_are_asked_about(pets):
     pictures = pictures_of(pets).sized(24, 0.75)[10:20]
     (plain,) = source_of(
-        pictures, normalisation_of(pictures), CPU, StreamTransform(24, 0.75)
+        pictures, Normalisation.of(pictures), CPU, StreamTransform(24, 0.75)
     ).eval_batches()
-    assert torch.equal(normalisation_of(pictures)(torch.from_numpy(np.asarray(pictures))), plain)
+    assert torch.equal(Normalisation.of(pictures)(torch.from_numpy(np.asarray(pictures))), plain)
 
 
 def test_the_fingerprint_is_of_names_sizes_and_labels_and_not_of_the_place(pets, tmp_path):
@@ -371,7 +371,7 @@ def test_a_million_names_are_one_object():
 def streamed(pets: Path, workers: int | None, side: int = 24) -> tuple[object, EpochPlan]:
     pictures = read_images(find_dataset(f"folder:{pets}"), pets, workers=workers).train_images
     source = source_of(
-        pictures, normalisation_of(pictures), CPU, StreamTransform(side, 0.875, 0.08, flip=True)
+        pictures, Normalisation.of(pictures), CPU, StreamTransform(side, 0.875, 0.08, flip=True)
     )
     return source, EpochPlan.draw(48, 2, 0, True, torch.Generator().manual_seed(3))
 
@@ -468,7 +468,7 @@ def test_workers_begun_for_the_rest_of_an_epoch_are_as_many_as_for_a_whole_one(p
 
 
 def test_the_processes_of_a_run_on_one_machine_share_its_cores(pets, monkeypatch):
-    monkeypatch.setattr("noisebench.training.images.streamed.cpu_count", lambda: 8)
+    monkeypatch.setattr("noisebench.training.streamed.cpu_count", lambda: 8)
     assert streamed(pets, None)[0].workers == 8
     for name, value in {"RANK": 5, "WORLD_SIZE": 8, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 4}.items():
         monkeypatch.setenv(name, str(value))
@@ -482,7 +482,7 @@ def test_a_dead_worker_is_said_in_one_line(pets, monkeypatch):
     monkeypatch.setattr(Image, "open", lambda *words, **options: os._exit(9))
     with pytest.raises(
         DataError,
-        match=r"a process that reads pictures ended .*fewer --workers "
+        match=r"a process that reads images ended .*fewer --workers "
         r"may help",
     ):
         read(source, plan, ATS)
@@ -564,7 +564,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(lab):
         workspace = Workspace(f"w{stop_at}", "data", workers=0 if stop_at else 2)
         trainer, run = trainer_of(workspace)
         state = None
-        while trainer.epoch < 2:
+        while trainer.state.epoch < 2:
             try:
                 trainer.run_epoch(partial(stopping, trainer, stop_at if state is None else None))
             except KeyboardInterrupt:
@@ -634,7 +634,10 @@ def is_alive(pid: int) -> bool:
 
 
 def stopping(trainer, at):
-    if at is not None and trainer.epoch * trainer.steps_per_epoch + trainer.step == at:
+    if (
+        at is not None
+        and trainer.state.epoch * len(trainer.state.batches) + trainer.state.step == at
+    ):
         raise KeyboardInterrupt
 
 
@@ -664,7 +667,7 @@ def test_weights_are_tried_on_pictures_of_the_size_that_a_run_has(lab):
 
 def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones(lab):
     workspace = Workspace(".", "data", workers=0)
-    normalise = normalisation_of(workspace.images(workspace.dataset("folder:pets")).test_images)
+    normalise = Normalisation.of(workspace.images(workspace.dataset("folder:pets")).test_images)
     for shape, why in (
         ((28, 28, 1), "is streamed, in colour, and mine is grey"),
         ((20, 28, 3), "which is for squares, not for 20x28"),
@@ -797,15 +800,15 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     [
         (
             ["--crop", "4"],
-            "crop pads images in memory, and pets-.* is streamed: its random crop is area",
+            "crop pads images in memory, and pets-.* is streamed: its random crop is scale",
         ),
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
         (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
         (
             ["--fit", "pad", "--crop-pct", "0.9"],
-            "centre has an effect with fit crop only, got 0.9 with pad",
+            "crop_pct has an effect with fit crop only, got 0.9 with pad",
         ),
-        (["--scale", "1.5"], r"area is a share in \(0, 1\], got 1.5"),
+        (["--scale", "1.5"], r"scale is a share in \(0, 1\], got 1.5"),
         (["--crop-pct", "0"], "crop_pct must be above 0 on pets-"),
     ],
 )
@@ -819,7 +822,7 @@ def test_who_reads_nothing_ahead_has_no_use_for_workers(tmp_path, capsys):
     for words in (["train", "digits", "--sym", "0.4"], ["run", "smoke"]):
         assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
         assert capsys.readouterr().err == (
-            "error: --workers reads pictures ahead that are "
+            "error: --workers reads images ahead that are "
             "streamed (folder:DIR ...); digits is in memory\n"
         )
 
@@ -902,7 +905,7 @@ def test_open_set_noise_on_what_is_streamed_is_refused(lab, capsys):
         )
         == 2
     )
-    assert "is streamed, and its pictures cannot be replaced" in capsys.readouterr().err
+    assert "is streamed, and its images cannot be replaced" in capsys.readouterr().err
 
 
 def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):

@@ -23,16 +23,14 @@ from noisebench.experiments.methods import find_method
 from noisebench.experiments.resolve import RunRequest, resolve_run
 from noisebench.experiments.run_facts import key_of
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
-from noisebench.labels.issues import better_score
+from noisebench.labels.issues import better_score, review_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
-from noisebench.labels.review import review_manifest
 from noisebench.labels.subset import SubsetInputs, subset_of
 from noisebench.noise import transition
 from noisebench.noise.sampling import expected
-from noisebench.runs.cross_validation import make_folds
 from noisebench.runs.folder import RunFolder, run_folders
-from noisebench.runs.rebuild import rebuild
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.session import make_folds
+from noisebench.runs.workspace import Workspace, rebuild
 from tests.unit.test_report import add
 
 DIGITS = Workspace().labels(DATASETS["digits"])

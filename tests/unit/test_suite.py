@@ -11,7 +11,7 @@ import yaml
 
 from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
-from noisebench.executors.job import WorkerConfig, make_batches
+from noisebench.executors.job import ExecutorOptions, WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
 from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
 from noisebench.noise import normal_noise
@@ -183,7 +183,7 @@ MISTAKES = [
     ("match: {method: el}", "match: {method: gce}", "override matches no run"),
     ("seeds: [0, 1]", "seeds: []", "defaults.seeds: List should have at least 1 item"),
     ("seeds: [0, 1]", "seeds: [-1]", "4:44: a seed is a whole number from 0"),
-    ("epochs: 1", "epochs: 0", "epochs must be at least 1, got 0"),
+    ("epochs: 1", "epochs: 0", "epochs must be at least 1 and below 2147483648, got 0"),
     ("dataset: digits", "dataset: digits, loss: ce", "a method is a loss and a strategy already"),
     ("symmetric(rate=0.4)]", "'asymmetric(rate=0.4, map=block5-next)']", "cannot read"),
     (
@@ -287,7 +287,8 @@ def agenda(workspace: Workspace) -> list:
 def run_all(workspace: Workspace, device: str = "cpu") -> list:
     items = agenda(workspace)
     pool = LocalPool(
-        WorkerConfig(str(workspace.root), str(workspace.data_dir), True, (), device), 1
+        WorkerConfig(str(workspace.root), str(workspace.data_dir), True, (), device),
+        ExecutorOptions(1),
     )
     return [event for event in pool.run(make_batches(items, items)) if event.kind != "progress"]
 
@@ -352,7 +353,8 @@ def test_a_worker_that_dies_fails_its_run_alone(tmp_path: Path) -> None:
     workspace = Workspace(tmp_path)
     items = plan_suite(workspace, find_suite("tiny", tmp_path)[1])
     pool = LocalPool(
-        WorkerConfig(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"), 1
+        WorkerConfig(str(tmp_path), str(workspace.data_dir), True, (str(plugin),), "cpu"),
+        ExecutorOptions(1),
     )
     kinds = {
         event.number: event.kind

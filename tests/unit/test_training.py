@@ -17,7 +17,7 @@ import torch
 from noisebench.datasets import Images
 from noisebench.errors import RunFailed
 from noisebench.losses import Scores, register_loss
-from noisebench.training.images.pixels import EpochPlan, InMemoryImages, Normalisation
+from noisebench.training.images import EpochPlan, InMemoryImages, Normalisation
 from noisebench.training.optimizer import learning_rate_factor
 from noisebench.training.trainer import Task, Trainer
 from tests.conftest import CPU, same, weights
@@ -58,7 +58,7 @@ def test_dropout_resumes_bit_for_bit_in_mid_epoch(make_trainer: Callable[..., Tr
     straight, saved = make_trainer(model="timm:resnet10t", batch_size=64), {}
     straight.networks[0].drop_rate = 0.5
     straight.run_epoch(
-        lambda: saved.update(deepcopy(straight.state_dict())) if straight.step == 2 else None
+        lambda: saved.update(deepcopy(straight.state_dict())) if straight.state.step == 2 else None
     )
     resumed = make_trainer(model="timm:resnet10t", batch_size=64)
     resumed.networks[0].drop_rate = 0.5
@@ -148,7 +148,7 @@ def test_a_small_set_gives_the_same_images_as_one_kept_as_bytes(
 ) -> None:
     normalise = Normalisation.of(digits.train_images)
     small = InMemoryImages(digits.train_images, normalise, CPU, crop)
-    monkeypatch.setattr("noisebench.training.images.pixels._FEW", 0)
+    monkeypatch.setattr("noisebench.training.images._FEW", 0)
     large = InMemoryImages(digits.train_images, normalise, CPU, crop)
     plan = EpochPlan.draw(len(small), 2, crop, crop > 0, torch.Generator().manual_seed(1))
     pairs = [
@@ -168,17 +168,19 @@ def test_a_shift_moves_the_image_and_fills_with_black() -> None:
 
 def test_an_epoch_visits_every_example_once_and_draws_all_shifts() -> None:
     plan = EpochPlan.draw(1000, 2, 4, True, torch.Generator().manual_seed(0))
-    assert torch.equal(torch.cat(plan.batches(64)).sort().values, torch.arange(1000))
+    assert torch.equal(plan.order.sort().values, torch.arange(1000))
     assert set(plan.shifts.unique().tolist()) == set(range(9))
     assert plan.flips is not None and plan.flips.float().mean().item() == pytest.approx(
         0.5, abs=0.05
     )
 
 
-def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept() -> None:
-    plan = EpochPlan.draw(65, 1, 0, False, torch.Generator().manual_seed(0))
-    assert [len(batch) for batch in plan.batches(64)] == [64]
-    assert [len(batch) for batch in plan.batches(65)] == [65]
+def test_a_last_batch_of_one_is_left_out_but_a_single_batch_is_kept(
+    make_trainer: Callable[..., Trainer],
+) -> None:
+    for size, expected in ((255, [255]), (200, [200, 56]), (256, [256])):
+        state = make_trainer(batch_size=size).state
+        assert [len(batch) for batch in state.batches] == expected
 
 
 def test_bf16_trains_with_the_loss_in_float32(
@@ -200,8 +202,8 @@ def test_bf16_trains_with_the_loss_in_float32(
 _PREDICT = """
 import re, numpy as np, torch
 from noisebench.training.networks import make_network
-from noisebench.training.images.pixels import InMemoryImages, Normalisation
-from noisebench.training.inference import network_log_p
+from noisebench.training.images import InMemoryImages, Normalisation
+from noisebench.training.inference import log_p_parts
 
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
@@ -209,9 +211,9 @@ def peak():
 images = np.zeros((1024, 32, 32, 3), np.uint8)
 network = make_network("cnn4", 10, (32, 32, 3), 0)
 pixels = InMemoryImages(images, Normalisation.of(images), torch.device("cpu"))
-network_log_p(network, pixels, "fp32", torch.arange(4))
+list(log_p_parts([network], pixels, "fp32", torch.arange(4)))
 before = peak()
-network_log_p(network, pixels, "fp32")
+list(log_p_parts([network], pixels, "fp32"))
 print(peak() - before)
 """
 

@@ -45,16 +45,14 @@ def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 def atomic_create(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
     """As `atomic_write`, but never replaces a file: False if there is one. Raises DataError."""
     with _temporary(path, write) as part:
-        try:
-            return link_new(part, path)
-        finally:
-            # what killed writers left; others may be writing. By the clock of the file system.
-            now = part.stat().st_mtime
-            for other in part.parent.glob(".*.part"):
-                with suppress(FileNotFoundError):  # its writer has ended
-                    if now - other.stat().st_mtime > _ABANDONED:
-                        other.unlink()
-            part.unlink(missing_ok=True)
+        created = link_new(part, path)
+        # what killed writers left; others may be writing. By the clock of the file system.
+        now = part.stat().st_mtime
+        for other in part.parent.glob(".*.part"):
+            with suppress(FileNotFoundError):  # its writer has ended
+                if now - other.stat().st_mtime > _ABANDONED:
+                    other.unlink()
+        return created
 
 
 @contextmanager
@@ -74,12 +72,11 @@ def _temporary(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Pat
             file.flush()
             os.fsync(file.fileno())
         yield part
-    except BaseException as error:
-        with suppress(OSError):
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # after `replace` there is none
             part.unlink()
-        if isinstance(error, OSError):
-            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
-        raise
 
 
 def link_new(part: Path, path: Path) -> bool:
@@ -122,11 +119,6 @@ def remove_partials(folder: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
-    atomic_write(path, lambda file: file.write(content))
-
-
 def is_text(name: str) -> bool:
     """Whether it can be written as UTF-8; a name of a file need not be."""
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
@@ -134,4 +126,4 @@ def is_text(name: str) -> bool:
 
 def write_text(path: Path, content: str) -> None:
     """Write UTF-8 text to `path`, whole or not at all."""
-    write_bytes(path, content.encode())
+    atomic_write(path, lambda file: file.write(content.encode()))

@@ -17,9 +17,9 @@ import socket
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,27 +55,33 @@ class LockOwner:
     @classmethod
     def here(cls) -> LockOwner:
         """This process, now."""
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-        pid, job = os.getpid(), os.environ.get(JOB, "")
-        started, nonce = _start_time(pid) or 0, uuid.uuid4().hex
-        return cls(socket.gethostname(), pid, machine(), started, job, now, nonce)
+        return cls(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            machine=machine(),
+            started=_start_time(os.getpid()) or 0,
+            job=os.environ.get(JOB, ""),
+            since=datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
+            nonce=uuid.uuid4().hex,
+        )
 
     @classmethod
     def read(cls, content: bytes) -> LockOwner:
         """The fields that can be read."""
         try:
-            values = json.loads(content)
-        except (ValueError, RecursionError):
+            values = dict(json.loads(content))
+        except (ValueError, TypeError, RecursionError):
             return cls()
-        known: dict[str, Any] = {}
-        for field in fields(cls) if isinstance(values, dict) else ():
-            value = values.get(_ON_DISK.get(field.name, field.name))
-            if type(value) is type(field.default):
-                known[field.name] = value
+        keys = [(field, _ON_DISK.get(field.name, field.name)) for field in fields(cls)]
+        known: dict[str, Any] = {
+            field.name: values[key]
+            for field, key in keys
+            if type(values.get(key)) is type(field.default)
+        }
         return cls(**known)
 
     def content(self) -> bytes:
-        values = {_ON_DISK.get(name, name): value for name, value in asdict(self).items()}
+        values = {_ON_DISK.get(name, name): value for name, value in vars(self).items()}
         return json.dumps(values).encode() + b"\n"
 
     def __str__(self) -> str:
@@ -92,18 +98,14 @@ class LockOwner:
             return False
         if self.job and self.job == here.job:
             return True  # an earlier attempt of this job
-        lives = self._lives(here)
-        return silence > lease if lives is None else not lives
+        alive = self.is_alive()
+        return silence > lease if alive is None else not alive
 
-    def is_dead(self) -> bool:
-        """Whether that process is known to have ended."""
-        return self._lives(LockOwner.here()) is False
-
-    def _lives(self, here: LockOwner) -> bool | None:
+    def is_alive(self) -> bool | None:
         """None if unknown: on another machine, in another container, and where the system does not
         tell start times.
         """
-        same = self.machine == here.machine if self.machine else self.host == here.host
+        same = self.machine == machine() if self.machine else self.host == socket.gethostname()
         if self.pid < 1 or not same:
             return None
         started = _start_time(self.pid)
@@ -176,17 +178,13 @@ class LockFile:
         return LockOwner.read(self.content)
 
 
+@dataclass(frozen=True)
 class RunLock:
     """A lock of this process, until another one that considered it dead has taken it over."""
 
-    def __init__(self, path: Path, content: bytes) -> None:
-        self.path, self._content = path, content
-        self._ended = threading.Event()
-
-    @property
-    def is_ours(self) -> bool:
-        last = find_lock(self.path)
-        return last is not None and last.content == self._content
+    path: Path
+    content: bytes
+    ended: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
         """Raises RunTaken if the lock is gone or another's, DataError if it cannot be read."""
@@ -194,7 +192,7 @@ class RunLock:
             last = find_lock(self.path)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
-        if last is None or last.content != self._content:
+        if last is None or last.content != self.content:
             change = f"taken over by {last.owner}" if last else "taken away"
             raise RunTaken(
                 f"{self.path.parent} was {change} while this process gave no sign of "
@@ -203,27 +201,29 @@ class RunLock:
 
     def keep_alive(self) -> None:
         """Update the file's time until the lock ends, or is another's."""
-        while not self._ended.wait(HEARTBEAT):
+        while not self.ended.wait(HEARTBEAT):
             with suppress(OSError):  # the file system does not answer for the moment
-                if not self.is_ours:
+                last = find_lock(self.path)
+                if last is None or last.content != self.content:
                     return
                 os.utime(self.path)  # now, by the clock of the file system, not by this machine's
 
     def end(self) -> None:
         """Remove the file if it is ours."""
-        self._ended.set()
+        self.ended.set()
         with suppress(OSError):  # a lock that stays is taken over, since its owner has ended
-            if self.is_ours:
+            last = find_lock(self.path)
+            if last is not None and last.content == self.content:
                 self.path.unlink()
 
 
 @contextmanager
-def acquire(path: Path, owner: Callable[[], LockOwner] = LockOwner.here) -> Iterator[RunLock]:
-    """Hold the lock at `path` in the name of `owner()`. Raises RunTaken if another process has it,
-    DataError if the file cannot be written.
+def acquire(path: Path) -> Iterator[RunLock]:
+    """Hold the lock at `path`. Raises RunTaken if another process has it, DataError if the file
+    cannot be written.
     """
     try:
-        lock = RunLock(path, _create(path, owner))
+        lock = RunLock(path, _create(path))
     except OSError as error:
         raise DataError(f"cannot write {path.parent}: {error.strerror or error}") from None
     heart = threading.Thread(target=lock.keep_alive, daemon=True)
@@ -255,10 +255,10 @@ def _successor(path: Path, file: LockFile) -> Path:
     return path.with_name(f"{path.name}.{hashlib.sha256(file.content).hexdigest()[:16]}")
 
 
-def _create(path: Path, owner: Callable[[], LockOwner]) -> bytes:
+def _create(path: Path) -> bytes:
     """Create the lock file, or the successor of a dead owner's; its content. Raises RunTaken."""
     for _ in range(_TRIES):
-        content = owner().content()
+        content = LockOwner.here().content()
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -46,9 +46,7 @@ Share: TypeAlias = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Scalar: TypeAlias = Annotated[Any, AfterValidator(_scalar)]
 
 
-@cache
-def _adapter(form: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(form)
+_adapter = cache(TypeAdapter)
 
 
 def check_form(content: Any, form: Any, at: str = "") -> None:

@@ -35,13 +35,10 @@ def open_regular(path: Path) -> IO[bytes]:
     # a pipe does not wait
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError("it is a folder, a pipe or a device, no file")
-        return os.fdopen(descriptor, "rb")
-    except BaseException:
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise
+        raise OSError("it is a folder, a pipe or a device, no file")
+    return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
@@ -72,15 +69,10 @@ def check_room(sizes: Iterable[int], packed: int) -> None:
 
 def read_gzip(path: Path) -> bytes:
     """The content of a gzip file. Raises OSError, or ValueError if it is damaged or too large."""
-    with open_regular(path) as file:
-        return unpacked(file, os.fstat(file.fileno()).st_size)
-
-
-def unpacked(file: IO[bytes], packed: int) -> bytes:
-    """A gzip stream's content. Raises ValueError where it is too large for `packed` bytes."""
     content = io.BytesIO()
     try:
-        with gzip.GzipFile(fileobj=file) as stream:
+        with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
+            packed = os.fstat(file.fileno()).st_size
             while piece := stream.read(_CHUNK):
                 content.write(piece)
                 check_room([content.tell()], packed)

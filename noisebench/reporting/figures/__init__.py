@@ -14,7 +14,7 @@ from ...errors import ConfigError, DataError, UnknownName
 
 if TYPE_CHECKING:
     from ..table import Table
-    from .style import Figure
+    from .panels import Figure
 
 __all__ = ["FIGURES", "FigureSpec", "find_figure", "page_figures"]
 # of a page, beside what the page draws itself: a number against the rate, and curves
@@ -54,13 +54,13 @@ FIGURES = {
     "density": FigureSpec(
         "p of the given label, correct and noisy ones, at an epoch (Equal Loss, Figure 1a)",
         "runs",
-        "dynamics:density",
+        "equal_loss:density",
         True,
     ),
     "gradient": FigureSpec(
         "density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)",
         "runs",
-        "dynamics:gradient",
+        "equal_loss:gradient",
         True,
     ),
     "reliability": FigureSpec("test accuracy against confidence", "runs", "progress:reliability"),
@@ -70,23 +70,23 @@ FIGURES = {
         "optimum:optimum",
     ),
     "ranks": FigureSpec(
-        "critical-difference diagram of mean ranks (Demšar 2006)", "runs", "ranks:ranks"
+        "critical-difference diagram of mean ranks (Demšar 2006)", "runs", "progress:ranks"
     ),
     "paper": FigureSpec(
         "all figures of the Equal Loss paper, from runs of ce and el",
         "runs",
-        "dynamics:paper",
+        "equal_loss:paper",
         True,
     ),
     "loss": FigureSpec(
         "any --loss against the target's probability (Equal Loss, Figure 2)",
         "losses",
-        "losses:loss",
+        "equal_loss:loss",
     ),
     "norm": FigureSpec(
         "any --loss's gradient norm, and its ratio to CE's (Equal Loss, Figure 3)",
         "losses",
-        "losses:norm",
+        "equal_loss:norm",
     ),
     "transition": FigureSpec(
         "which clean class is recorded as which", "manifests", "transition:transition"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, zip_longest
 from textwrap import fill
 from typing import Any, ClassVar
 
@@ -15,11 +16,10 @@ import numpy as np
 from ...errors import ConfigError, NoisebenchError
 from ...losses import predicted
 from ...noise import FILES, normal_noise, transition
-from ...runs.predictions import RunPredictions, load_predictions
+from ...runs.result import load_predictions
 from ..aggregate import Cell
 from ..table import Table
-from .columns import column_title, columns, filled, shared
-from .style import Figure, LineStyle, add_legend, check_count, line_styles, split_evenly
+from .panels import LineStyle, PanelFigure, column_title, columns, filled, shared, split_evenly
 
 _TRUE, _WRONG = "right class", "likeliest wrong (sym: all others)"
 _STANDARD = "standard"  # the strategy that changes no label: of it alone the optimum is known
@@ -57,13 +57,30 @@ class Point:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """A panel: its rows from the top, those without a point too, so that neighbours have them at
-    the same height.
+    """A panel: the names of its rows from the top, those without a point too, so that neighbours
+    have them at the same height.
     """
 
     title: str
-    rows: tuple[str, ...]
+    heads: tuple[str, ...]
     points: tuple[Point, ...]
+    y_label: str = ""
+
+    @property
+    def names(self) -> list[str]:
+        """The names of its series."""
+        return [point.series for point in self.points]
+
+    def rows(self) -> Iterator[list[Any]]:
+        """A line a point."""
+        for point in self.points:
+            numbers = [point.mean, point.std, len(point.values), point.expected]
+            yield [self.title, point.row, point.series, *numbers]
+
+    def as_dict(self) -> dict[str, Any]:
+        """With each seed's value."""
+        points = [{**asdict(point), "mean": point.mean, "std": point.std} for point in self.points]
+        return {"title": self.title, "x": "probability", "points": points}
 
     def draw(self, ax: Any, styles: dict[str, LineStyle]) -> None:
         """On matplotlib's axes."""
@@ -71,7 +88,7 @@ class DotPanel:
         for point in self.points:
             style = styles[point.series]
             side = 2 * series.index(point.series) / max(len(series) - 1, 1) - 1
-            level = self.rows.index(point.row) + _OFFSET * side
+            level = self.heads.index(point.row) + _OFFSET * side
             shown = {"color": style.color, "clip_on": False}
             ax.plot(
                 point.mean, level, style.mark, markersize=4, zorder=3, label=point.series, **shown
@@ -86,94 +103,54 @@ class DotPanel:
         ax.set(
             title=fill(self.title, _LETTERS),
             xlim=(0, 1),
-            ylim=(len(self.rows) - 0.5, -0.5),
+            ylim=(len(self.heads) - 0.5, -0.5),
             xticks=(0, 0.25, 0.5, 0.75, 1),
         )
         ax.set_xticklabels(("0", "", "0.5", "", "1"))
-        ax.set_yticks(range(len(self.rows)), self.rows)
+        ax.set_yticks(range(len(self.heads)), self.heads)
         ax.tick_params(axis="y", length=0)
         ax.grid(axis="y", visible=False)
-        for edge in range(len(self.rows) - 1):
+        for edge in range(len(self.heads) - 1):
             ax.axhline(edge + 0.5, color="0.9", linewidth=0.6, zorder=0)
 
 
-@dataclass(frozen=True)
-class DotFigure(Figure):
-    """Panels of rows over one axis of shares."""
+class DotFigure(PanelFigure):
+    """Panels of rows over one axis of shares, whose names stand at the outer panels alone."""
 
-    name: str
-    caption: str
-    x_label: str
-    panels: tuple[DotPanel, ...]
-    columns: ClassVar = ("panel", "row", "series", "mean", "std", "n", "expected")
-
-    def __post_init__(self) -> None:
-        check_count(self.name, len(self.panels))
+    columns: ClassVar[tuple[str, ...]] = ("panel", "row", "series", "mean", "std", "n", "expected")
 
     @property
-    def _heights(self) -> list[float]:
-        lines = split_evenly(self.panels, 4)
-        return [0.75 + _ROW * max(len(panel.rows) for panel in line) for line in lines]
+    def heights(self) -> list[float]:
+        return [0.75 + _ROW * max(len(panel.heads) for panel in line) for line in self.panels]
 
     @property
     def inches(self) -> tuple[float, float]:
-        names = _LETTER * max(len(row) for panel in self.panels for row in panel.rows)
-        width = max(map(len, split_evenly(self.panels, 4)))
-        return _PANEL * width + names, sum(self._heights) + 0.5
+        names = _LETTER * max(len(head) for panel in self.flat for head in panel.heads)
+        return _PANEL * max(map(len, self.panels)) + names, sum(self.heights) + 0.5
 
     def draw(self, fig: Any) -> None:
-        names = dict.fromkeys(point.series for panel in self.panels for point in panel.points)
-        styles, lines = line_styles(names), split_evenly(self.panels, 4)
-        width = max(map(len, lines))
-        grid = fig.subplots(len(lines), width, squeeze=False, height_ratios=self._heights)
-        for number, (line, row_axes) in enumerate(zip(lines, grid, strict=True)):
-            below = len(lines[number + 1]) if number + 1 < len(lines) else 0
-            for place, ax in enumerate(row_axes):
-                if place >= len(line):
-                    ax.set_axis_off()
-                    continue
-                line[place].draw(ax, styles)
-                if place and line[place].rows == line[place - 1].rows:
+        super().draw(fig)
+        axes, width = iter(fig.axes), max(map(len, self.panels))
+        for line, below in zip_longest(self.panels, self.panels[1:], fillvalue=()):
+            for number, ax in enumerate(islice(axes, width)):
+                if 0 < number < len(line) and line[number].heads == line[number - 1].heads:
                     ax.tick_params(labelleft=False)
-                if place >= below:
-                    ax.set_xlabel(self.x_label)
-        add_legend(fig, self.inches[0])
-
-    def rows(self) -> Iterator[list[Any]]:
-        """A line a point."""
-        for panel in self.panels:
-            for point in panel.points:
-                numbers = [point.mean, point.std, len(point.values), point.expected]
-                yield [panel.title, point.row, point.series, *numbers]
-
-    def as_dict(self) -> dict[str, Any]:
-        """The same as one document, with each seed's value."""
-        panels = [
-            {
-                "title": panel.title,
-                "x": self.x_label,
-                "points": [
-                    {**asdict(point), "mean": point.mean, "std": point.std}
-                    for point in panel.points
-                ],
-            }
-            for panel in self.panels
-        ]
-        return {"figure": self.name, "caption": self.caption, "panels": panels}
+                if len(below) <= number < len(line):
+                    ax.set_xlabel("probability")
 
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
     """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix,
     DataError without predictions.
     """
-    several, found = len({table.short_title for table in tables}) > 1, list(columns(tables))
-    panels = tuple(panel for table, col in found if (panel := _panel(table, col, several=several)))
-    if found and not panels:
+    several, cols = len({table.short_title for table in tables}) > 1, list(columns(tables))
+    panels = [panel for table, col in cols if (panel := _panel(table, col, several=several))]
+    if cols and not panels:
         raise ConfigError(
             "--figure optimum needs runs of noise whose text says its matrix: "
             "symmetric, asymmetric or pairflip"
         )
-    return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", "probability", panels)
+    return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", split_evenly(panels))
 
 
 def likeliest_wrong(table: np.ndarray) -> np.ndarray:
@@ -211,40 +188,36 @@ def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
 
 
 def _points(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
-    """Of the true class and of the wrong ones, the latter where they were kept; none without a test
-    image of a class that flips.
+    """The mean p of the true class and of the wrong ones over the test images of classes that flip,
+    the latter where it was kept; none without such an image.
     """
-    predictions = [load_predictions(run, len(wrong)) for run in cell.finished]
-    labels = predictions[0].labels["test"]
-    flipping = labels[wrong.sum(1)[labels] > 0]
-    if not len(flipping):
-        return []
-    means = zip(*(_means(run, wrong) for run in predictions), strict=True)
-    limits = [_limit(inputs, noise, flipping, wrong) for inputs in cell.inputs.values()]
+    means: list[tuple[float, float]] = []
+    for run in cell.finished:
+        predictions = load_predictions(run, len(wrong))
+        predictions.check()
+        test, labels = predictions.test, predictions.labels["test"]
+        others = wrong.sum(1)[labels]
+        flips = others > 0
+        if not flips.any():
+            return []
+        true = float(np.exp(test.clean_log_p[flips].astype(np.float64)).mean())
+        other = float("nan")
+        if (others[flips] == len(wrong) - 1).all():
+            other = 1 - true
+        elif test.dense is not None:
+            p = np.exp(test.dense[flips].astype(np.float64))
+            other = float((p * wrong[labels[flips]]).sum(1).mean())
+        means.append((true, other))
+    limits = [_limit(inputs, noise, labels[flips], wrong) for inputs in cell.inputs.values()]
     known = [limit for limit in limits if limit is not None]
     expected = np.mean(known, axis=0).tolist() if len(known) == len(limits) else (None, None)
     return [
         Point(name, series, values, limit)
-        for series, values, limit in zip((_TRUE, _WRONG), means, expected, strict=True)
+        for series, values, limit in zip(
+            (_TRUE, _WRONG), zip(*means, strict=True), expected, strict=True
+        )
         if np.isfinite(values).all()
     ]
-
-
-def _means(predictions: RunPredictions, wrong: np.ndarray) -> tuple[float, float]:
-    """Mean p of the true class and of the wrong ones over the test images of classes that flip; NaN
-    where the file lacks it.
-    """
-    predictions.check()
-    test, labels = predictions.test, predictions.labels["test"]
-    others = wrong.sum(1)[labels]
-    flips = others > 0
-    true = float(np.exp(test.clean_log_p[flips].astype(np.float64)).mean())
-    if (others[flips] == len(wrong) - 1).all():
-        return true, 1 - true
-    if test.dense is None:
-        return true, float("nan")
-    p = np.exp(test.dense[flips].astype(np.float64))
-    return true, float((p * wrong[labels[flips]]).sum(1).mean())
 
 
 def _limit(

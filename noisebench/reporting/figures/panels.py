@@ -1,14 +1,185 @@
-"""Figures of panels of lines."""
+"""What all figures share: the columns of tables that they show, colours that colour-blind readers
+can distinguish, marks and dashes for print in grey, and the bytes of the file; and figures of
+panels of lines.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import io
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 
-from .style import Figure, LineStyle, add_legend, check_count, line_styles, split_evenly
+from ...core.sanitize import as_csv, printable_lines, word_as_cell
+from ...errors import ConfigError, NoisebenchError
+from ...labels.manifest import short_noise
+from ...noise import normal_noise
+from ..table import Table
+
+_FORMS = (".svg", ".png", ".pdf", ".csv")
+_MOST_PANELS = 48  # that can still be read
+# Okabe & Ito 2008, with grey for their yellow, which white paper swallows.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
+_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+_MARKS = "osD^vP*X<>hpd"
+_FIXED = {"right labels": 0, "wrong labels": 1, "unknown labels": 6}
+_STYLE: Any = {
+    "svg.hashsalt": "noisebench",  # the same bytes each time
+    "svg.fonttype": "none",  # text stays text
+    "text.parse_math": False,  # and no name is a formula
+    "text.usetex": False,
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "0.92",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+    "figure.facecolor": "white",
+}
+_FULL = {"sym": "symmetric", "asym": "asymmetric", "pair": "pair flip"}
+
+
+T = TypeVar("T")
+
+
+def columns(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
+    """Every column with a finished run."""
+    for table in tables:
+        yield from ((table, col) for col in table.cols if filled(table, col))
+
+
+def filled(table: Table, col: str) -> list[str]:
+    """The rows that have a finished run in a column."""
+    return [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.finished]
+
+
+def column_title(table: Table, col: str) -> str:
+    """`digits, sym 0.4`."""
+    return f"{table.short_title}, {table.col_head(col)}".strip(", ")
+
+
+def shared(tables: Sequence[Table]) -> str:
+    """The titles and seeds of all tables, for a caption."""
+    return "; ".join(dict.fromkeys(f"{table.title}: {table.varied}" for table in tables))
+
+
+def kinds_of_noise(table: Table) -> dict[str, dict[float, str]]:
+    """For each kind of noise its columns by nominal rate, in order; of several metrics side by side
+    the first. Without noise that has no rate, or that is a plugin's which is not loaded.
+    """
+    kinds: dict[str, dict[float, str]] = {}
+    for col in table.cols:
+        facts = dict(zip(table.col_axis.split(","), table.parts[col], strict=True))
+        other_metric = facts.pop("metric", table.metrics[0]) != table.metrics[0]
+        if other_metric or set(facts) != {"noise"}:
+            continue
+        try:
+            rate = dict(normal_noise(facts["noise"]).kwargs).get("rate")
+        except NoisebenchError:
+            continue
+        if isinstance(rate, int | float):
+            text = short_noise(facts["noise"], table.fixed.get("dataset", ""))
+            kind, _, more = text.partition(f" {rate}")
+            kinds.setdefault(f"{_FULL.get(kind, kind)}{more}", {})[float(rate)] = col
+    return {kind: dict(sorted(cols.items())) for kind, cols in kinds.items()}
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """The color, dashes and mark of a line, as matplotlib takes them."""
+
+    color: str
+    dash: Any
+    mark: str
+
+
+def line_styles(names: Iterable[str]) -> dict[str, LineStyle]:
+    """A style for each name, colours first; names with a style of their own keep it."""
+    styles = {}
+    for number, name in enumerate(names):
+        color = _FIXED.get(name, number)
+        dash = 0 if name in _FIXED else (color // len(_COLORS) + color) % len(_DASHES)
+        styles[name] = LineStyle(
+            _COLORS[color % len(_COLORS)], _DASHES[dash], _MARKS[color % len(_MARKS)]
+        )
+    return styles
+
+
+class Figure(ABC):
+    """A named figure: rows of numbers, and a drawing of them. columns: of the rows; caption: what
+    one must know to read it.
+    """
+
+    name: str
+    caption: str
+    columns: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def rows(self) -> Iterable[Iterable[Any]]:
+        """The numbers, a line each."""
+
+    @abstractmethod
+    def as_dict(self) -> Any:
+        """The same as one document."""
+
+    @property
+    @abstractmethod
+    def inches(self) -> tuple[float, float]:
+        """Width and height."""
+
+    @abstractmethod
+    def draw(self, fig: Any) -> None:
+        """On matplotlib's figure."""
+
+    def as_csv(self) -> str:
+        return as_csv(
+            [self.columns, *([word_as_cell(value) for value in row] for row in self.rows())]
+        )
+
+    def picture(self, form: str) -> bytes:
+        """As svg, png or pdf. Raises ConfigError without matplotlib."""
+        try:
+            from matplotlib import rc_context
+            from matplotlib.figure import Figure as Canvas
+            from matplotlib.text import Text
+        except ImportError:
+            raise ConfigError(
+                "a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv"
+            ) from None
+        with rc_context(_STYLE), warnings.catch_warnings():
+            # in a .svg text stays text, and the reader has fonts
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
+            fig = Canvas(figsize=self.inches, layout="constrained")
+            self.draw(fig)
+            for text in fig.findobj(Text):
+                text.set_text(printable_lines(text.get_text()))
+            output = io.BytesIO()
+            stamp = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(form, {})
+            fig.savefig(output, format=form, dpi=200, metadata=stamp, bbox_inches="tight")
+        return output.getvalue()
+
+
+def form_of(path: Path) -> str:
+    """svg, png, pdf or csv, by the suffix. Raises ConfigError."""
+    if path.suffix not in _FORMS:
+        raise ConfigError(f"a figure is a {', '.join(_FORMS[:-1])} or .csv, got {path}")
+    return path.suffix[1:]
+
+
+def split_evenly(items: Sequence[T], width: int = 4) -> list[Sequence[T]]:
+    """Rows of at most `width` items, as even as can be."""
+    rows = -(-len(items) // width) or 1
+    length = -(-len(items) // rows) or 1
+    return [items[start : start + length] for start in range(0, len(items), length)]
 
 
 @dataclass(frozen=True)
@@ -25,14 +196,6 @@ class Series:
     low: np.ndarray | None = None
     high: np.ndarray | None = None
     form: str = "line"
-
-    def rows(self) -> Iterator[list[Any]]:
-        """x, y, low and high of each point that has a value."""
-        nothing = np.full(len(self.x), np.nan)
-        edges = [nothing if edge is None else edge for edge in (self.low, self.high)]
-        for point in np.stack([self.x, self.y, *edges], axis=1).tolist():
-            if not np.isnan(point[1]):
-                yield [None if np.isnan(value) else value for value in point]
 
     def draw(self, ax: Any, style: LineStyle) -> None:
         """On matplotlib's axes."""
@@ -60,18 +223,31 @@ class Panel:
     title: str
     x_label: str
     y_label: str
-    series: tuple[Series, ...]
+    series: Sequence[Series]
     x_range: tuple[float | None, float | None] = (None, None)
     y_range: tuple[float | None, float | None] = (None, None)
     within: tuple[float, float] | None = None
     x_ticks: tuple[float, ...] = ()
     diagonal: bool = False  # where y would be x
 
+    @property
+    def names(self) -> list[str]:
+        """The names of its lines."""
+        return [series.name for series in self.series]
+
     def rows(self) -> Iterator[list[Any]]:
-        """A line of the CSV for each point."""
+        """Title, name, x, y, low and high of each point that has a value."""
         for series in self.series:
-            for row in series.rows():
-                yield [self.title, series.name, *row]
+            nothing = np.full(len(series.x), np.nan)
+            edges = [nothing if edge is None else edge for edge in (series.low, series.high)]
+            for point in np.stack([series.x, series.y, *edges], axis=1).tolist():
+                if not np.isnan(point[1]):
+                    numbers = [None if np.isnan(value) else value for value in point]
+                    yield [self.title, series.name, *numbers]
+
+    def as_dict(self) -> dict[str, Any]:
+        points = [dict(zip(PanelFigure.columns[1:], row[1:], strict=True)) for row in self.rows()]
+        return {"title": self.title, "x": self.x_label, "y": self.y_label, "points": points}
 
     def draw(self, ax: Any, styles: dict[str, LineStyle]) -> None:
         """On matplotlib's axes."""
@@ -95,52 +271,64 @@ class Panel:
 
 @dataclass(frozen=True)
 class PanelFigure(Figure):
-    """Rows of panels."""
+    """Rows of panels, all with the same styles, and one legend below them."""
 
     name: str
     caption: str
-    panels: tuple[tuple[Panel, ...], ...]
-    columns: ClassVar = ("panel", "series", "x", "y", "low", "high")
+    panels: Sequence[Sequence[Any]]  # Panel, or a class with the same methods
+    columns: ClassVar[tuple[str, ...]] = ("panel", "series", "x", "y", "low", "high")
 
     def __post_init__(self) -> None:
-        check_count(self.name, len(self.flat))
-
-    @classmethod
-    def in_rows(cls, name: str, caption: str, panels: Sequence[Panel]) -> PanelFigure:
-        """With rows of at most four panels, as even as can be."""
-        return cls(name, caption, tuple(map(tuple, split_evenly(panels, 4))))
+        """Raises ConfigError for a figure without a panel, or of more than can be read."""
+        if not self.flat:
+            raise ConfigError(
+                f"--figure {self.name}: there is nothing to draw: none of these runs has finished"
+            )
+        if len(self.flat) > _MOST_PANELS:
+            raise ConfigError(
+                f"--figure {self.name} would have {len(self.flat)} panels: keep some with "
+                "--filter, such as --filter method=ce"
+            )
 
     @property
-    def flat(self) -> list[Panel]:
+    def flat(self) -> list[Any]:
+        """The panels of all rows."""
         return [panel for row in self.panels for panel in row]
+
+    @property
+    def heights(self) -> list[float]:
+        """Of the rows, as multiples of one another."""
+        return [1.0 for _ in self.panels]
 
     @property
     def inches(self) -> tuple[float, float]:
         return 2.9 * max(map(len, self.panels)), 2.3 * len(self.panels) + 0.4
 
     def draw(self, fig: Any) -> None:
-        names = dict.fromkeys(series.name for panel in self.flat for series in panel.series)
-        styles = line_styles(names)  # the same in all panels
-        grid = fig.subplots(len(self.panels), max(map(len, self.panels)), squeeze=False)
+        names = dict.fromkeys(name for panel in self.flat for name in panel.names)
+        styles, width = line_styles(names), max(map(len, self.panels))
+        grid = fig.subplots(len(self.panels), width, squeeze=False, height_ratios=self.heights)
         for row, row_axes in zip(self.panels, grid, strict=True):
-            for number, ax in enumerate(row_axes):
-                if number >= len(row):
-                    ax.set_axis_off()
-                    continue
-                row[number].draw(ax, styles)
-                if number and row[number].y_label == row[number - 1].y_label:
-                    ax.set_ylabel("")
-        add_legend(fig, self.inches[0])
+            for ax in row_axes[len(row) :]:
+                ax.set_axis_off()
+            for number, panel in enumerate(row):
+                panel.draw(row_axes[number], styles)
+                if number and panel.y_label == row[number - 1].y_label:
+                    row_axes[number].set_ylabel("")
+        entries = {
+            name: handle
+            for ax in fig.axes
+            for handle, name in zip(*ax.get_legend_handles_labels(), strict=True)
+        }
+        if len(entries) > 1:
+            letters = 0.45 + 0.065 * max(map(len, entries))
+            ncols = max(1, min(len(entries), int(self.inches[0] / letters)))
+            fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
 
     def rows(self) -> Iterator[list[Any]]:
         """A line a point."""
         yield from (row for panel in self.flat for row in panel.rows())
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as one document."""
-        panels = [
-            {"title": panel.title, "x": panel.x_label, "y": panel.y_label,
-             "points": [dict(zip(self.columns[1:], row[1:], strict=True)) for row in panel.rows()]}
-            for panel in self.flat
-        ]  # fmt: skip
+        panels = [panel.as_dict() for panel in self.flat]
         return {"figure": self.name, "caption": self.caption, "panels": panels}

@@ -1,23 +1,38 @@
-"""Figures of accuracy: against the noise rate, against the epoch, and against confidence."""
+"""Figures of accuracy: against the noise rate, against the epoch, against confidence, and as mean
+ranks.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ...errors import ConfigError, DataError
 from ...metrics.scores import ECE_BINS, calibration
-from ...runs.folder import RunFolder
-from ...runs.predictions import load_predictions
+from ...runs.result import load_predictions
 from ..aggregate import Cell
-from ..table import Table
-from .columns import column_title, columns, filled, kinds_of_noise, shared
-from .panels import Panel, PanelFigure, Series
+from ..table import NOT_RIVALS, Table
+from .panels import (
+    Figure,
+    Panel,
+    PanelFigure,
+    Series,
+    column_title,
+    columns,
+    filled,
+    kinds_of_noise,
+    shared,
+    split_evenly,
+)
 
 _WIDTH = 4  # panels side by side
 _CURVES = {"test_acc": "test accuracy (%)", "memorised": "noisy labels predicted (%)"}
 _FEWEST_IMAGES = 10  # of a bin
+_ALPHA = 0.05
 
 
 def rates(tables: Sequence[Table]) -> PanelFigure:
@@ -37,7 +52,8 @@ def rates(tables: Sequence[Table]) -> PanelFigure:
         _rate_panel(table, kind, cols) for table, kinds in kinds_of for kind, cols in kinds.items()
     ]
     caption = f"{shared(tables)}. Band: ± sample standard deviation."
-    return PanelFigure.in_rows("rates", caption, [panel for panel in panels if panel.series])
+    panels = [panel for panel in panels if panel.series]
+    return PanelFigure("rates", caption, split_evenly(panels))
 
 
 def _rate_panel(table: Table, kind: str, cols: dict[float, str]) -> Panel:
@@ -58,44 +74,42 @@ def _rate_panel(table: Table, kind: str, cols: dict[float, str]) -> Panel:
         ", ".join(filter(None, [table.short_title, kind])),
         "nominal noise rate (%)",
         metric.title + (" (%)" if metric.percent else ""),
-        tuple(series),
+        series,
         within=(0, 100) if metric.is_share else None,
         x_ticks=tuple(100 * rate for rate in cols),
     )
+
+
+_Histories = list[list[dict[str, float | None]]]
 
 
 def curves(tables: Sequence[Table]) -> PanelFigure:
     """A column a noise, a line a method: its seeds' mean and, around it, their standard
     deviation.
     """
-    histories = [
-        (table, col, [(row, _histories(table.cells[row, col])) for row in filled(table, col)])
-        for table, col in columns(tables)
-    ]
+    histories_of: list[tuple[str, dict[str, _Histories]]] = []
+    for table, col in columns(tables):
+        cells = {table.row_head(row): table.cells[row, col] for row in filled(table, col)}
+        histories = {
+            name: [folder.read_history() for folder in cell.finished]
+            for name, cell in cells.items()
+        }
+        histories_of.append((column_title(table, col), histories))
     rows = []
-    for start in range(0, len(histories), _WIDTH):
+    for start in range(0, len(histories_of), _WIDTH):
         for name in _CURVES:
-            row = tuple(_curve_panel(name, *entry) for entry in histories[start : start + _WIDTH])
+            row = [_curve_panel(name, *entry) for entry in histories_of[start : start + _WIDTH]]
             rows += [row] if any(panel.series for panel in row) else []
     caption = (
         f"{shared(tables)}. Noisy labels: those that the network predicts in passing, "
         "memorized. Band: ± sample standard deviation."
     )
-    return PanelFigure("curves", caption, tuple(rows))
+    return PanelFigure("curves", caption, rows)
 
 
-_Histories = list[list[dict[str, float | None]]]
-
-
-def _histories(cell: Cell) -> _Histories:
-    return [folder.read_history() for folder in cell.finished]
-
-
-def _curve_panel(
-    name: str, table: Table, col: str, histories_of: list[tuple[str, _Histories]]
-) -> Panel:
+def _curve_panel(name: str, title: str, histories_of: dict[str, _Histories]) -> Panel:
     series = []
-    for row, histories in histories_of:
+    for head, histories in histories_of.items():
         length = min(map(len, histories))
         values = np.array(  # percent (seeds, epochs), NaN where nothing is known
             [
@@ -105,16 +119,12 @@ def _curve_panel(
         )
         if not np.isfinite(values).any():
             continue
-        x, mean, spread = np.arange(1, length + 1), values.mean(0), None
+        mean, low, high = values.mean(0), None, None
         if len(values) > 1:
             spread = values.std(0, ddof=1)
-        series.append(
-            Series(table.row_head(row), x, mean)
-            if spread is None
-            else Series(table.row_head(row), x, mean, mean - spread, mean + spread)
-        )
-    title = column_title(table, col)
-    return Panel(title, "epoch", _CURVES[name], tuple(series), (0, None), within=(0, 100))
+            low, high = mean - spread, mean + spread
+        series.append(Series(head, np.arange(1, length + 1), mean, low, high))
+    return Panel(title, "epoch", _CURVES[name], series, (0, None), within=(0, 100))
 
 
 def reliability(tables: Sequence[Table]) -> PanelFigure:
@@ -123,39 +133,174 @@ def reliability(tables: Sequence[Table]) -> PanelFigure:
     """
     panels = []
     for table, col in columns(tables):
-        lines = (
+        lines = [
             _reliability(table.row_head(row), table.cells[row, col]) for row in filled(table, col)
-        )
+        ]
         labels = column_title(table, col), "confidence (%)", "test accuracy (%)"
-        panels.append(Panel(*labels, tuple(lines), (0, 100), (0, 100), diagonal=True))
+        panels.append(Panel(*labels, lines, (0, 100), (0, 100), diagonal=True))
     caption = (
         f"Test images in {ECE_BINS} equal bins of the likeliest class's probability, all seeds "
         f"together; bins of fewer than {_FEWEST_IMAGES} "
         "have no point. Below the diagonal a network is overconfident."
     )
-    return PanelFigure.in_rows("reliability", caption, panels)
+    return PanelFigure("reliability", caption, split_evenly(panels))
 
 
 def _reliability(name: str, cell: Cell) -> Series:
-    confidence, right = (
-        np.concatenate(parts) for parts in zip(*map(_predictions, cell.finished), strict=True)
-    )
-    counts, confident, correct = calibration(confidence, right)
+    confidences, hits = [], []
+    for run in cell.finished:
+        try:
+            num_classes = int(run.full_record()["data"]["num_classes"])
+        except (KeyError, TypeError, ValueError):
+            raise DataError(
+                f"{run.result} does not say how many classes there are: run it again with --force"
+            ) from None
+        predictions = load_predictions(run, num_classes)
+        predictions.check()
+        test = predictions.test
+        confidences.append(np.exp(test.log_p[:, 0].astype(np.float64)))
+        hits.append(test.predicted == predictions.labels["test"])
+    counts, confident, correct = calibration(np.concatenate(confidences), np.concatenate(hits))
     large = counts >= _FEWEST_IMAGES
     x, y = (100 * sums[large] / counts[large] for sums in (confident, correct))
     return Series(name, x, y, form="dots")
 
 
-def _predictions(run: RunFolder) -> tuple[np.ndarray, np.ndarray]:
-    """Confidence and correctness of each test image (M,)."""
-    try:
-        num_classes = int(run.full_record()["data"]["num_classes"])
-    except (KeyError, TypeError, ValueError):
-        raise DataError(
-            f"{run.result} does not say how many classes there are: run it again with --force"
-        ) from None
-    predictions = load_predictions(run, num_classes)
-    predictions.check()
-    test = predictions.test
-    confidence = np.exp(test.log_p[:, 0].astype(np.float64))
-    return confidence, test.predicted == predictions.labels["test"]
+@dataclass(frozen=True)
+class Ranking:
+    """Mean ranks over n columns in which every method has a mean; two that differ by less than
+    `critical` do not differ significantly.
+    """
+
+    title: str
+    names: tuple[str, ...]  # the best first
+    ranks: tuple[float, ...]
+    n: int
+    critical: float
+
+    @property
+    def cliques(self) -> list[tuple[int, int]]:
+        """First and last position of each largest group without a significant difference."""
+        groups = []
+        for i, rank in enumerate(self.ranks):
+            near = [j for j in range(i, len(self.ranks)) if self.ranks[j] - rank < self.critical]
+            groups.append((i, max(near)))
+        return [(i, j) for i, j in groups if j > i and not any(a < i and j <= b for a, b in groups)]
+
+
+def critical_difference(k: int, n: int, alpha: float = _ALPHA) -> float:
+    """Nemenyi's: by how much the mean ranks of k methods over n columns must differ."""
+    from scipy.stats import studentized_range
+
+    quantile = float(studentized_range.ppf(1 - alpha, k, math.inf))
+    return quantile / math.sqrt(2) * math.sqrt(k * (k + 1) / (6 * n))
+
+
+@dataclass(frozen=True)
+class RankFigure(Figure):
+    """One diagram a table."""
+
+    rankings: tuple[Ranking, ...]
+    name: str = "ranks"
+    caption: str = (
+        "Mean rank over the columns of each table; bars join methods that do not differ "
+        f"significantly by Nemenyi's test ({100 * _ALPHA:g} %). "
+        "Columns share images, so that they are not as independent as the test supposes."
+    )
+    columns: ClassVar = ("table", "method", "mean_rank", "columns", "critical_difference")
+
+    def rows(self) -> Iterator[list[Any]]:
+        """A line a method."""
+        for ranking in self.rankings:
+            for pair in zip(ranking.names, ranking.ranks, strict=True):
+                yield [ranking.title, *pair, ranking.n, ranking.critical]
+
+    def as_dict(self) -> dict[str, Any]:
+        tables = [
+            {
+                "table": ranking.title,
+                "ranks": dict(zip(ranking.names, ranking.ranks, strict=True)),
+                "columns": ranking.n,
+                "critical_difference": ranking.critical,
+            }
+            for ranking in self.rankings
+        ]
+        return {"figure": self.name, "caption": self.caption, "tables": tables}
+
+    @property
+    def heights(self) -> list[float]:
+        """Inches of each diagram: names in two columns below the axis, bars between."""
+        return [
+            0.9 + 0.2 * (-(-len(ranking.names) // 2)) + 0.1 * len(ranking.cliques)
+            for ranking in self.rankings
+        ]
+
+    @property
+    def inches(self) -> tuple[float, float]:
+        return 6.0, sum(self.heights)
+
+    def draw(self, fig: Any) -> None:
+        heights = self.heights
+        grid = fig.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+        for ranking, ax in zip(self.rankings, grid[:, 0], strict=True):
+            _draw(ranking, ax)
+
+
+def ranks(tables: Sequence[Table]) -> RankFigure:
+    """Of each table that can be ranked, and whose rows are of the same data and metric. Raises
+    ConfigError where none can.
+    """
+    rivals = [
+        table for table in tables if not {*NOT_RIVALS, "metric"} & set(table.row_axis.split(","))
+    ]
+    tables = [table for table in rivals if table.ranked and len(table.rows) > 1]
+    if rivals and not tables:
+        raise ConfigError(
+            f"--figure ranks: {rivals[0].title} has {len(rivals[0].rows)} methods and "
+            f"{len(rivals[0].ranked)} columns in which each of them has a result"
+        )
+    if not tables:
+        raise ConfigError(
+            "--figure ranks: there is nothing to rank: none of these runs has finished"
+        )
+    rankings = []
+    for table in tables:
+        pairs = sorted((table.mean_rank(row) or 0.0, table.row_head(row)) for row in table.rows)
+        means, names = zip(*pairs, strict=True)
+        n = len(table.ranked)
+        critical = critical_difference(len(names), n)
+        rankings.append(Ranking(table.title, names, means, n, critical))
+    return RankFigure(tuple(rankings))
+
+
+def _draw(ranking: Ranking, ax: Any) -> None:
+    """An axis of ranks, the best at the left; names left and right of it, each with a line to its
+    rank.
+    """
+    k, bars, critical = len(ranking.names), len(ranking.cliques), ranking.critical
+    first_name, half = 0.5 + 0.3 * bars, -(-k // 2)
+    ax.set(
+        xlim=(1 - 0.32 * (k - 1), k + 0.32 * (k - 1)),
+        ylim=(first_name + 0.6 * half + 0.2, -1.6),
+    )
+    ax.set_axis_off()
+    ax.set_title(f"{ranking.title}: mean rank over {ranking.n} columns")
+    black, centred = {"color": "black", "linewidth": 1}, {"ha": "center", "va": "bottom"}
+    ax.plot([1, k], [0, 0], **black)
+    for tick in range(1, k + 1):
+        ax.plot([tick, tick], [0, -0.15], **black)
+        ax.text(tick, -0.25, str(tick), **centred)
+    bracket = {"color": "black", "linewidth": 1.5, "marker": "|", "markersize": 5}
+    ax.plot([1, 1 + critical], [-1.05, -1.05], clip_on=False, **bracket)
+    ax.text(1 + critical / 2, -1.15, f"critical difference {critical:.2f}", **centred)
+    for number, (i, j) in enumerate(ranking.cliques):
+        ends = [ranking.ranks[i] - 0.04, ranking.ranks[j] + 0.04]
+        level = 0.35 + 0.3 * number
+        ax.plot(ends, [level, level], color="#0072B2", linewidth=3, solid_capstyle="butt")
+    for position, (name, rank) in enumerate(zip(ranking.names, ranking.ranks, strict=True)):
+        left = position < half
+        level = first_name + 0.6 * ((position if left else k - 1 - position) + 0.5)
+        edge = 1 - 0.06 * (k - 1) if left else k + 0.06 * (k - 1)
+        text = f"{name}  {rank:.2f} " if left else f" {rank:.2f}  {name}"
+        ax.plot([rank, rank, edge], [0, level, level], color="0.45", linewidth=0.8)
+        ax.text(edge, level, text, ha="right" if left else "left", va="center")

@@ -13,7 +13,7 @@ import numpy as np
 
 from ...errors import ConfigError, printable
 from ...labels.manifest import Manifest
-from .style import Figure
+from .panels import Figure
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -85,22 +85,16 @@ def draw_in_terminal(manifest: Manifest, width: int | None = None) -> Group:
             grid.add_column(head)
         worst = np.argsort(np.diag(shares), kind="stable")[:_MOST]
         for k in worst:
-            grid.add_row(
-                *map(Text, (names[k], _percent(shares[k, k]), _mistakes(shares[k], k, names)))
-            )
+            order = np.argsort(-shares[k], kind="stable").tolist()
+            wrong = [other for other in order if other != k and shares[k, other] > 0][:_LISTED]
+            mistakes = ", ".join(f"{names[other]} {_percent(shares[k, other])}" for other in wrong)
+            grid.add_row(*map(Text, (names[k], _percent(shares[k, k]), mistakes)))
         if len(worst) < len(names):
             below += (
                 f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o "
                 "FILE.svg draws all"
             )
     return Group(Text(title(manifest), style="bold"), grid, Text(below, style="dim"))
-
-
-def _mistakes(row: np.ndarray, clean: int, names: list[str]) -> str:
-    """The most frequent wrong classes."""
-    order = np.argsort(-row, kind="stable").tolist()
-    wrong = [k for k in order if k != clean and row[k] > 0][:_LISTED]
-    return ", ".join(f"{names[k]} {_percent(row[k])}" for k in wrong)
 
 
 def _percent(share: float) -> str:
@@ -154,48 +148,35 @@ class TransitionFigure(Figure):
         return sum(self._sides), max(self._sides)
 
     def draw(self, fig: Any) -> None:
+        from matplotlib.colors import PowerNorm
+        from matplotlib.ticker import PercentFormatter
+
         sides = self._sides
         panels = fig.subplots(1, len(sides), squeeze=False, width_ratios=sides)[0]
         for ax, manifest in zip(panels, self.manifests, strict=True):
-            _draw(fig, ax, manifest)
+            shares, names = shares_of(manifest), manifest.meta["classes"]
+            small = len(names) <= _NUMBERED
+            ax.grid(visible=False)
+            ax.spines[:].set_visible(True)
+            norm = PowerNorm(0.5, 0, 1)
+            image = ax.imshow(shares, cmap="Blues", norm=norm, interpolation="nearest")
+            ticks = range(0, len(names), max(1, -(-len(names) // 50)))
+            shown = [printable(names[k]) for k in ticks]
+            ax.set_xticks(ticks, shown, rotation=90, fontsize=9 if small else 5)
+            ax.set_yticks(ticks, shown, fontsize=9 if small else 5)
+            ax.set_xlabel("recorded class" + _left_out(manifest))
+            ax.set_ylabel("clean class")
+            named, _, wrong = title(manifest).rpartition(": ")
+            ax.set_title(f"{fill(named, _LINE)}\n{wrong}", fontsize=10)
+            for (clean, recorded), share in np.ndenumerate(shares) if small else ():
+                if share > 0:
+                    middle = {"ha": "center", "va": "center", "fontsize": 7}
+                    color = "white" if share > 0.3 else "black"
+                    ax.text(recorded, clean, f"{100 * share:.1f}", color=color, **middle)
+            percent = PercentFormatter(1)
+            fig.colorbar(image, ax=ax, shrink=0.6, label="share of the clean class", format=percent)
 
 
 def transition(manifests: Sequence[Manifest]) -> TransitionFigure:
     """The confusion matrices of manifests."""
     return TransitionFigure(tuple(manifests))
-
-
-def _draw(fig: Any, ax: Any, manifest: Manifest) -> None:
-    from matplotlib.colors import PowerNorm
-    from matplotlib.ticker import PercentFormatter
-
-    shares, names = shares_of(manifest), manifest.meta["classes"]
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(True)
-    image = ax.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    every = max(1, -(-len(names) // 50))
-    ticks = range(0, len(names), every)
-    size = 9 if len(names) <= _NUMBERED else 5
-    shown = [printable(names[k]) for k in ticks]
-    ax.set_xticks(ticks, shown, rotation=90, fontsize=size)
-    ax.set_yticks(ticks, shown, fontsize=size)
-    ax.set_xlabel("recorded class" + _left_out(manifest))
-    ax.set_ylabel("clean class")
-    named, _, wrong = title(manifest).rpartition(": ")
-    ax.set_title(f"{fill(named, _LINE)}\n{wrong}", fontsize=10)
-    if len(names) <= _NUMBERED:
-        for (clean, recorded), share in np.ndenumerate(shares):
-            if share > 0:
-                dark = "white" if share > 0.3 else "black"
-                ax.text(
-                    recorded,
-                    clean,
-                    f"{100 * share:.1f}",
-                    ha="center",
-                    va="center",
-                    fontsize=7,
-                    color=dark,
-                )
-    fig.colorbar(
-        image, ax=ax, shrink=0.6, label="share of the clean class", format=PercentFormatter(1)
-    )

@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..figures.columns import kinds_of_noise
+from ..figures.panels import kinds_of_noise
 from ..metrics import METRICS
 from ..table import Table
 

@@ -14,13 +14,15 @@ from typing import Any
 from ...core.expressions import parse
 from ...core.registry import Registry
 from ...errors import DataError, NoisebenchError
+from ...experiments.backbones import label_of
 from ...experiments.command import ReproCommand, repro_command
 from ...experiments.oracle import EMPIRICAL, TRUE, is_rate
-from ...experiments.weights import label_of
+from ...experiments.run_facts import facts_of_record
 from ...labels.manifest import of_which
 from ...losses import LOSSES
 from ...runs.folder import RunFolder
 from ...strategies import STRATEGIES
+from ..metrics import value_at
 from .chart import Chart, Line, Point, round_ticks, thin
 from .label_issues import IssueList, PageImages, list_issues
 
@@ -76,22 +78,35 @@ class Runs:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as read from its folder: its `record`, or why it failed, and its facts for tables."""
+    """A run as read from its folder: its `record`, or why it failed, its facts for tables, and its
+    epochs, or why they cannot be read.
+    """
 
     name: str
     folder: RunFolder
     info: dict[str, Any]
     record: dict[str, Any] | None
-    error: str = ""
+    error: str
+    history: list[dict[str, float | None]]
+    damaged: str
 
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> RunData:
-        """Raises DataError."""
-        if folder.status() != "failed":
-            return cls(name, folder, folder.about(), folder.record())
-        failure = folder.failure()
-        error = f"{failure.get('type', 'error')}: {failure['message']}"
-        return cls(name, folder, folder.about(), None, error)
+        """Raises DataError where the run's own file cannot be read."""
+        record, error, damaged = None, "", ""
+        history: list[dict[str, float | None]] = []
+        if folder.result.exists() or not folder.error.exists():
+            record = folder.record()
+            info = facts_of_record(record)
+        else:
+            info, failure = folder.about(), folder.failure()
+            error = f"{failure.get('type', 'error')}: {failure['message']}"
+        if record or folder.history.exists():  # a failed run may have none
+            try:
+                history = folder.read_history()
+            except DataError as problem:
+                damaged = str(problem)
+        return cls(name, folder, info, record, error, history, damaged)
 
 
 def runs_of(runs: list[RunData], number: int, root: Path, images: PageImages) -> Runs:
@@ -104,7 +119,7 @@ def runs_of(runs: list[RunData], number: int, root: Path, images: PageImages) ->
         issues_of = finished[0].name
     return Runs(
         f"runs{number}",
-        tuple(_seed(run, order, root) for order, run in enumerate(runs)),
+        tuple(_seed(run, order, root.resolve()) for order, run in enumerate(runs)),
         tuple(_mean(records, path) for _, path, _ in NUMBERS),
         _curves(runs),
         configuration(infos, records),
@@ -120,50 +135,36 @@ def _seed(run: RunData, order: int, root: Path) -> Seed:
         command = repro_command(run.info)
     except NoisebenchError as error:  # a text of a later version
         no_command = str(error)
-    noise_seed = run.info.get("noise_seed")
+    noise_seed, path = run.info.get("noise_seed"), run.folder.path.resolve()
     return Seed(
         str(run.info["seed"]),
         "–" if noise_seed is None else str(noise_seed),
         order,
-        tuple(_percent(_number(run.record, path)) for _, path, _ in NUMBERS),
+        tuple(_mean([run.record] if run.record else [], path) for _, path, _ in NUMBERS),
         f"{run.record['seconds']:.1f}" if run.record else "–",
-        _relative(run.folder.path.resolve(), root.resolve()),
+        # no other machine has this one's folders
+        path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name,
         run.error,
         command,
         no_command,
     )
 
 
-def _relative(path: Path, root: Path) -> str:
-    """A path from the workspace, or its name alone: no other machine has this one's folders."""
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
-
-
-def _number(record: dict[str, Any] | None, path: tuple[str, ...]) -> float | None:
-    value: Any = record and record["metrics"]
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return float(value) if isinstance(value, int | float) else None
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else f"{100 * value:.2f}"
-
-
 def _mean(records: Iterable[dict[str, Any]], path: tuple[str, ...]) -> str:
-    values = [value for record in records if (value := _number(record, path)) is not None]
+    """Of the numbers at a path of the metrics, in percent, with their deviation."""
+    numbers = [value_at(record, ("metrics", *path)) for record in records]
+    values = [float(number) for number in numbers if isinstance(number, int | float)]
     spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-    return _percent(statistics.fmean(values)) + spread if values else "–"
+    return f"{100 * statistics.fmean(values):.2f}{spread}" if values else "–"
 
 
 def _curves(runs: list[RunData]) -> tuple[Chart, ...]:
     """One chart a number that some epoch has, one line a seed; the axes in percent and epochs."""
-    histories = [_history(run.folder) for run in runs]
     charts = []
     for title, column, label in _CURVES:
         lines = []
-        for order, (run, history) in enumerate(zip(runs, histories, strict=True)):
-            pairs = [(line.get("epoch"), line.get(column)) for line in history]
+        for order, run in enumerate(runs):
+            pairs = [(line.get("epoch"), line.get(column)) for line in run.history]
             points = [
                 Point(x, 100 * y)
                 for x, y in pairs
@@ -177,13 +178,6 @@ def _curves(runs: list[RunData]) -> tuple[Chart, ...]:
             ticks = round_ticks([0, *xs]), round_ticks(ys)
             charts.append(Chart(title, "epoch", label, tuple(lines), *ticks))
     return tuple(charts)
-
-
-def _history(folder: RunFolder) -> list[dict[str, float | None]]:
-    try:
-        return folder.read_history()
-    except DataError:  # a failed run may have none, and its error is shown
-        return []
 
 
 def configuration(
@@ -242,13 +236,8 @@ def distinct(values: Iterable[object]) -> str:
 
 
 def _values(dicts: list[dict[str, Any]], *path: str, text: Callable[[Any], object] = str) -> str:
-    texts = []
-    for value in dicts:
-        inner: Any = value
-        for key in path:
-            inner = inner.get(key) if isinstance(inner, dict) else None
-        texts.append(None if inner is None else text(inner))
-    return distinct(texts)
+    values = [value_at(facts, path) for facts in dicts]
+    return distinct(None if value is None else text(value) for value in values)
 
 
 def _packed(width: int) -> str:

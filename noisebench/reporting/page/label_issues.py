@@ -15,7 +15,7 @@ from ...errors import DataError, NoisebenchError
 from ...labels.issues import better_score, label_issues, score_labels
 from ...labels.manifest import OPEN
 from ...runs.folder import RunFolder
-from ...runs.predictions import checked_arrays
+from ...runs.result import load_predictions
 from ...runs.workspace import Workspace
 
 _SHOWN = 12
@@ -133,7 +133,7 @@ def list_issues(folder: RunFolder, record: dict[str, Any], images: PageImages) -
 
 def _list_issues(folder: RunFolder, record: dict[str, Any], images: PageImages) -> IssueList:
     classes = record["data"]["classes"]
-    arrays = checked_arrays(folder, len(classes))
+    arrays = load_predictions(folder, len(classes)).arrays
     given, clean = (arrays[f"{name}_labels"].astype(np.int64) for name in ("recorded", "clean"))
     score, none = better_score(arrays), np.zeros(len(given), bool)
     train = score_labels(arrays, score)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...runs.folder import RunFolder
 from ...runs.workspace import Workspace
 from ..aggregate import Cell
 from ..metrics import METRICS
@@ -86,13 +87,11 @@ class _Reader:
         # of finished runs; of one without a folder what a file of runs says
         self.records: list[dict[str, Any]] = []
         self.failed = 0
+        self.damaged: list[str] = []
         self._lines: set[RunRecord] = set()
         self._addresses: set[str] = set()
-        self._runs: dict[tuple[Path, ...], Runs] = {}
-
-    @property
-    def runs(self) -> tuple[Runs, ...]:
-        return tuple(self._runs.values())
+        self.runs: list[Runs] = []
+        self._ids: dict[tuple[RunFolder, ...], str] = {}
 
     def address(self, *names: str) -> str:
         """`el_sym-0.4`, which people can read and the next report has too; with a number behind it
@@ -110,18 +109,22 @@ class _Reader:
         self._lines |= lines
         self.records += [line.known for line in lines if not line.failed]
         self.failed += sum(bool(line.failed) for line in lines)
-        runs = []
-        for name, folder in cell.folders.items():
-            try:
-                runs.append(RunData.read(name, folder))
-            except DataError:  # it was there when the table was made
-                continue
-        key = tuple(run.folder.path for run in runs)
-        if runs and key not in self._runs:
-            self._runs[key] = runs_of(runs, len(self._runs), Path(self.root), self.images)
+        folders = tuple(cell.folders.values())
+        if folders and folders not in self._ids:
+            runs = []
+            for name, folder in cell.folders.items():
+                try:
+                    runs.append(RunData.read(name, folder))
+                except DataError as error:  # it was there when the table was made
+                    self.damaged.append(str(error))
             self.records += [run.record for run in runs if run.record]
             self.failed += sum(run.record is None for run in runs)
-        return self._runs[key].id if runs else ""
+            self.damaged += [run.damaged for run in runs if run.damaged]
+            self._ids[folders] = ""
+            if runs:
+                self.runs.append(runs_of(runs, len(self.runs), Path(self.root), self.images))
+                self._ids[folders] = self.runs[-1].id
+        return self._ids.get(folders, "")
 
 
 def view_of(
@@ -133,15 +136,15 @@ def view_of(
         _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
     )
     datasets = distinct(
-        table.axes(*place).get("dataset", "") for table in tables for place in table.cells
+        table.axes(*at).get("dataset", "") for table in tables for at in table.cells
     )
     return View(
         "Learning with noisy labels" + (f": {datasets}" if datasets else ""),
         tuple((name, value) for name, value in _facts(tables, reader) if value),
         views,
-        reader.runs,
+        tuple(reader.runs),
         reader.images.encoded,
-        tuple(damaged),
+        (*damaged, *dict.fromkeys(reader.damaged)),
     )
 
 

@@ -19,10 +19,9 @@ from .details import NUMBERS
 from .model import view_of
 
 if TYPE_CHECKING:
-    from jinja2 import Environment
     from markupsafe import Markup
 
-    from ..ci.gate import Check
+    from ..gate import Check
 
 Figure = tuple[str, str, str]
 """A title, a caption and an SVG document."""
@@ -30,7 +29,8 @@ _DROPPED = {"metadata", "script", "foreignObject", "title", "style"}
 _NAMESPACE = re.compile(r"^\{.*\}")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 _FONT = re.compile(
-    r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?(?P<size>[\d.]+px)\s+(?P<family>.+)"
+    r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?"
+    r"(?P<size>[\d.]+px)\s+(?P<family>.+)"
 )
 _POINTS = 4 / 3  # CSS pixels a point
 # ink, paper and grid, which follow light and dark
@@ -55,6 +55,8 @@ def page(
     """The whole document. All text but the template's own is escaped; nothing in it may load
     anything.
     """
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
     style, script = _part("page.css"), _part("page.js")
     svgs = [
         (title, caption, inline_svg(svg, title, f"figure{number}-"))
@@ -64,18 +66,22 @@ def page(
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
         f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
-    return (
-        _environment()
-        .get_template("page.html.j2")
-        .render(
-            view=view_of(tables, damaged, workspace, ranks=ranks),
-            numbers=NUMBERS,
-            verdict=verdict,
-            figures=svgs,
-            style=style,
-            script=script,
-            policy=policy,
-        )
+    environment = Environment(
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        loader=FunctionLoader(_part),
+        finalize=_printable,
+    )
+    return environment.get_template("page.html.j2").render(
+        view=view_of(tables, damaged, workspace, ranks=ranks),
+        numbers=NUMBERS,
+        verdict=verdict,
+        figures=svgs,
+        style=style,
+        script=script,
+        policy=policy,
     )
 
 
@@ -85,19 +91,6 @@ def _part(name: str) -> str:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _environment() -> Environment:
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    return Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_part),
-        finalize=_printable,
-    )
 
 
 def _printable(value: Any) -> Any:
@@ -118,7 +111,8 @@ def inline_svg(svg: str, title: str, prefix: str) -> Markup:
         root.set(side, f"{float(length[:-2]) * _POINTS:.0f}" if length.endswith("pt") else length)
     for name, value in {**_ROOT, "aria-label": title}.items():
         root.set(name, value)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # noqa: S704 ElementTree escapes text and attributes
+    text = ElementTree.tostring(root, encoding="unicode")  # which escapes text and attributes
+    return Markup(text)  # noqa: S704
 
 
 def _clean(element: ElementTree.Element, prefix: str) -> None:

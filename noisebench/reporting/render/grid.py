@@ -44,7 +44,7 @@ class GridCell:
     @property
     def marks(self) -> str:
         failed = f" ✗{self.failed}" if self.failed else ""
-        return ("†" if self.oracle else "") + ("‡" if self.unpaired else "") + failed + self.count
+        return "†" * self.oracle + "‡" * self.unpaired + failed + self.count
 
     @property
     def text(self) -> str:
@@ -101,7 +101,22 @@ def grids(
         tuple(rows),
         "," in table.col_axis,
     )
-    return [view, _difference_grid(below, digits)] if below else [view]
+    if below is None:
+        return [view]
+    table = below.table
+    differences = GridView(
+        below.title,
+        below.caption,
+        view.axis,
+        tuple(_head(table, col) for col in table.cols),
+        tuple(map(table.row_head, table.rows)),
+        tuple(
+            tuple(_difference(below, row, col, digits) for col in table.cols) for row in table.rows
+        ),
+        view.spanned,
+        differences=True,
+    )
+    return [view, differences]
 
 
 def _head(table: Table, col: str) -> GridHead:
@@ -130,22 +145,6 @@ def _result(
         published=published,
         bold=(row, col) in table.significant_best,
         value=cell.mean,
-    )
-
-
-def _difference_grid(below: DifferenceTable, digits: int) -> GridView:
-    table = below.table
-    return GridView(
-        below.title,
-        below.caption,
-        table.row_axis.replace(",", ", "),
-        tuple(_head(table, col) for col in table.cols),
-        tuple(map(table.row_head, table.rows)),
-        tuple(
-            tuple(_difference(below, row, col, digits) for col in table.cols) for row in table.rows
-        ),
-        "," in table.col_axis,
-        differences=True,
     )
 
 

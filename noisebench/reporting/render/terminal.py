@@ -18,24 +18,25 @@ def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -
     or in several blocks.
     """
     bold, parts = width is not None, list[Text | RichTable]()
-    views = grids(table, ranks=ranks, bold=bold)
-    shorter_views = grids(table, ranks=ranks, bold=bold, digits=1) if width else views
-    for view, shorter in zip(views, shorter_views, strict=True):
+    for number, view in enumerate(grids(table, ranks=ranks, bold=bold)):
         if view.differences:
             parts.append(Text())
         if view.title:
             parts.append(Text(view.title, style="bold"))
-        parts += [*_fit(view, shorter, width or ENDLESS), Text(view.caption, style="dim")]
+        cols, drawn = range(len(view.heads)), [_draw(view, range(len(view.heads)))]
+        if width and _natural_width(drawn[0]) > width:
+            shorter = grids(table, ranks=ranks, bold=bold, digits=1)[number]
+            drawn = [_draw(shorter, cols, tight=True)]
+            if _natural_width(drawn[0]) > width:
+                drawn = _blocks(view, width)
+        parts += [*drawn, Text(view.caption, style="dim")]
     return Group(*parts)
 
 
-def _fit(view: GridView, shorter: GridView, width: int) -> list[RichTable]:
-    cols = range(len(view.heads))
-    for drawn in (_draw(view, cols), _draw(shorter, cols, tight=True)):
-        if _natural_width(drawn) <= width:
-            return [drawn]
+def _blocks(view: GridView, width: int) -> list[RichTable]:
+    """As many columns in each as fit into `width`, one at least."""
     blocks: list[list[int]] = []
-    for col in cols:
+    for col in range(len(view.heads)):
         if blocks and _natural_width(_draw(view, [*blocks[-1], col])) <= width:
             blocks[-1].append(col)
         else:

@@ -1,21 +1,25 @@
-"""Tables as Markdown, CSV and JSON."""
+"""Tables as Markdown, CSV and JSON, as LaTeX for papers, and as HTML for a notebook, light or dark
+as the reader has it. `page/` is the whole document.
+"""
 
 from __future__ import annotations
 
 import csv
+import html
 import io
 import json
 import re
 from collections.abc import Sequence
+from itertools import accumulate, groupby, pairwise
 from typing import Any
 
 from ...core.sanitize import printable_json, word_as_cell
 from ...errors import printable
-from ...experiments.weights import NONE
+from ...experiments.backbones import NONE
 from ..aggregate import ALL, Cell
 from ..metrics import METRICS
 from ..table import Table
-from .grid import GridView, grids
+from .grid import RANK_HEAD, GridCell, GridView, grids
 
 SCHEMA = 2
 _MARKUP = re.compile(r"([\\`*_\[\]|~$])")
@@ -143,3 +147,169 @@ def as_csv(content: dict[str, Any]) -> str:
         for row in rows
     )
     return output.getvalue()
+
+
+_PREAMBLE = "% needs \\usepackage{amssymb,booktabs,graphicx,textcomp}\n"
+_RLAP = r"\rlap{$^\dagger$}"
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "±": r"$\pm$",
+    "†": r"$^\dagger$",
+    "✗": r"$\times$",
+    "–": "--",
+    "‡": r"$^\ddagger$",
+    "'": r"\textquotesingle{}",
+    "|": r"\textbar{}",
+    "✓": r"$\checkmark$",
+    "→": r"$\to$",
+}
+
+
+def latex(tables: list[Table], *, ranks: bool = False) -> str:
+    """One table environment each, to be taken in by \\input; a table that is too wide is shrunk."""
+    return _PREAMBLE + "\n".join(
+        _latex_table(view) for table in tables for view in grids(table, ranks=ranks)
+    )
+
+
+def escaped(text: str) -> str:
+    """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little
+    language.
+    """
+    return "".join(_SPECIAL.get(letter, letter) for letter in printable(text))
+
+
+def _first(text: str) -> str:
+    """A name that begins a line: behind the end of the one before `[` and `*` would be that end's
+    own, and a build's log obeys `::`.
+    """
+    return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
+
+
+def _latex_table(view: GridView) -> str:
+    body = []
+    for row_head, cells in zip(view.row_heads, view.cells, strict=True):
+        texts = [_latex_cell(cell, narrow_dagger=not view.differences) for cell in cells]
+        body.append(" & ".join([_first(row_head), *texts]) + r" \\")
+    lines = [
+        rf"\begin{{tabular}}{{l{'r' * len(view.heads)}}}",
+        r"\toprule",
+        *_latex_heads(view),
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}%",
+    ]
+    grid = "\n".join(lines)
+    shrunk = (
+        f"\\resizebox{{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}}{{!}}{{%\n{grid}\n}}"
+    )
+    text = escaped(": ".join(filter(None, (view.title, view.caption))))
+    return (
+        f"\\begin{{table}}\n\\centering\n\\caption{{{text}}}\n"
+        f"\\smallskip\n{shrunk}\n\\end{{table}}\n"
+    )
+
+
+def _latex_heads(view: GridView) -> list[str]:
+    """The columns' names, over several columns where an axis is made of several; then the realised
+    rates.
+    """
+    names = [head.name for head in view.heads if head is not RANK_HEAD]
+    ranks = [head.name for head in view.heads if head is RANK_HEAD]
+    lines = []
+    if view.spanned:
+        groups = [
+            (name, len(list(members)))
+            for name, members in groupby(name.rpartition(", ")[0] for name in names)
+        ]
+        ends = list(accumulate((count for _, count in groups), initial=1))
+        spans = " ".join(rf"\cmidrule(lr){{{begin + 1}-{end}}}" for begin, end in pairwise(ends))
+        over = [rf"\multicolumn{{{count}}}{{c}}{{{escaped(name)}}}" for name, count in groups]
+        lines.append(" & ".join(["", *over, *["" for _ in ranks]]) + rf" \\ {spans}")
+        names = [name.rpartition(", ")[2] for name in names]
+    lines.append(" & ".join(map(escaped, [view.axis, *names, *ranks])) + r" \\")
+    if any(head.rate for head in view.heads):
+        rates = [
+            rf"{{\scriptsize {escaped(head.rate)}}}" if head.rate else "" for head in view.heads
+        ]
+        lines.append(" & ".join(["", *rates]) + r" \\")
+    return lines
+
+
+def _latex_cell(cell: GridCell, *, narrow_dagger: bool) -> str:
+    number, spread = (text.replace("-", "$-$") for text in (cell.number, cell.spread))
+    if cell.bold:
+        number = rf"\textbf{{{number}}}"
+    if spread:
+        spread = rf"\,{{\scriptsize {spread}}}".replace(" ± ", r"$\pm$\,")
+    marks = escaped(cell.marks)
+    if narrow_dagger and cell.marks == "†" and not cell.published:
+        marks = _RLAP  # of no width, so that the numbers of a column stay aligned
+    published = escaped(f" {cell.published}") if cell.published else ""
+    return f"{number}{spread}{marks}{published}" or "--"
+
+
+_STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
+.noisebench table { border-collapse: collapse; border-top: 2px solid; border-bottom: 2px solid;
+  font-variant-numeric: tabular-nums; }
+.noisebench caption { text-align: left; font-weight: 600; padding: 0 0 .5rem; white-space: nowrap; }
+.noisebench th, .noisebench td { padding: .25rem .8rem; text-align: right; white-space: nowrap;
+  background: none; }
+.noisebench thead th { border-bottom: 1px solid; vertical-align: bottom; font-weight: 600; }
+.noisebench th:first-child { text-align: left; font-weight: 400; padding-left: 0; }
+.noisebench small { opacity: .7; font-weight: 400; }
+.noisebench .failed { color: var(--bad, #c62839); }
+.noisebench p { max-width: 60rem; opacity: .75; font-size: .87em; margin: .6rem 0 0; }"""
+
+
+def fragment(tables: list[Table], *, ranks: bool = False) -> str:
+    """The tables alone, for a notebook."""
+    return f"<style>{_STYLE}</style>\n" + "".join(
+        _html_table(view) for table in tables for view in grids(table, ranks=ranks)
+    )
+
+
+def escape_html(text: str) -> str:
+    """Anybody's words as HTML."""
+    return html.escape(printable(text))
+
+
+def _html_table(view: GridView) -> str:
+    heads = [f'<th scope="col">{escape_html(view.axis)}</th>']
+    for head in view.heads:
+        rate = f"<br><small>{escape_html(head.rate)}</small>" if head.rate else ""
+        heads.append(f'<th scope="col">{escape_html(head.name)}{rate}</th>')
+    lines = []
+    for row_head, row in zip(view.row_heads, view.cells, strict=True):
+        cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in row)
+        lines.append(f'<tr><th scope="row">{escape_html(row_head)}</th>{cells}</tr>')
+    first, rows = "".join(heads), "\n".join(lines)
+    above = f"<caption>{escape_html(view.title)}</caption>\n" if view.title else ""
+    grid = f"<table>\n{above}<thead><tr>{first}</tr></thead>\n<tbody>\n{rows}\n</tbody>\n</table>"
+    return f'<div class="noisebench">\n{grid}\n<p>{escape_html(view.caption)}</p>\n</div>\n'
+
+
+def _html_cell(cell: GridCell) -> str:
+    text = escape_html(cell.number)
+    if cell.spread:
+        text += f" <small>{escape_html(cell.spread)}</small>"
+    if cell.bold:
+        text = f"<b>{text}</b>"
+    dagger, failed, rest = cell.marks.partition(" ✗")
+    text += escape_html(dagger)
+    if failed:
+        text += f' <span class="failed">✗{escape_html(rest)}</span>'
+    text = text or "–"
+    return f"{text} <small>{escape_html(cell.published)}</small>" if cell.published else text

@@ -6,17 +6,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import threading
-import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
 from datetime import timedelta
 from types import FrameType
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import torch
 import torch.distributed as dist
@@ -32,7 +31,6 @@ T = TypeVar("T")
 
 _FAILED, _LEFT = "failed", "left"  # keys of the store
 _POLL = 0.5  # seconds between two looks at the store for a failure
-_POLL_START = 0.02  # the same for the other processes at the start
 # seconds for the first process to end first; after a failure it may wait for this one, which then
 # has to end
 _PATIENCE = 3.0
@@ -51,57 +49,26 @@ def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
 
     Raises ConfigError for a device that is not there for each of them.
     """
-    if not dist.is_available():
-        raise ConfigError("this torch was built without torch.distributed: start one process")
     store, _, _ = next(rendezvous("env://"))
-    store = PrefixStore(_start_id(store, info), store)
-    with FailurePropagation(store, info.rank) as failures:
-        try:
-            own_device = device_of(device, info)
-            if own_device.type == "cuda":
-                torch.cuda.set_device(own_device)
-            dist.init_process_group(
-                "cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo",
-                store=PrefixStore("group", store),
-                rank=info.rank,
-                world_size=info.size,
-            )
-            yield ProcessGroup(info.rank, info.size, own_device, failures)
-        except (Exception, KeyboardInterrupt) as error:
-            if (cause := failures.root_cause(error)) is error:
-                raise
-            raise cause from error
-        finally:
-            failures.leave()
+    failures = FailurePropagation(store, info.rank)
+    try:
+        own_device = device_of(device, info)
+        if own_device.type == "cuda":
+            torch.cuda.set_device(own_device)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if own_device.type == "cuda" else "gloo",
+            store=PrefixStore("group", store),
+            rank=info.rank,
+            world_size=info.size,
+        )
+        yield ProcessGroup(info.rank, info.size, own_device, failures)
+    except (Exception, KeyboardInterrupt) as error:
+        if (cause := failures.root_cause(error)) is error:
+            raise
+        raise cause from error
+    finally:
+        failures.leave()
     dist.destroy_process_group()
-
-
-def _start_id(store: Store, info: RankInfo) -> str:
-    """A text that all processes of this start share, and none of an earlier one: after a restart
-    torchrun's store still holds what that wrote.
-    """
-    own = uuid4().hex
-    if info.first:
-        missing = set(range(1, info.size))
-        while missing:
-            for rank in list(missing):
-                # by the latest name that the process gave
-                if name := _read(store, f"hello{rank}"):
-                    store.set(f"word{rank}", name + own)
-                if _read(store, f"{own}{rank}"):
-                    missing.remove(rank)
-            time.sleep(_POLL_START)
-        return own
-    store.set(f"hello{info.rank}", own)
-    while not (answer := _read(store, f"word{info.rank}")).startswith(own):
-        time.sleep(_POLL_START)
-    start_id = answer.removeprefix(own)
-    store.set(f"{start_id}{info.rank}", "heard")
-    return start_id
-
-
-def _read(store: Store, key: str) -> str:
-    return store.get(key).decode() if store.check([key]) else ""
 
 
 def device_of(name: str, info: RankInfo) -> torch.device:
@@ -131,8 +98,8 @@ class ProcessGroup(SingleProcess):
     def __init__(
         self, rank: int, size: int, device: torch.device, failures: FailurePropagation
     ) -> None:
-        super().__init__(rank, size)
-        self.device, self._device, self._failures = str(device), device, failures
+        super().__init__(rank, size, str(device))
+        self._device, self._failures = device, failures
 
     def shared(self, n: int) -> bool:
         """Whether there are enough rows for all."""
@@ -155,9 +122,13 @@ class ProcessGroup(SingleProcess):
         dist.all_gather(parts, padded)
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
-    def gather_with_grad(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        gathered: tuple[Tensor, ...] = _Gather.apply(self, tuple(sizes), *parts)
-        return list(gathered)
+    def gather_with_grad(self, logits: list[list[Tensor]], n: int) -> list[list[Tensor]]:
+        """All n rows of each network's and view's logits, with a gradient: the mean over the
+        processes of what each hands back is that of all rows.
+        """
+        flat = [view for views in logits for view in views]
+        gathered = iter(_Gather.apply(self, n, *flat))
+        return [[next(gathered) for _ in views] for views in logits]
 
     def local_gradient(self, gradient: Tensor) -> Tensor:
         """Times the number of processes, over which the mean is taken. Of rows that all computed
@@ -169,6 +140,7 @@ class ProcessGroup(SingleProcess):
 
     @torch.no_grad()
     def broadcast(self, tensors: Iterable[Tensor]) -> None:
+        """Give tensors the first process's values."""
         by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in tensors:
             by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
@@ -205,7 +177,10 @@ class ProcessGroup(SingleProcess):
         self.on_rank_zero(lambda: answers.append(act()))
         return answers[0] if answers else act()
 
-    def wrapped(self, network: nn.Module, images: Tensor) -> Any:
+    def wrapped(self, network: nn.Module, images: Tensor) -> DistributedDataParallel:
+        """The network to train with, whose gradients are the means over all processes. images: some
+        to try it on.
+        """
         # A pass may leave parameters out, which the other processes would wait for.
         trial = deepcopy(network).eval()
         trained = [parameter for parameter in trial.parameters() if parameter.requires_grad]
@@ -236,11 +211,9 @@ class _Gather(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        context: Any, ranks: ProcessGroup, sizes: tuple[int, ...], *parts: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(context: Any, ranks: ProcessGroup, n: int, *parts: Tensor) -> tuple[Tensor, ...]:
         context.ranks = ranks
-        return tuple(ranks.gather(part, size) for part, size in zip(parts, sizes, strict=True))
+        return tuple(ranks.gather(part, n) for part in parts)
 
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -257,7 +230,7 @@ class RemoteFailure(RunFailed):
 
 class FailurePropagation:
     """The failure of one process, sent to the others through torchrun's store: a broken connection
-    alone does not say why. Inside `with`, a process that waits in vain for one that has failed is
+    alone does not say why. Until `leave`, a process that waits in vain for one that has failed is
     ended after some seconds of grace.
 
     torchrun ends all processes as soon as one of them fails: SIGTERM is ignored once this one is
@@ -270,14 +243,8 @@ class FailurePropagation:
         self._watched = PrefixStore("alarm", store.clone())
         self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
-
-    def __enter__(self) -> FailurePropagation:
         signal.signal(signal.SIGTERM, self._on_sigterm)
         threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._closed.set()
 
     def root_cause(self, error: BaseException) -> BaseException:
         """This process's own error, which is sent to the others, or that of another process, if it
@@ -294,7 +261,16 @@ class FailurePropagation:
                 if self._store.check([_FAILED]):
                     return _error_from(self._store.get(_FAILED))
         cause = ProcessLost(_LOST) if cut_off else error
-        self._send(cause)
+        interrupted = isinstance(cause, KeyboardInterrupt)
+        report = {
+            "rank": self._rank,
+            "message": str(cause),
+            "kind": type(cause).__name__,
+            "trace": "".join(traceback.format_exception(cause)),
+            "code": Interrupted.exit_code if interrupted else getattr(cause, "exit_code", None),
+        }
+        with suppress(RuntimeError):  # the store may be gone
+            self._store.compare_set(_FAILED, "", json.dumps(report))
         return cause
 
     def leave(self) -> None:
@@ -307,24 +283,11 @@ class FailurePropagation:
                 self._store.set(_LEFT, "")
             else:
                 self._store.wait([_LEFT], timedelta(seconds=self._patience))
+        self._closed.set()
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if not self._leaving:
             raise KeyboardInterrupt
-
-    def _send(self, error: BaseException) -> None:
-        report: dict[str, Any] = {
-            "rank": self._rank,
-            "message": str(error),
-            "kind": type(error).__name__,
-            "trace": "".join(traceback.format_exception(error)),
-        }
-        if isinstance(error, NoisebenchError):
-            report["code"] = error.exit_code
-        elif isinstance(error, KeyboardInterrupt):
-            report["code"] = Interrupted.exit_code
-        with suppress(RuntimeError):  # the store may be gone
-            self._store.compare_set(_FAILED, "", json.dumps(report))
 
     def _watch(self) -> None:
         with suppress(RuntimeError):
@@ -341,15 +304,14 @@ class FailurePropagation:
 def _error_from(text: bytes) -> NoisebenchError:
     """The error that another process sent."""
     report = json.loads(text)
-    kind, message, code = report["kind"], report["message"], report.get("code")
+    kind, message, code = report["kind"], report["message"], report["code"]
     if kind == ProcessLost.__name__:
         return ProcessLost(message)
-    where = f"in process {report['rank']}: "
-    if code is None:
-        return RemoteFailure(f"{where}{kind}: {message}", kind, report["trace"])
-    if code == RunFailed.exit_code:
-        return RemoteFailure(f"{where}{message or kind}", kind, report["trace"])
-    return _error_of(f"{where}{message or kind}", int(code))
+    reason = f"{kind}: {message}" if code is None else message or kind
+    located = f"in process {report['rank']}: {reason}"
+    if code in (None, RunFailed.exit_code):
+        return RemoteFailure(located, kind, report["trace"])
+    return _error_of(located, code)
 
 
 def _error_of(message: str, exit_code: int) -> NoisebenchError:
@@ -362,9 +324,5 @@ def _is_of_connection(error: BaseException | None) -> bool:
     """Whether it says only that another process cannot be reached."""
     if error is None or isinstance(error, NoisebenchError):
         return False
-    text = str(error).lower()
-    if isinstance(error, dist.DistError):
-        return True
-    if isinstance(error, RuntimeError) and ("gloo" in text or "nccl" in text):
-        return True
-    return _is_of_connection(error.__cause__)
+    backend = isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error).lower())
+    return bool(backend) or isinstance(error, dist.DistError) or _is_of_connection(error.__cause__)

@@ -5,7 +5,7 @@ step are spread over them. Imports no torch.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -14,9 +14,6 @@ from ...errors import ConfigError
 
 if TYPE_CHECKING:
     from torch import Tensor
-    from torch.nn import Module
-else:
-    Module = Tensor = Any
 
 T = TypeVar("T")
 
@@ -32,10 +29,6 @@ class RankInfo:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-
-    @property
-    def several(self) -> bool:
-        return self.size > 1
 
     @property
     def first(self) -> bool:
@@ -58,15 +51,15 @@ def cut(n: int, count: int) -> list[slice]:
     return [slice(*pair) for pair in pairwise(ends)]
 
 
+@dataclass
 class SingleProcess:
     """The processes of a run where there is one; ProcessGroup where there are several, all of which
     call the same methods in the same order.
     """
 
+    rank: int = 0
+    size: int = 1
     device: str | None = None  # of this process, where that is decided
-
-    def __init__(self, rank: int = 0, size: int = 1) -> None:
-        self.rank, self.size = rank, size
 
     def local_slice(self, n: int) -> slice:
         """Which of n rows this process computes. Fewer than two for each are computed by all, and
@@ -78,18 +71,9 @@ class SingleProcess:
         """All n rows, of which each process brings its share. No gradient."""
         return rows
 
-    def gather_with_grad(self, parts: Sequence[Tensor], sizes: Sequence[int]) -> list[Tensor]:
-        """Several tensors gathered, with a gradient: the mean over the processes of what each hands
-        back is that of all rows.
-        """
-        return list(parts)
-
     def local_gradient(self, gradient: Tensor) -> Tensor:
         """Of a gradient by all rows what this process hands back for its share."""
         return gradient
-
-    def broadcast(self, tensors: Iterable[Tensor]) -> None:
-        """Give tensors the first process's values."""
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
@@ -106,12 +90,6 @@ class SingleProcess:
         wrote.
         """
         return act()
-
-    def wrapped(self, network: Module, images: Tensor) -> Any:
-        """The network to train with, whose gradients are the means over all processes. images: some
-        to try it on.
-        """
-        return network
 
     def root_cause(self, error: Exception) -> Exception:
         """Where another process has failed, its error in place of that of the broken connection."""

@@ -4,13 +4,13 @@ channels).
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
 import torch
 from torch import nn
 
-from ...experiments.backbones import BACKBONES, TIMM, canonical_backbone
+from ...experiments.backbones import TIMM, canonical_backbone
+from . import backbones
 
 
 def make_network(
@@ -31,10 +31,7 @@ def make_network(
             from .timm_models import timm_network
 
             return timm_network(name.removeprefix(TIMM), num_classes, shape, enlarged=enlarged)
-        module, _, function = BACKBONES[name].factory.partition(":")
-        network: nn.Module = getattr(import_module(f"{__name__}.{module}"), function)(
-            num_classes, shape
-        )
+        network: nn.Module = getattr(backbones, name)(num_classes, shape)
         return network
 
 

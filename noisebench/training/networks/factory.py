@@ -1,4 +1,6 @@
-"""The network that a training begins with: random, or with the weights of another one."""
+"""The network that a training begins with: random, or with the weights of another one fitted to it,
+the classifier where the number of classes is equal, the first layer by channels.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,8 @@ from safetensors.torch import load
 from torch import Tensor, nn
 
 from ...errors import DataError
-from ...experiments.backbones import TIMM
-from ...experiments.weights import InitialWeights, is_ours, plain_names, read_initial
+from ...experiments.backbones import TIMM, InitialWeights, is_ours, plain_names, read_initial
 from . import make_network
-from .fitting import FitResult, classifier_names, fit_state_dict
 
 _NUMBER = "network{}."
 _SIZE = "enlarge."  # of a network that enlarges its images, which it does for small ones alone
@@ -27,15 +27,6 @@ class InitialState:
     states: tuple[dict[str, Tensor], ...]
     ours: bool
     label: str
-
-    def of(self, number: int) -> dict[str, Tensor]:
-        """Raises DataError where there are several, but none for this network."""
-        if len(self.states) > 1 and number >= len(self.states):
-            raise DataError(
-                f"--init-weights: {self.label} are the weights of {len(self.states)} "
-                "networks, this run trains more: give those of one"
-            )
-        return self.states[number if len(self.states) > 1 else 0]
 
 
 @dataclass(frozen=True)
@@ -59,14 +50,28 @@ class NetworkFactory:
         """
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
-        state, mismatch = self.weights.of(number), ""
-        for enlarged in self._enlarged_options(self.weights, state):
+        count, mismatch = len(self.weights.states), ""
+        if number >= count > 1:
+            raise DataError(
+                f"--init-weights: {self.weights.label} are the weights of {count} "
+                "networks, this run trains more: give those of one"
+            )
+        state = self.weights.states[number if count > 1 else 0]
+        if not self.model.startswith(TIMM):
+            options: tuple[bool, ...] = (False,)
+        elif any(name.startswith(_SIZE) for name in state):
+            options = (True,)
+        else:  # runs open a stem, others have it as timm
+            options = (False, True) if self.weights.ours else (True, False)
+        # networks that begin from the same weights would remain equal with the same classifier
+        shared = self.networks > 1 and len(self.weights.states) == 1
+        for enlarged in options:
             network = make_network(
                 self.model, self.num_classes, self.shape, seed, enlarged=enlarged
             )
-            fit = self._fit(network, state)
+            fit = fit_state_dict(network, state, reinit_heads=shared)
             if fit.mismatch and enlarged and (translated := self._translated(network, state)):
-                second_fit = self._fit(network, translated)
+                second_fit = fit_state_dict(network, translated, reinit_heads=shared)
                 fit = fit if second_fit.mismatch else second_fit
             if not fit.mismatch:
                 network.load_state_dict(fit.state, strict=False)
@@ -80,30 +85,6 @@ class NetworkFactory:
         raise DataError(
             f"--init-weights: {self.weights.label} does not fit {self.model} here: {mismatch}"
         )
-
-    def _enlarged_options(
-        self, weights: InitialState, state: dict[str, Tensor]
-    ) -> tuple[bool, ...]:
-        """Whether images are enlarged: as the weights say; else for a run's weights first as runs
-        open a stem, for others as timm has it.
-        """
-        if not self.model.startswith(TIMM):
-            return (False,)
-        if any(name.startswith(_SIZE) for name in state):
-            return (True,)
-        return (False, True) if weights.ours else (True, False)
-
-    def _fit(self, network: nn.Module, state: dict[str, Tensor]) -> FitResult:
-        """Networks that begin from the same weights get classifiers of their own: they would remain
-        equal.
-        """
-        assert self.weights is not None
-        fitted = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
-        for name, tensor in network.state_dict().items():
-            if name.startswith(_SIZE):
-                fitted[name] = tensor
-        reinit_heads = self.networks > 1 and len(self.weights.states) == 1
-        return fit_state_dict(network, fitted, reinit_heads=reinit_heads)
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
         """The weights as timm translates them; None where it cannot."""
@@ -141,3 +122,109 @@ def weights_of(initial: InitialWeights | None) -> InitialState | None:
         for prefix in prefixes
     )
     return InitialState(states, is_ours(tensors), initial.label)
+
+
+_NAMED = 2  # tensors of a kind that an error names
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """`state`: tensors that a network can take; `changes`: what was left out or changed, in
+    sentences; `mismatch`: what does not fit, naming the first tensors; empty where all do.
+    """
+
+    state: dict[str, Tensor]
+    changes: tuple[str, ...]
+    mismatch: str
+
+
+def fit_state_dict(
+    network: nn.Module, state: dict[str, Tensor], *, reinit_heads: bool = False
+) -> FitResult:
+    """The part of a state dict that a network begins from; a classifier that the state lacks stays
+    as it is in the network. reinit_heads: other networks begin from the same state, and their
+    classifiers tell them apart.
+    """
+    target, changes = network.state_dict(), []
+    state = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
+    state |= {name: tensor for name, tensor in target.items() if name.startswith(_SIZE)}
+    heads = tuple(f"{name}." for name in classifier_names(network))
+    reason = _other_classes(target, state, heads)
+    if not reason and reinit_heads:
+        reason = "several networks begin from it, each with its own classifier"
+    if reason:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+        changes.append(f"{reason}: left as freshly made")
+    first = first_layer(network)
+    if first in state and state[first].dim() == 4:
+        (outputs, given, *kernel), channels = state[first].shape, target[first].shape[1]
+        if channels != given and target[first].shape == (outputs, channels, *kernel):
+            changes.append(f"its {first} sees {given} channels and is adapted to {channels}")
+            state[first] = adapted(state[first], channels)
+    return FitResult(state, tuple(changes), _mismatch(target, state, heads))
+
+
+def _other_classes(
+    target: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[str, ...]
+) -> str:
+    """In which way the classifier is not that of the network's classes; empty where it is, or where
+    more than its classes differ.
+    """
+    names = [name for name in target if name.startswith(heads)]
+    if names and not any(name in state for name in names):
+        return "it has no classifier"
+    unlike = [name for name in names if name in state and state[name].shape != target[name].shape]
+    if unlike and all(state[name].shape[1:] == target[name].shape[1:] for name in unlike):
+        classes, expected = len(state[unlike[0]]), len(target[unlike[0]])
+        return f"its classifier is of {classes} classes, not {expected}"
+    return ""
+
+
+def adapted(weight: Tensor, channels: int) -> Tensor:
+    """A first convolution (out, in, height, width) for other channels as timm adapts it: summed for
+    one, else repeated and scaled.
+    """
+    before = weight.shape[1]
+    if channels == 1:
+        return weight.float().sum(1, keepdim=True).to(weight.dtype)
+    repeated = weight.float().repeat(1, -(-channels // before), 1, 1)[:, :channels]
+    return (repeated * (before / channels)).to(weight.dtype)
+
+
+def _mismatch(target: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[str, ...]) -> str:
+    # where a part of a classifier is there, all of it must be
+    has_head = any(name.startswith(heads) for name in state)
+    needed = [name for name in target if has_head or not name.startswith(heads)]
+    kinds = {
+        "missing": [name for name in needed if name not in state],
+        "unexpected": sorted(name for name in state if name not in target),
+        "of another shape": [
+            f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
+            for name, tensor in target.items()
+            if name in state and state[name].shape != tensor.shape
+        ],
+    }
+    parts = []
+    for kind, names in kinds.items():
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            parts.append(f"{kind} {', '.join(names[:_NAMED])}{more}")
+    return "; ".join(parts)
+
+
+def classifier_names(network: nn.Module) -> tuple[str, ...]:
+    """The paths of the layers that tell classes: of timm's as timm says, of ours the head."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    names = config.get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def first_layer(network: nn.Module) -> str:
+    """The name of the weight that looks at the images' channels; empty without a convolution."""
+    config: Any = getattr(network, "pretrained_cfg", None) or {}
+    if names := config.get("first_conv"):
+        return f"{names if isinstance(names, str) else names[0]}.weight"
+    for path, layer in network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            return f"{path}.weight"
+    return ""

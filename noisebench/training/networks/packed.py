@@ -25,19 +25,13 @@ def pack_networks(networks: Sequence[nn.Module]) -> nn.Module:
     """
     packed = deepcopy(networks[0])
     for path, layer in networks[0].named_modules():
-        if not any(True for _ in layer.children()):
-            layers = [network.get_submodule(path) for network in networks]
-            packed.set_submodule(path, _packed(layers))
-    return packed
-
-
-def _packed(layers: list[Any]) -> nn.Module:
-    kind = type(layers[0])
-    if kind in _SHARED:
-        return deepcopy(layers[0])
-    if kind not in _PACKED:
-        raise TypeError(f"{kind.__name__} layers cannot be packed")
-    packed: nn.Module = _PACKED[kind](layers)
+        kind = type(layer)
+        if kind in _SHARED or list(layer.children()):
+            continue
+        if kind not in _PACKED:
+            raise TypeError(f"{kind.__name__} layers cannot be packed")
+        layers = [network.get_submodule(path) for network in networks]
+        packed.set_submodule(path, _PACKED[kind](layers))
     return packed
 
 
@@ -102,25 +96,15 @@ class PackedConv2d(nn.Module):
         first = layers[0]
         self.weight = nn.Parameter(_stacked(layers, "weight"))
         self.bias = None if first.bias is None else nn.Parameter(_stacked(layers, "bias"))
-        self.stride, self.padding, self.dilation, self.groups = (
-            first.stride,
-            first.padding,
-            first.dilation,
-            first.groups,
-        )
+        self.options: dict[str, Any] = {
+            name: getattr(first, name) for name in ("stride", "padding", "dilation")
+        }
+        self.groups = first.groups * len(layers)
 
     def forward(self, images: Tensor) -> Tensor:
         bias = None if self.bias is None else self.bias.flatten()
-        groups = self.groups * len(self.weight)
-        return functional.conv2d(
-            images,
-            self.weight.flatten(0, 1),
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            groups,
-        )
+        weight = self.weight.flatten(0, 1)
+        return functional.conv2d(images, weight, bias, groups=self.groups, **self.options)
 
 
 class PackedBatchNorm(nn.Module):

@@ -36,11 +36,6 @@ class Enlarge(nn.Module):
         return functional.interpolate(images, scale_factor=_LESS, mode="bilinear")
 
 
-def _enlarged(network: nn.Module, inputs: tuple[Tensor]) -> Tensor:
-    larger: Tensor = network.get_submodule("enlarge")(inputs[0])
-    return larger
-
-
 def timm_network(
     name: str, num_classes: int, shape: tuple[int, int, int], *, enlarged: bool = False
 ) -> nn.Module:
@@ -52,18 +47,19 @@ def timm_network(
     if not timm.is_model(name.partition(".")[0]):
         raise UnknownName("timm model", name, timm.list_models(), "models timm")
     height, width, channels = shape
-    times = _LESS if enlarged and is_small(shape) else 1
+    small = max(height, width) <= SMALL
+    times = _LESS if enlarged and small else 1
     try:
         network = _create(
             name,
             num_classes,
             channels,
             (times * height, times * width),
-            open_stem=is_small(shape) and times == 1,
+            open_stem=small and times == 1,
         )
         if times > 1:
             network.enlarge = Enlarge()
-            network.register_forward_pre_hook(_enlarged)
+            network.register_forward_pre_hook(lambda module, images: module.enlarge(*images))
         with torch.no_grad(), _strides_without_effect_taken(network):
             logits = network.eval()(torch.zeros(2, channels, height, width))
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError) as error:
@@ -106,20 +102,13 @@ def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def is_small(shape: tuple[int, ...]) -> bool:
-    """Whether the stem of an ImageNet model would leave nothing to see of images (height, width,
-    channels).
-    """
-    return max(shape[:2]) <= SMALL
-
-
 def timm_translated(
     name: str, num_classes: int, shape: tuple[int, int, int], state: dict[str, Tensor]
 ) -> nn.Module:
     """timm's own network with weights as timm takes them: in the format of their authors, or with
     positions of other images. It raises whatever timm raises where they are none of this network's.
     """
-    times = _LESS if is_small(shape) else 1
+    times = _LESS if max(shape[:2]) <= SMALL else 1
     source = {
         "pretrained": True,
         "pretrained_cfg_overlay": {
@@ -154,13 +143,9 @@ def _create(
     side: Any = size[0] if size[0] == size[1] else size
     plain = timm.create_model(name, **common)
     patch = getattr(getattr(plain, "patch_embed", None), "patch_size", None)
+    choices: list[dict[str, Any]] = [{"img_size": side}]
     if patch and open_stem:
-        choices: list[dict[str, Any]] = [
-            {"img_size": side, "patch_size": max(1, patch[0] // _LESS)},
-            {"img_size": side},
-        ]
-    else:
-        choices = [{"img_size": side}]
+        choices.insert(0, {"img_size": side, "patch_size": max(1, patch[0] // _LESS)})
     for choice in choices:
         try:
             return timm.create_model(name, **common, **choice)
@@ -184,18 +169,10 @@ def _open_stem(network: nn.Module, channels: int) -> None:
             return
         if isinstance(layer, nn.Conv2d) and layer.in_channels == channels and layer.stride[0] > 1:
             left //= min(left, layer.stride[0])
-            network.set_submodule(path, _gentler(layer))
+            # 3x3 if it overlapped, else patches as small as the stride
+            stride = max(1, layer.stride[0] // _LESS)
+            kernel, padding = (3, 1) if layer.kernel_size[0] > layer.stride[0] else (stride, 0)
+            sizes = layer.in_channels, layer.out_channels, kernel, stride, padding
+            network.set_submodule(path, nn.Conv2d(*sizes, bias=layer.bias is not None))
         elif left < _LESS:
             return  # past the stem
-
-
-def _gentler(layer: nn.Conv2d) -> nn.Conv2d:
-    """The convolution with its stride divided by up to 4; 3x3 if it overlapped, else patches as
-    small as the stride.
-    """
-    stride = max(1, layer.stride[0] // _LESS)
-    overlapping = layer.kernel_size[0] > layer.stride[0]
-    kernel, padding = (3, 1) if overlapping else (stride, 0)
-    return nn.Conv2d(
-        layer.in_channels, layer.out_channels, kernel, stride, padding, bias=layer.bias is not None
-    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from noisebench.datasets import Shape, read_annotations, read_review
-from noisebench.noise.matrices import read_matrix
+from noisebench.noise.class_conditional import read_matrix
 
 from .choices import Choices, changed, mutated
 

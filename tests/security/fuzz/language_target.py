@@ -14,9 +14,9 @@ from noisebench.core.expressions import parse, parse_value
 from noisebench.core.registry import Registry
 from noisebench.errors import NoisebenchError
 from noisebench.experiments.backbones import canonical_backbone
-from noisebench.experiments.compute import price_of
 from noisebench.experiments.methods import METHODS
 from noisebench.experiments.recipes import read_schedule
+from noisebench.experiments.resolve import price_of
 from noisebench.losses import LOSSES, build_loss, build_penalty
 from noisebench.noise import NOISES, build_noise, is_random, normal_noise
 from noisebench.strategies import STRATEGIES, build_strategy, normal_strategy

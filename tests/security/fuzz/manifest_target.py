@@ -20,7 +20,7 @@ from noisebench.datasets import DATASETS, read_labels
 from noisebench.errors import ManifestError, NoisebenchError
 from noisebench.labels.build import DatasetInputs, LabelRequest, make_manifest
 from noisebench.labels.manifest import Manifest, file_name, read_manifest
-from noisebench.labels.parquet import to_parquet
+from noisebench.labels.rows import to_parquet
 from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated

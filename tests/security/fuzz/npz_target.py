@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from noisebench.core.files.arrays import read_npy, read_npz
+from noisebench.core.files.arrays import npz_arrays, read_npy
 from noisebench.datasets import find_dataset, read_images, read_labels
 from noisebench.datasets.npz import read_arrays, read_shape
 from noisebench.errors import NoisebenchError
@@ -199,7 +199,9 @@ def prepare(folder: Path) -> Callable[[bytes], None]:
             Dynamics.load(read_arrays(path, ("counts", "gradients")))
         else:
             with suppress(ValueError):  # which a reader says in its own words
-                read_npz(raw, ("p",), 1 << 20) if kind == "teacher" else read_npy(raw)
+                npz_arrays(io.BytesIO(raw), ("p",), 1 << 20) if kind == "teacher" else read_npy(
+                    io.BytesIO(raw), len(raw)
+                )
             read_teacher(path, 12, 3, "a" * 64)
 
     def _use_data(path: Path, root: Path) -> None:

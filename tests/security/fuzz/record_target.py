@@ -27,7 +27,7 @@ from noisebench.experiments.command import repro_command
 from noisebench.labels.issues import better_score, score_labels
 from noisebench.reporting import Rules, TableLayout, check, read_baseline, report_of
 from noisebench.runs.folder import RunFolder
-from noisebench.runs.predictions import checked_arrays
+from noisebench.runs.result import load_predictions
 from noisebench.runs.workspace import Workspace
 
 from .choices import Choices, changed, mutated
@@ -150,7 +150,8 @@ def _use(run: RunFolder, name: str, choices: Choices, root: Path) -> None:
     readers = [
         lambda: draw_run(_evaluate(run)),
         lambda: [
-            score_labels(arrays, better_score(arrays)) for arrays in [checked_arrays(run, 10)]
+            score_labels(arrays, better_score(arrays))
+            for arrays in [load_predictions(run, 10).arrays]
         ],
     ]
     uses: dict[str, list[Callable[[], object]]] = {

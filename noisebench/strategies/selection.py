@@ -1,5 +1,5 @@
-"""Two networks that choose examples for each other or together: decoupling, co-teaching,
-co-teaching+ and JoCoR.
+"""Examples selected by their cost or probability: by two networks in decoupling, co-teaching,
+co-teaching+ and JoCoR, by one in curriculum loss and negative learning.
 """
 
 from __future__ import annotations
@@ -13,12 +13,15 @@ from ..core.parameters import Interval, Share, WrongShare
 from .base import (
     Batch,
     ComputeCost,
+    Generator,
+    ModelOutput,
     Outputs,
     Strategy,
     Supervision,
     Tensor,
     TrainingInfo,
     averaged,
+    first_epochs,
     given_label_cost,
     linear_ramp,
     register_strategy,
@@ -78,13 +81,10 @@ class Coteaching(Strategy):
     ramp: Share = 0.05
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
-
     def kept(self, size: int, epoch: int) -> int:
         """How many of `size` examples are learned."""
         return int(
-            (1 - forgotten(self.rate, epoch, self.ramp, self._epochs, self.power)) * size + 1e-9
+            (1 - forgotten(self.rate, epoch, self.ramp, self.info.epochs, self.power)) * size + 1e-9
         )
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
@@ -111,7 +111,7 @@ class CoteachingPlus(Coteaching):
     warmup: Share = 0.1
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
+        if batch.epoch <= whole_epochs(self.warmup, self.info.epochs):
             return super().supervise(batch, outputs)
         among = disagreement(outputs)
         count = self.kept(int(among.sum()), batch.epoch)
@@ -187,11 +187,143 @@ class Decoupling(Strategy):
     num_networks = 2
     warmup: Share = 0.1
 
-    def setup(self, info: TrainingInfo) -> None:
-        self._epochs = info.epochs
-
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        if batch.epoch <= whole_epochs(self.warmup, self._epochs):
+        if batch.epoch <= whole_epochs(self.warmup, self.info.epochs):
             return super().supervise(batch, outputs)
         weights = disagreement(outputs).to(outputs[0][0].cost.dtype)
         return [Supervision(batch.targets, weights, mean_over=True) for _ in outputs]
+
+
+def margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """How far (B,) the label's logit lies above the largest other one, of logits (B, K); below 0
+    the label is not what is predicted.
+    """
+    others = logits.scatter(1, labels[:, None], -float("inf"))
+    return logits.gather(1, labels[:, None])[:, 0] - others.max(1).values
+
+
+def soft_hinge(logits: Tensor, labels: Tensor) -> Tensor:
+    """The paper's base loss (B,): max(0, 1 - margin) where the label is predicted, 1 + CE where it
+    is not; never below the 0-1 loss.
+    """
+    u = margin(logits, labels)
+    cross_entropy = logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
+    return (1 - u).clamp_min(0).where(u >= 0, 1 + cross_entropy)
+
+
+def cheapest_within(cost: Tensor, threshold: Tensor | float) -> Tensor:
+    """The v (B,) in {0, 1} of least max(sum_i v_i cost_i, C - sum_i v_i), C the threshold: by cost
+    in order, ties by place, as long as the i cheapest together cost no more than C + 1 - i.
+    """
+    ordered, places = cost.sort(stable=True)
+    rank = cost.new_ones(cost.shape).cumsum(0)
+    within = (ordered.cumsum(0) <= threshold + 1 - rank).to(cost.dtype)
+    return cost.new_zeros(cost.shape).scatter_(0, places, within)
+
+
+@register_strategy(
+    name="curriculum",
+    version=2,
+    paper="Lyu & Tsang 2020",
+    disabled_form="curriculum(rate=0, burn_in=1)",
+    cost=ComputeCost(1, 1),
+)
+@dataclass
+class CurriculumLoss(Strategy):
+    """Noise pruned curriculum loss (NPCL): min over v of max(sum_i v_i l_i, C - sum_i v_i), v in
+    {0, 1}^n, for each batch of n.
+
+    C = (1 - rate)^2 n + (1 - rate) errors, by which the largest l are pruned; at rate 0 it is the
+    curriculum loss (CL). burn_in: the share of the run in which all are learned; the paper: 10 of
+    200 epochs on CIFAR, 5 on MNIST. l is the paper's soft hinge loss of the logits, which is never
+    below the 0-1 loss; what is learned of the chosen is the run's own loss, as a sum, and so over
+    the size of the batch, also where the other side of the maximum is the larger one. Built from
+    others' accounts of the paper, which agree.
+    """
+
+    packable = True
+    rate: WrongShare = AUTO  # type: ignore[assignment]
+    burn_in: Share = 0.05
+
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+        if batch.epoch <= first_epochs(self.burn_in, self.info.epochs):
+            return super().supervise(batch, outputs)
+        logits = outputs[0][0].logits.detach()
+        errors = (margin(logits, batch.labels) < 0).sum()
+        threshold = (1 - self.rate) ** 2 * len(logits) + (1 - self.rate) * errors
+        return [
+            Supervision(
+                batch.targets,
+                cheapest_within(soft_hinge(logits, batch.labels), threshold),
+                mean_over=True,
+            )
+        ]
+
+
+_NEGATIVE_FLOOR = 1e-5  # the authors keep 1 - p above it; where that takes hold it has no gradient
+
+
+def other_labels(labels: Tensor, num_classes: int, draws: int, generator: Generator) -> Tensor:
+    """So many complementary labels (B, draws) of each label (B,): of the other classes alike, and
+    with repetition.
+    """
+    from torch import randint
+
+    ahead = randint(1, num_classes, (len(labels), draws), generator=generator).to(labels.device)
+    return (labels[:, None] + ahead) % num_classes
+
+
+def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
+    """- sum_k log(1 - p_k) over the complementary labels (B, draws) of each example (B,)."""
+    return -(1 - log_p.exp()).clamp_min(_NEGATIVE_FLOOR).log().gather(1, others).sum(1)
+
+
+@register_strategy(
+    name="nlnl",
+    paper="Kim et al. 2019",
+    disabled_form="nlnl(negative=0, selective=0, cut=0)",
+    cost=ComputeCost(1, 1),
+)
+@dataclass
+class NLNL(Strategy):
+    """Negative learning: that an image is not of a class drawn from the others, which is seldom
+    wrong; then positive, of the sure ones.
+
+    For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL),
+    `draws` of them, summed; for `selective` only those whose label has p above 1 / K (SelNL); then
+    the run's own loss is learned where p is above `cut` (SelPL). The paper: 720 epochs each; 1
+    draw, on CIFAR-100 110; the authors' learning rate is 0.02, and so many draws want a small one.
+    Their code asks p of the mean of the last ten epochs, here it is that of the step, and weighs
+    rare classes more, here all count alike. The last stage, two times 480 epochs on pseudo-labels,
+    is left out.
+    """
+
+    packable = True
+    draws: Annotated[int, Interval("[1, 1000]")] = 1
+    negative: Share = 0.3334
+    selective: Share = 0.3334
+    cut: Share = 0.5
+
+    def setup(self, info: TrainingInfo) -> None:
+        super().setup(info)
+        self._first = first_epochs(self.negative, info.epochs)
+        self._last = self._first + whole_epochs(self.selective, info.epochs)
+
+    def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+        # in the negative stages no label is learned
+        least = self.cut if batch.epoch > self._last else 2
+        return [Supervision(batch.targets, _sure(batch, outputs[0][0], least))]
+
+    def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
+        if batch.epoch > self._last:
+            return None
+        K = self.info.num_classes
+        others = other_labels(batch.labels, K, self.draws, batch.generator)
+        chosen = _sure(batch, outputs[0][0], 1 / K if batch.epoch > self._first else 0)
+        return (averaged(chosen) * negative_cost(outputs[0][0].log_p, others)).mean()
+
+
+def _sure(batch: Batch, output: ModelOutput, least: float) -> Tensor:
+    """Where the given label has p of at least so much, weights (B,) in {0, 1}."""
+    log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
+    return (log_p.exp() >= least).to(log_p.dtype)

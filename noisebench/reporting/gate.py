@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,13 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from ...core.files.schema import Count, Name, Number, Scalar, Whole, check_form, shown
-from ...core.files.untrusted import read_json
-from ...errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
-from ...labels.manifest import of_which
-from ..metrics import METRICS
-from ..render.text import SCHEMA
-from ..stats import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
+from ..core.files.schema import Count, Name, Number, Scalar, Whole, check_form, shown
+from ..core.files.untrusted import read_json
+from ..errors import ConfigError, NoisebenchError, Regressed, RunFailed, Undecided
+from ..labels.manifest import of_which
+from .metrics import METRICS
+from .render.text import SCHEMA
+from .stats import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
@@ -129,24 +130,24 @@ class Check:
         """Of failed runs first, then of regressions, then of what cannot be decided; None if all is
         well.
         """
-        undecided = len(self.of("missing")) + len(self.of("not comparable")) + len(self.damaged)
-        counts: list[tuple[type[NoisebenchError], str, int]] = [
-            (RunFailed, "with failed runs", len(self.of("failed"))),
-            (Regressed, "regressed", len(self.of("regressed"))),
+        counts = Counter(finding.status for finding in self.findings)
+        undecided = counts["missing"] + counts["not comparable"] + len(self.damaged)
+        kinds: list[tuple[type[NoisebenchError], str, int]] = [
+            (RunFailed, "with failed runs", counts["failed"]),
+            (Regressed, "regressed", counts["regressed"]),
             (Undecided, "cannot be decided", undecided),
         ]
-        problems = [(kind, what, count) for kind, what, count in counts if count]
-        if not problems:
-            if self.of("ok"):
-                return None
-            return Undecided(
-                "nothing to compare: no cell of the baseline is here (noisebench "
-                "report shows what is)"
+        problems = [(kind, what, count) for kind, what, count in kinds if count]
+        if problems:
+            text = ", ".join(
+                f"{count} {'cell' if count == 1 else 'cells'} {what}" for _, what, count in problems
             )
-        text = ", ".join(
-            f"{count} {'cell' if count == 1 else 'cells'} {what}" for _, what, count in problems
+            return problems[0][0](f"check: {text}; {counts['ok']} of {len(self.findings)} ok")
+        if counts["ok"]:
+            return None
+        return Undecided(
+            "nothing to compare: no cell of the baseline is here (noisebench report shows what is)"
         )
-        return problems[0][0](f"check: {text}; {len(self.of('ok'))} of {len(self.findings)} ok")
 
     @property
     def troubles(self) -> list[str]:
@@ -160,12 +161,12 @@ class Check:
 
     @property
     def summary(self) -> str:
-        parts = []
-        for status in ("ok", "regressed", "failed", "missing", "not comparable", "allowed"):
-            if count := len(self.of(status)):
-                parts.append(f"{count} {'missing, allowed' if status == 'allowed' else status}")
+        counts = Counter(finding.status for finding in self.findings)
+        counts["missing, allowed"] = counts["allowed"]
+        statuses = ("ok", "regressed", "failed", "missing", "not comparable", "missing, allowed")
+        parts = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
         damaged = f", {len(self.damaged)} files passed over" if self.damaged else ""
-        return f"check: {', '.join(parts) or 'nothing to compare'}{damaged}"
+        return f"check: {parts or 'nothing to compare'}{damaged}"
 
     def document(self) -> dict[str, Any]:
         """For machines."""
@@ -197,34 +198,35 @@ def read_tolerance(text: str | None, metrics: Sequence[str]) -> float | dict[str
         judged = [name for name in metrics if not METRICS[name].spent]
         units = {METRICS[name].unit for name in judged}
         if size and len(units) > 1:
-            each = ",".join(f"{name}={text}" for name in judged)
+            example = ",".join(f"{name}={text}" for name in judged)
             raise ConfigError(
                 f"--tolerance {text}: these metrics differ in their unit, so say it "
-                f"of each, as in --tolerance {each}"
+                f"of each, as in --tolerance {example}"
             )
         return size
-    found: dict[str, float] = {}
+    sizes: dict[str, float] = {}
     for part in text.split(","):
         name, _, number = (word.strip() for word in part.partition("="))
-        if name not in metrics or name in found:
+        if name not in metrics or name in sizes:
             raise ConfigError(
                 f"--tolerance {part.strip()}: each --metric once, of "
                 f"{', '.join(metrics)}, as in {metrics[0]}=0.5"
             )
-        found[name] = _size(number)
-    return found
+        sizes[name] = _size(number)
+    return sizes
 
 
 def _size(text: str) -> float:
     try:
-        if 0 <= (size := float(text)) < math.inf:
-            return size
+        size = float(text)
     except ValueError:
-        pass
-    raise ConfigError(
-        "--tolerance is a number from 0, or one of each metric as in "
-        f"last=0.5,nll=0.02; got {text!r}"
-    )
+        size = math.nan
+    if not 0 <= size < math.inf:
+        raise ConfigError(
+            "--tolerance is a number from 0, or one of each metric as in "
+            f"last=0.5,nll=0.02; got {text!r}"
+        )
+    return size
 
 
 def read_baseline(path: Path, metric: str) -> dict[str, Any]:
@@ -239,30 +241,25 @@ def read_baseline(path: Path, metric: str) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise Undecided(f"the baseline {path} cannot be read ({error}): {way} {path}") from None
     try:
-        _check_document(content)
+        check_form(content, Baseline)
+        if content["schema"] != SCHEMA:
+            raise ValueError(f"it has {content['schema']}")
+        if unknown := [
+            cell["metric"] for cell in content["cells"] if cell["metric"] not in METRICS
+        ]:
+            raise ValueError(f"there is no metric {shown(unknown[0])}")
     except ValueError as error:
         raise Undecided(
             f"{path} is no baseline of schema {SCHEMA} ({error}): {way} {path}"
         ) from None
     if content["metric"] != metric:
         raise Undecided(
-            f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, asked "
-            f"is {metric}: give the same"
+            f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, "
+            f"this report {metric}: give the same"
         )
     if not any(cell["values"] for cell in content["cells"]):
         raise Undecided(f"the baseline {path} holds no values: {way} {path}")
     return content
-
-
-def _check_document(content: Any) -> None:
-    """Raises ValueError for what is no document of this version."""
-    check_form(content, Baseline)
-    if content["schema"] != SCHEMA:
-        raise ValueError(f"it has {content['schema']}")
-    if strange := next(
-        (cell["metric"] for cell in content["cells"] if cell["metric"] not in METRICS), None
-    ):
-        raise ValueError(f"there is no metric {shown(strange)}")
 
 
 def check(
@@ -277,104 +274,75 @@ def check(
     for old in baseline["cells"]:
         if not old["values"] or METRICS[old["metric"]].spent:
             continue
-        found = _counterpart(old, now["cells"], rules)
-        if isinstance(found, Finding):
-            findings.append(found)
+        result = _counterpart(old, now["cells"], rules)
+        if isinstance(result, Finding):
+            findings.append(result)
         else:
-            (others if rules.tolerance_of(found.metric) else exact).append(found)
-    findings += [_judge_exactly(pair) for pair in exact]
-    adjusted = holm(_p_values(others))
-    findings += [
-        _judge(pair, p_value, rules) for pair, p_value in zip(others, adjusted, strict=True)
-    ]
+            (others if rules.tolerance_of(old["metric"]) else exact).append(result)
+    for pair in exact:
+        worse = [seed for seed, drop in zip(pair.shared, pair.drops, strict=True) if drop > 0]
+        status, text = "ok", "no seed is worse"
+        if worse:
+            status, largest = "regressed", pair.text(max(pair.drops))
+            text = f"seed {', '.join(worse)} worse, by up to {largest}"
+        findings.append(pair.finding(status, text))
+    for pair, p_value in zip(others, holm(_p_values(others)), strict=True):
+        way = f"paired over {len(pair.shared)} seeds" if pair.paired else "no seeds to pair"
+        worse_or_better = "worse" if pair.drop > 0 else "better"
+        p = f"p = {p_value:.2g} after Holm" if p_value > _TINY else f"p < {_TINY}"
+        text = f"{pair.text(abs(pair.drop))} {worse_or_better} than the baseline ({way}, {p})"
+        tolerance = rules.tolerance_of(pair.old["metric"]) + _EPSILON
+        regressed = pair.drop > tolerance and p_value < rules.alpha
+        findings.append(pair.finding("regressed" if regressed else "ok", text, p_value))
     return Check(findings, list(damaged))
 
 
-@dataclass(frozen=True)
 class _Pair:
-    """A cell of the baseline and the same cell now."""
+    """A cell of the baseline and the same cell now; all numbers are in the metric's unit.
 
-    old: dict[str, Any]
-    new: dict[str, Any]
+    shared: the seeds of both, and `drops` by how much each is worse now; paired: whether there are
+    two of them or more, over which alone `drop` is then the mean; seeds: their number, else that of
+    the side with fewer; variance: of one seed's drop where seeds pair, else of one value, with `df`
+    degrees of freedom; share: that of the mean drop, as a multiple of it; least: the least
+    plausible variance of one seed's drop, None where it is not known of how many examples a share
+    is.
+    """
 
-    @property
-    def metric(self) -> str:
-        return str(self.old["metric"])
-
-    @property
-    def scale(self) -> int:
-        return METRICS[self.metric].scale
-
-    @property
-    def shared(self) -> list[str]:
-        return [seed for seed in self.old["values"] if seed in self.new["values"]]
-
-    @property
-    def paired(self) -> bool:
-        return len(self.shared) > 1
-
-    @property
-    def sides(self) -> list[list[float]]:
-        """The values of both, in the metric's unit."""
-        cells = (self.old, self.new)
-        return [[self.scale * value for value in cell["values"].values()] for cell in cells]
-
-    @property
-    def seeds(self) -> int:
-        """Of the side with fewer, or those that pair."""
-        return len(self.shared) if self.paired else min(map(len, self.sides))
-
-    @property
-    def drops(self) -> list[float]:
-        """By shared seed, in the metric's unit."""
-        old, new = self.old["values"], self.new["values"]
-        return [self._worse(old[seed], new[seed]) for seed in self.shared]
-
-    @property
-    def drop(self) -> float:
-        """In the metric's unit; over the shared seeds, where these are two or more."""
+    def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
+        self.old, self.new, self.metric = old, new, METRICS[old["metric"]]
+        scale = self.metric.scale
+        worse = scale if self.metric.higher_is_better else -scale
+        then, now = old["values"], new["values"]
+        sides = [[scale * value for value in cell.values()] for cell in (then, now)]
+        self.shared = [seed for seed in then if seed in now]
+        self.drops = [worse * (then[seed] - now[seed]) for seed in self.shared]
+        self.paired = len(self.shared) > 1
+        self.seeds = len(self.shared) if self.paired else min(map(len, sides))
+        self.variance, self.df = 0.0, 0
         if self.paired:
-            return statistics.fmean(self.drops)
-        means = (statistics.fmean(cell["values"].values()) for cell in (self.old, self.new))
-        return self._worse(*means)
-
-    def _worse(self, before: float, after: float) -> float:
-        sign = 1 if METRICS[self.metric].higher_is_better else -1
-        return self.scale * (before - after) * sign
-
-    @property
-    def variance(self) -> tuple[float, int]:
-        """Of one seed's drop where seeds pair, else of one value; and its degrees of freedom."""
-        if self.paired:
-            return statistics.variance(self.drops), len(self.shared) - 1
-        df = sum(len(side) - 1 for side in self.sides)
-        squares = sum(statistics.variance(side) * (len(side) - 1) for side in self.sides)
-        return squares / df, df
-
-    @property
-    def share(self) -> float:
-        """The variance of the mean drop, as a multiple of that."""
-        if self.paired:
-            return 1 / len(self.shared)
-        return sum(1 / len(side) for side in self.sides)
-
-    @property
-    def least(self) -> float | None:
-        """The least plausible variance of one seed's drop; None where it is not known of how many
-        examples a share is.
-        """
-        size = self.new.get("num_examples") or self.old.get("num_examples")
-        if not size:
-            return None
-        return least_variance(self.drop / self.scale, self.seeds, size) * self.scale**2
+            self.drop = statistics.fmean(self.drops)
+            self.variance, self.df = statistics.variance(self.drops), self.seeds - 1
+            self.share = 1 / self.seeds
+        else:
+            before, after = (statistics.fmean(cell.values()) for cell in (then, now))
+            self.drop = worse * (before - after)
+            self.share = sum(1 / len(side) for side in sides)
+            if self.seeds > 1:
+                self.df = sum(len(side) - 1 for side in sides)
+                squares = sum(statistics.variance(side) * (len(side) - 1) for side in sides)
+                self.variance = squares / self.df
+        self.least: float | None = None
+        num_examples = new.get("num_examples") or old.get("num_examples")
+        if num_examples and self.seeds > 1:
+            self.least = least_variance(self.drop / scale, self.seeds, num_examples) * scale**2
 
     def finding(self, status: str, text: str, p_value: float | None = None) -> Finding:
         return Finding(names_of(self.old), status, text, cell_id(self.new), self.drop, p_value)
 
     def text(self, drop: float) -> str:
         """`0.52 points`, `0.0312 nats`."""
-        metric = METRICS[self.metric]
-        return f"{drop:.{2 if metric.percent else 2 + metric.finer}f} {metric.unit}".strip()
+        digits = 2 if self.metric.percent else 2 + self.metric.finer
+        return f"{drop:.{digits}f} {self.metric.unit}".strip()
 
 
 def names_of(cell: dict[str, Any]) -> dict[str, Any]:
@@ -398,40 +366,32 @@ def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules)
     alike = [cell for cell in same if cell["settings"] == old["settings"]]
     alike.sort(key=lambda cell: bool(_inputs_changed(old, cell)))
     failed = [cell for cell in alike or same if cell["failed"]]
-
-    def problem(status: str, text: str) -> Finding:
-        return Finding(names_of(old), status, text, cell_id((failed or alike or same or [old])[0]))
-
+    status, text = "not comparable", ""
     if failed:
-        return problem("failed", f"{failed[0]['failed']} failed, noisebench run tries again")
-    if not any(cell["values"] for cell in same):
+        status, text = "failed", f"{failed[0]['failed']} failed, noisebench run tries again"
+    elif not any(cell["values"] for cell in same):
         status = "allowed" if rules.allow_missing else "missing"
-        return problem(status, "no run here; --allow-missing lets it pass")
-    if not alike:
-        changed = _changed(old["settings"], same[0]["settings"])
-        return problem("not comparable", f"{changed} changed")
-    new = alike[0]
-    if changed := _inputs_changed(old, new):
-        return problem("not comparable", f"{changed} changed; save a new baseline if it is meant")
-    pair = _Pair(old, new)
-    if not rules.tolerance_of(pair.metric):
-        lost = [seed for seed in old["values"] if seed not in new["values"]]
+        text = "no run here; --allow-missing lets it pass"
+    elif not alike:
+        text = f"{_changed(old['settings'], same[0]['settings'])} changed"
+    elif changed := _inputs_changed(old, alike[0]):
+        text = f"{changed} changed; save a new baseline if it is meant"
+    if text:
+        return Finding(names_of(old), status, text, cell_id((failed or alike or same or [old])[0]))
+    pair = _Pair(old, alike[0])
+    lost = [seed for seed in old["values"] if seed not in pair.shared]
+    if not rules.tolerance_of(old["metric"]):
         if lost and not (rules.allow_missing and pair.shared):
-            return pair.finding(
-                "missing", f"seed {', '.join(lost)} is not here, and an exact comparison needs it"
-            )
-    elif min(map(len, pair.sides)) < 2:
-        return pair.finding(
-            "not comparable",
-            "fewer than two seeds tell nothing of their noise; --tolerance 0 compares exactly",
-        )
-    elif pair.least is None and pair.seeds < FEWEST_SEEDS and METRICS[pair.metric].counted:
-        return pair.finding(
-            "not comparable",
+            status = "missing"
+            text = f"seed {', '.join(lost)} is not here, and an exact comparison needs it"
+    elif pair.seeds < 2:
+        text = "fewer than two seeds tell nothing of their noise; --tolerance 0 compares exactly"
+    elif pair.least is None and pair.seeds < FEWEST_SEEDS and pair.metric.counted:
+        text = (
             "two seeds may agree by chance, and it is not known of how many examples this is a "
-            "share; --tolerance 0 compares exactly",
+            "share; --tolerance 0 compares exactly"
         )
-    return pair
+    return pair.finding(status, text) if text else pair
 
 
 def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
@@ -459,15 +419,6 @@ def _inputs_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
     return ""
 
 
-def _judge_exactly(pair: _Pair) -> Finding:
-    """Without statistics: no shared seed may be worse at all."""
-    worse = [seed for seed, drop in zip(pair.shared, pair.drops, strict=True) if drop > 0]
-    if not worse:
-        return pair.finding("ok", "no seed is worse")
-    text = f"seed {', '.join(worse)} worse, by up to {pair.text(max(pair.drops))}"
-    return pair.finding("regressed", text)
-
-
 def _p_values(pairs: list[_Pair]) -> list[float]:
     """Of each drop. A cell that is bit for bit the same says nothing about noise."""
     columns: dict[tuple[object, ...], list[_Pair]] = {}
@@ -479,7 +430,9 @@ def _p_values(pairs: list[_Pair]) -> list[float]:
     p_values = {id(pair): 1.0 for pair in pairs}
     for paired in (True, False):
         chosen = [column for names, column in columns.items() if names[0] == paired]
-        moderated_variances = moderated([[pair.variance for pair in column] for column in chosen])
+        moderated_variances = moderated(
+            [[(pair.variance, pair.df) for pair in column] for column in chosen]
+        )
         for column, variances in zip(chosen, moderated_variances, strict=True):
             for pair, (variance, df) in zip(column, variances, strict=True):
                 # of which no other cell says anything
@@ -490,12 +443,3 @@ def _p_values(pairs: list[_Pair]) -> list[float]:
                     df if variance >= least else min(df, pair.seeds - 1),
                 )
     return [p_values[id(pair)] for pair in pairs]
-
-
-def _judge(pair: _Pair, p_value: float, rules: Rules) -> Finding:
-    way = f"paired over {len(pair.shared)} seeds" if pair.paired else "no seeds to pair"
-    worse = "worse" if pair.drop > 0 else "better"
-    p = f"p = {p_value:.2g} after Holm" if p_value > _TINY else f"p < {_TINY}"
-    text = f"{pair.text(abs(pair.drop))} {worse} than the baseline ({way}, {p})"
-    regressed = pair.drop > rules.tolerance_of(pair.metric) + _EPSILON and p_value < rules.alpha
-    return pair.finding("regressed" if regressed else "ok", text, p_value)

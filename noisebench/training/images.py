@@ -11,8 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...experiments.recipes import Recipe
+from ..datasets import ImageArray, LazyImages
 
+# the usual mean and standard deviation of ImageNet's pixels in [0, 1]
+_IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EVALUATION_BATCH = 1024
 _CPU_BATCH = 256  # as fast on a CPU as more, in about the memory that a training step of 128 takes
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
@@ -28,8 +30,13 @@ class Normalisation:
     std: Tensor
 
     @classmethod
-    def of(cls, images: np.ndarray) -> Normalisation:
-        """From exact counts of every byte value, so that it is the same on every machine."""
+    def of(cls, images: ImageArray) -> Normalisation:
+        """Of images in memory from exact counts of every byte value, so that it is the same on
+        every machine; for images in files ImageNet's: to count a million would take hours.
+        """
+        if isinstance(images, LazyImages):
+            mean, std = (torch.tensor(part, dtype=torch.float64) * 255 for part in _IMAGENET)
+            return cls(mean.float(), std.float())
         values, channels = torch.arange(256, dtype=torch.float64), images.shape[3]
         counts = torch.zeros(channels, 256, dtype=torch.float64)
         for start in range(0, len(images), _HISTOGRAM_CHUNK):
@@ -96,19 +103,6 @@ class EpochPlan:
         flips = torch.rand(views, n, generator=generator).to(device) < 0.5 if flip else None
         return cls(order, shifts, flips, generator.initial_seed())
 
-    def augmentation(self, view: int | slice, at: slice) -> tuple[Tensor, Tensor | None]:
-        """The shifts (B, 2) and flips (B,) of some rows of the order, in one view or (views, ...)
-        in several.
-        """
-        return self.shifts[view, at], None if self.flips is None else self.flips[view, at]
-
-    def batches(self, size: int) -> list[Tensor]:
-        """Indices (B,) of each step. A last batch of one example is left out: batch norm cannot
-        learn from it.
-        """
-        parts = list(self.order.split(size))
-        return parts[:-1] if size > 1 and len(parts) > 1 and len(parts[-1]) == 1 else parts
-
 
 @dataclass(frozen=True)
 class StreamTransform:
@@ -121,10 +115,6 @@ class StreamTransform:
     area: float = 1.0
     flip: bool = False
     fit: str = "crop"
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> StreamTransform:
-        return cls(recipe.size, recipe.centre, recipe.area, recipe.flip, recipe.fit)
 
 
 class InMemoryImages:
@@ -156,9 +146,10 @@ class InMemoryImages:
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some rows of the plan's order."""
+        flips = [None] * len(plan.shifts) if plan.flips is None else plan.flips[:, at]
         return tuple(
-            self.augmented(plan.order[at], *plan.augmentation(view, at))
-            for view in range(len(plan.shifts))
+            self.augmented(plan.order[at], shifts[at], view_flips)
+            for shifts, view_flips in zip(plan.shifts, flips, strict=True)
         )
 
     def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:

@@ -1,1 +1,0 @@
-"""Streamed data sets: images in folders, tars and tables that are read during training."""

@@ -1,1 +1,0 @@
-"""Checks of a report for CI: a baseline, GitHub annotations, JUnit."""
