@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PYTHONS ?= python3.11 python3.14
 WHICH ?= oldest newest
 
-.PHONY: quick test soak lint perf matrix clean
+.PHONY: quick test soak lint docs package perf matrix clean
 
 quick: $(VENV)/.installed
 	$(BIN)/noisebench run quick
@@ -25,6 +25,22 @@ lint: $(VENV)/.installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m pytest tests/repo
+
+# The documentation site, into site/; a broken link is an error. Needs no network.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
+# Builds wheel and sdist, installs the wheel into a new environment outside of the checkout and runs a suite there.
+package: $(VENV)/.installed
+	rm -rf dist .package
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check build twine
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(PYTHON) -m venv .package/venv
+	.package/venv/bin/python -m pip install --quiet --disable-pip-version-check torch torchvision
+	.package/venv/bin/python -m pip install --quiet --disable-pip-version-check dist/*.whl
+	cd .package && venv/bin/noisebench --version && venv/bin/noisebench run smoke
+	rm -rf .package
 
 # Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
 perf: $(VENV)/.installed-test
@@ -48,5 +64,9 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
 	touch $@
 
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) .matrix manifests runs wandb trackio mlflow.db dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) .matrix .package site manifests runs wandb trackio mlflow.db dist .mypy_cache .pytest_cache .ruff_cache

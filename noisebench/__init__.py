@@ -48,6 +48,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("noisebench")
     if name not in _SOURCES:
         raise AttributeError(f"module 'noisebench' has no attribute {name!r}")
     module, attribute = _SOURCES[name]

@@ -1,11 +1,10 @@
-"""Estimates of the noise beside the truth: `python results/estimates.py` writes
+"""Compares estimated with true noise rates: `python results/estimates.py` writes
 results/estimates.csv and prints its table.
 
-Needs the extra `check` (cleanlab), and in NOISEBENCH_DATA or the cache fashionmnist.npz,
-cifar10.npz and CIFAR-10_human.pt. Each case trains the two networks of a run with `eps=estimated`,
-no more; their predictions are kept in out-of-fold/ and used when it runs again. About an hour on
-one core. Case names as arguments (`digits photos`) make these alone, and keep the other lines of
-the file.
+Needs the extra `check` (cleanlab), and fashionmnist.npz, cifar10.npz and CIFAR-10_human.pt in
+NOISEBENCH_DATA or the cache. Each case trains only the two networks of a run with `eps=estimated`;
+their predictions are stored in out-of-fold/ and reused. About an hour on one core. Arguments such
+as `digits photos` run these cases only, and keep the other lines of the CSV.
 """
 
 from __future__ import annotations
@@ -69,9 +68,7 @@ CASES: dict[str, tuple[dict[str, Any], list[str], int]] = {
 def out_of_fold(
     workspace: Workspace, settings: dict[str, Any], seed: int, kept: Path
 ) -> dict[str, np.ndarray]:
-    """log_p (n, K) of the networks that were not trained on an example, labels (n,) and clean ones,
-    -1 where nobody knows.
-    """
+    """Out-of-fold log_p (n, K), given labels (n,) and clean labels (n,), -1 where unknown."""
     if not kept.exists():
         run = resolve_suite_run(
             workspace,
@@ -106,7 +103,7 @@ def train(trainer: Trainer) -> None:
 
 
 def true_labels_of_photos(workspace: Workspace) -> np.ndarray:
-    """results/photos.py names each image by its number in CIFAR-10."""
+    """The file name of an image is its index in CIFAR-10, see results/photos.py."""
     ids = workspace.labels(workspace.dataset("photos/")).ids
     assert ids is not None
     true: np.ndarray = workspace.labels(workspace.dataset("cifar10")).labels[
@@ -132,7 +129,7 @@ def confident_joint_rate(p: np.ndarray, labels: np.ndarray) -> float:
 
 
 def line(name: str, noise: str, seed: int, found: dict[str, np.ndarray]) -> dict[str, Any]:
-    """What every estimator makes of the same predictions."""
+    """A line of the CSV: each estimator on the same predictions."""
     log_p, labels, clean = found["log_p"], found["labels"].astype(np.int64), found["clean"]
     p = np.exp(log_p.astype(np.float64))
     p /= p.sum(1, keepdims=True)
@@ -150,7 +147,7 @@ def line(name: str, noise: str, seed: int, found: dict[str, np.ndarray]) -> dict
 
 
 def lines(names: list[str]) -> Iterator[dict[str, Any]]:
-    """The lines of the file for these cases."""
+    """The lines of the CSV for these cases."""
     workspace = Workspace(".", os.environ.get("NOISEBENCH_DATA"))
     for name in names:
         settings, noises, seeds = CASES[name]
@@ -191,15 +188,15 @@ def page(rows: list[dict[str, Any]]) -> str:
         held = sum(float(row["low"]) <= float(row["truth"]) <= float(row["high"]) for row in of)
         text.append(
             f"{name}: mean error {', '.join(f'{100 * error:.1f}' for error in errors)}; {held} of "
-            f"{len(of)} intervals hold the truth"
+            f"{len(of)} intervals contain the truth"
         )
     return "\n".join(text)
 
 
 def main(names: list[str]) -> int:
-    """The exit code: 2 for a case that there is not."""
+    """Returns the exit code: 2 for an unknown case."""
     if unknown := sorted(set(names) - set(CASES)):
-        print(f"no such case: {', '.join(unknown)}; there are {', '.join(CASES)}", file=sys.stderr)
+        print(f"unknown case: {', '.join(unknown)}; known: {', '.join(CASES)}", file=sys.stderr)
         return 2
     wanted, before = names or list(CASES), list[dict[str, Any]]()
     if TABLE.exists():

@@ -248,7 +248,7 @@ RECIPES = {
         "trained weights (--init-weights)",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
-        "ours, measured in docs/weights.md; rates by layer after Clark et al. 2020",
+        "ours, measured in docs/how-to/fine-tune.md; rates by layer after Clark et al. 2020",
     ),
     "finetune_frozen": PublishedRecipe(
         "as finetune, with the stem left as it is",
@@ -261,7 +261,7 @@ RECIPES = {
             "freeze": 1,
         },
         {},
-        "ours, measured in docs/weights.md",
+        "ours, measured in docs/how-to/fine-tune.md",
     ),
 }
 

@@ -4,7 +4,9 @@ planned.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,8 @@ import noisebench as nb
 from noisebench.cli import main
 from noisebench.cli.app import app
 from noisebench.datasets import Images
-from noisebench.losses import LOSSES
 from tests.contracts.test_surface import OPTIONS
-from tests.support.pages import PAGES, README, ROOT, commands_of, plugin, read
+from tests.support.pages import PAGES, README, ROOT, commands_of, plugins, read
 
 WITH_COMMANDS = [page for page in PAGES[1:] if commands_of(page)]
 # trainings, drawings, features of 50,000 images, timm's import
@@ -62,7 +63,7 @@ def write_tables(place: Path) -> None:
         "given_label": given,
         "predicted_label": predicted,
     }
-    pd.DataFrame(issues).to_csv(place / "issues.csv")
+    pd.DataFrame(issues).to_csv(place / "cleanlab.csv")
 
 
 def as_a_shell(words: list[str]) -> list[str]:
@@ -76,6 +77,19 @@ def as_a_shell(words: list[str]) -> list[str]:
         )
 
     return [name for word in words for name in paths(word)]
+
+
+LOADED: set[str] = set()
+
+
+def once_loaded(words: list[str]) -> list[str]:
+    """Without --plugin FILE where this process has loaded the file already."""
+    if words[0] != "--plugin":
+        return words
+    if words[1] in LOADED:
+        return words[2:]
+    LOADED.add(words[1])
+    return words
 
 
 def is_long(words: list[str]) -> bool:
@@ -95,9 +109,7 @@ def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's commands as one session; suites and large networks are only planned."""
     write_suite_of(page)
     for arguments in commands_of(page):
-        words = as_a_shell(arguments)
-        if "--plugin" in words and "root" in LOSSES:
-            continue
+        words = once_loaded(as_a_shell(arguments))
         code = main(["-q", *as_dry_run(words)] if is_long(words) else words)
         assert code == 0 or (is_long(words) and is_not_at_hand(capsys)), (
             words,
@@ -133,7 +145,8 @@ def workspace(
     if not any(left_by_readme.iterdir()):
         monkeypatch.chdir(left_by_readme)
         make_photos(left_by_readme / "photos", digits)
-        (left_by_readme / "my_loss.py").write_text(plugin())
+        for name, text in plugins().items():
+            (left_by_readme / name).write_text(text)
         run(README, capsys)
         write_tables(left_by_readme)
     monkeypatch.chdir(tmp_path)
@@ -143,7 +156,7 @@ def workspace(
 def test_the_readmes_commands_run(workspace: Path) -> None:
     """They leave two runs on the same images, the second without the suspected label errors."""
     assert len(list((workspace / "runs").glob("photos*"))) == 2
-    listed = (workspace / "doubted.csv").read_text().splitlines()[1:]
+    listed = (workspace / "issues.csv").read_text().splitlines()[1:]
     dropped = nb.read_manifest(next((workspace / "manifests").glob("photos-*reviewed-drop*")))
     assert len(listed) == 240 - dropped.included.sum() > 0
 
@@ -151,6 +164,7 @@ def test_the_readmes_commands_run(workspace: Path) -> None:
 def parse(words: list[str]) -> None:
     """As the command line does, without running the command. Raises click's errors."""
     group: Any = typer.main.get_command(app)
+    words = words[2:] if words[0] == "--plugin" else words
     group.commands[words[0]].make_context(words[0], words[1:]).close()
 
 
@@ -174,13 +188,15 @@ def test_every_command_of_the_pages_is_accepted(
         )
         monkeypatch.chdir(place)
         write_suite_of(page)
-        for words in commands_of(page):
-            with subtests.test(" ".join(words), page=page.name):
-                parse(words)
+        for typed in commands_of(page):
+            with subtests.test(" ".join(typed), page=page.name):
+                parse(typed)
+                words = once_loaded(typed)
                 if any(word in " ".join(words) for word in COSTLY):
                     continue
                 short = re.search("--epochs [1-3]( |$)", " ".join(words))
-                planned = as_dry_run(words) if words[0] in ("run", "train") and not short else words
+                trains = "train" in words or words[0] == "run"
+                planned = as_dry_run(words) if trains and not short else words
                 code = main(["-q", "--offline", *planned])
                 assert code == 0 or is_not_at_hand(capsys), capsys.readouterr().err
 
@@ -204,9 +220,30 @@ def test_every_command_of_the_cli_stands_in_the_readme() -> None:
 
 def test_the_lines_from_python_run(workspace: Path, digits: Images) -> None:
     """As they stand there, with the digits' labels."""
-    lines = re.search(r"```python\n(.*?)```", read(ROOT / "docs" / "python.md"), re.S)
+    lines = re.search(r"```python\n(.*?)```", read(ROOT / "docs" / "how-to" / "python.md"), re.S)
     assert lines
     names: dict[str, Any] = {"labels": digits.train_labels}
     exec(lines[1], names)
     assert (names["noisy"] != digits.train_labels).mean() == pytest.approx(0.4, abs=1e-3)
     assert len(names["frame"]) == len(list((workspace / "runs").iterdir()))
+
+
+def test_the_quickstart_notebook_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its lines in order; those that begin with ! are commands."""
+    notebook = json.loads(read(ROOT / "docs" / "tutorials" / "quickstart.ipynb"))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        lines = "".join(cell["source"]).splitlines()
+        for line in lines:
+            if line.startswith("!noisebench "):
+                assert main(shlex.split(line)[1:]) == 0, capsys.readouterr().err
+        exec("\n".join(line for line in lines if not line.startswith("!")), names)
+    assert names["wrong"].mean() > 0.9
+    accuracy = nb.results("runs").set_index(["noise.text", "loss"])["metrics.test_acc.last"]
+    assert accuracy.loc[("symmetric(rate=0.4)", "gce(q=0.7)")] > 0.9
+    assert accuracy.loc[("symmetric(rate=0.4)", "ce")] < 0.8

@@ -1,5 +1,5 @@
-"""results/: each line is a run of its suite as it is planned today, each page shows its file, and
-one run is made again.
+"""results/: each line is a run of its suite as it is planned today, each page and README.md show
+their CSVs, and one run is made again.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import shlex
 import sys
 from collections.abc import Callable
 from functools import cache
+from html import unescape
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -40,7 +42,7 @@ def _script(name: str) -> ModuleType:
     return module
 
 
-evidence, photos = _script("evidence"), _script("photos")
+claims, evidence, photos = (_script(name) for name in ("claims", "evidence", "photos"))
 SUITES = evidence.suites()
 WRITTEN = [name for name in evidence.EVIDENCE if (RESULTS / f"{name}.csv").exists()]
 
@@ -97,14 +99,58 @@ def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
             assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
 
 
-def test_what_a_page_says_to_add_is_one_of_its_runs(
+def test_the_readmes_verdicts_claims_and_figure_are_those_of_the_csvs() -> None:
+    page = (RESULTS / "README.md").read_text(encoding="utf-8")
+    assert page == claims.readme(page)
+    assert claims.description(RESULTS) in unescape(
+        (RESULTS / "el-forest.svg").read_text(encoding="utf-8")
+    )
+
+
+def test_a_verdict_follows_from_the_csv(tmp_path: Path) -> None:
+    """Where EL and CE exchange their names, the first claim becomes its opposite."""
+    claim = claims.PAPER[0]
+    assert (claim.text, claim.file) == (claims.CE_SYM, "quick")
+    text = (RESULTS / "quick.csv").read_text(encoding="utf-8")
+    names = {",el,": ",ce,", ",ce,": ",el,"}
+    exchanged = re.sub(r"(?<=\)),(?:el|ce),", lambda match: names[match[0]], text)
+    (tmp_path / "quick.csv").write_text(exchanged, encoding="utf-8")
+    assert claim.verdict(claim.gaps(RESULTS)) == "holds"
+    assert claim.verdict(claim.gaps(tmp_path)) == "does not hold"
+
+
+def test_verdicts_by_the_rule(subtests: pytest.Subtests) -> None:
+    better, level = claims.Claim("", ""), claims.Claim("", "", margin=1)
+    above, below, around = (1, 3), (-3, -1.5), (-0.5, 0.4)
+    for claim, ends, verdict in (
+        (better, [above], "holds"),
+        (better, [above, around], "partly"),
+        (better, [above, below], "partly"),
+        (better, [around, below], "does not hold"),
+        (better, [around], "does not hold"),
+        (better, [(-2, 2)], "undecided"),
+        (better, [(None, None)], "no interval"),
+        (better, [(None, None), above], "holds"),
+        (better, [], "not tried"),
+        (level, [around], "holds"),
+        (level, [around, below], "partly"),
+        (level, [(1.5, 3), (-2, 2)], "does not hold"),
+        (level, [(-2, 2), (-2, 0)], "undecided"),
+    ):
+        with subtests.test(verdict, ends=ends):
+            gaps = [claims.Gap("sym 0.4", 0.0, low, high, 2) for low, high in ends]
+            assert claim.verdict(gaps) == verdict
+
+
+def test_the_second_command_of_a_page_is_one_of_its_runs(
     agenda: Callable[[str], list[QueuedRun]], subtests: pytest.Subtests
 ) -> None:
     for name in WRITTEN:
         with subtests.test(suite=name):
             page = (RESULTS / f"{name}.md").read_text(encoding="utf-8")
-            words = page.partition(": add `")[2].partition("`, say")[0]
-            (item,) = where(agenda(name), shlex.split(words.replace("--filter", "")))
+            words = shlex.split(page.partition("```sh\n")[2].splitlines()[1])
+            selected = [word for flag, word in pairwise(words) if flag == "--filter"]
+            (item,) = where(agenda(name), selected)
             assert item.run.key in finished_runs(RESULTS / f"{name}.csv")
 
 

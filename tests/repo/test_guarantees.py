@@ -1,4 +1,4 @@
-"""docs/guarantees.md: each line names tests that show it, which `make test` runs, or, marked on the
+"""docs/reference/guarantees.md: each line names tests that show it, which `make test` runs, or, marked on the
 page, `make lint`.
 """
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.pages import ROOT, read
 
-LINES = re.split(r"\n\* ", read(ROOT / "docs" / "guarantees.md"))[1:]
+LINES = re.split(r"\n\* ", read(ROOT / "docs" / "reference" / "guarantees.md"))[1:]
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 LEFT_OUT = re.compile(r"pytest\.mark\.(soak|skip\b|xfail)")
 MAKE_TEST = next(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (README, *sorted((ROOT / "docs").rglob("*.md")))
 
 
 def read(page: Path) -> str:
@@ -26,8 +26,9 @@ def commands_of(page: Path) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines if line.startswith("noisebench ")]
 
 
-def plugin() -> str:
-    """The README's loss in one file."""
-    found = re.search(r"```python\n(# my_loss\.py\n.*?)```", read(README), re.S)
-    assert found
-    return found[1]
+def plugins() -> dict[str, str]:
+    """The pages' plugins: blocks of Python that begin with their file's name."""
+    blocks = [
+        re.findall(r"```python\n# (my_\w+\.py)\n(.*?)```", read(page), re.S) for page in PAGES
+    ]
+    return dict(block for page in blocks for block in page)
