@@ -421,7 +421,7 @@ def test_part_dependent_noise_that_cannot_be_is_refused(case):
 
 
 def test_images_of_one_class_have_nothing_to_be_mistaken_for():
-    with pytest.raises(LanguageError, match="needs two classes"):
+    with pytest.raises(LanguageError, match="needs two or more classes"):
         nb.corrupt(np.zeros(90, int), "pdn(rate=0.4)", num_classes=1, images=COLOUR)
 
 
@@ -575,7 +575,9 @@ def test_a_share_out_of_reach_is_refused_saying_what_is_in_reach():
     p = np.tile([0.8, 0.2, 0.0], (10, 1))
     p[:3] = [0.2, 0.0, 0.8]  # wrong about three, whose second class is right
     for rate in (0.29, 0.71):
-        with pytest.raises(LanguageError, match=rf"lies between 0\.3000 and 0\.7000, got {rate}"):
+        with pytest.raises(
+            LanguageError, match=rf"must be between 0\.3000 and 0\.7000, got {rate}"
+        ):
             made(f"plc('t', rate={rate})", labels, Given(teacher=teacher_of(p)), num_classes=3)
 
 
