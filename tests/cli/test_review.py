@@ -156,7 +156,7 @@ def test_a_verified_label_is_right_whatever_a_list_says(tmp_path: Path) -> None:
     path = listing(tmp_path / "s.csv", noisy, [at], [(noisy.labels[at] + 1) % 10])
     for action in ("drop", "relabel"):
         with pytest.raises(
-            DataError, match=f"the label of example {at} has been verified: delete its line"
+            DataError, match=f"the label of example {at} is trusted \\(verified\\): delete its line"
         ):
             review(noisy, path, action)
 

@@ -504,7 +504,7 @@ def test_a_manifest_taken_for_labels_keeps_what_it_drops(pets, capsys):
     for name in ("again.csv.gz", "again.parquet", "again.csv"):
         first.write(pets / name)
         assert corrupt(pets, None, name=name)[:2] == (0, expected)
-        assert "9 training images that it drops are left out" in capsys.readouterr().err
+        assert "9 training images that it drops are excluded" in capsys.readouterr().err
 
 
 # In a manifest
@@ -587,7 +587,7 @@ def test_clean_labels_that_contradict_a_catalogues_set_are_refused(file, digits)
     clean[[5, 900]] = (clean[[5, 900]] + 1) % 10
     with pytest.raises(
         DataError,
-        match=r"not those of digits: example 5 is "
+        match=r"differ from those of digits: example 5 is "
         rf"{digits.train_labels[5]}, not {clean[5]}",
     ):
         digits_with(file(pt({"label": digits.train_labels, "clean_label": clean}), "l.pt"), digits)

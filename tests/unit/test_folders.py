@@ -728,8 +728,8 @@ def test_images_of_different_sizes_take_the_median_and_no_icon_decides(
     assert main(["corrupt", "pets", "--sym", "0.2"]) == 0
     err = capsys.readouterr().err
     assert (
-        "the shorter side 7 to 29 pixels, median 24; used at 24x24 pixels (crop); --img-size and "
-        "--fit change that"
+        "the shorter side 7 to 29 pixels, median 24; resized to 24x24 pixels (crop); change with "
+        "--img-size and --fit"
         in err
         and small in err
     )
