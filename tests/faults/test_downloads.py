@@ -77,9 +77,9 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(host: Host, tmp_path: P
     [
         (status(404), "HTTP 404"),
         (status(503), "HTTP 503"),
-        (sends(CONTENT[:-1] + b"?"), "sent another file than the published one"),
-        (sends(b"<html>log in first</html>"), "sent another file than the published one"),
-        (sends(b""), "sent another file than the published one"),
+        (sends(CONTENT[:-1] + b"?"), "wrong checksum"),
+        (sends(b"<html>log in first</html>"), "wrong checksum"),
+        (sends(b""), "wrong checksum"),
         (sends(CONTENT + b"?"), "sends more than the 3,000,000 bytes of the file"),
         (without_length(bytes(10_000_000)), "sends more than the 3,000,000 bytes of the file"),
         (sends_on("http://example.org/file.bin"), "not https"),
@@ -252,7 +252,7 @@ def report(*words): print(*words, flush=True)
 with download_lock(Path(sys.argv[1]), report):
     fetch(Published("set", "file.bin", {size}, {checksum!r}, ({host!r},)), Path(sys.argv[1]), report)
 """
-WAITING = "waiting for another process, which downloads set"
+WAITING = "waiting for another process, that downloads set"
 
 
 def other_process(host: Host, folder: Path) -> subprocess.Popen[str]:

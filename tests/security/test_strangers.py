@@ -371,7 +371,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
             for label in "ab"
         ],
     )
-    with pytest.raises(DataError, match="two training images have one name"):
+    with pytest.raises(DataError, match="two training images have the same name"):
         find_dataset(f"tar:{tmp_path / 'x.tar'}", tmp_path)
 
 
@@ -381,7 +381,7 @@ def test_a_label_that_no_class_has_is_refused(tmp_path: Path, subtests: pytest.S
         with subtests.test(label=label[:20], suffix=suffix):
             content = label if suffix == "cls" else b'{"label": ' + label + b"}"
             a_tar(tmp_path / "x.tar", ("0.png", saved_as("png")), (f"0.{suffix}", content))
-            with pytest.raises(DataError, match="holds no class number"):
+            with pytest.raises(DataError, match="contains no class number"):
                 index_tars(tmp_path, ["x.tar"], tmp_path / "cache", keyed=True)
 
 

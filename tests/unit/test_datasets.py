@@ -165,7 +165,7 @@ def test_arrays_beside_those_of_a_data_set_are_named(tmp_path: Path) -> None:
         val_labels=arrays["test_labels"],
     )
     assert find_dataset(str(tmp_path / "toy.npz")).decisions == (
-        "passed over: arrays that are not read: val_images, val_labels",
+        "skipped: unknown arrays: val_images, val_labels",
     )
     np.savez(tmp_path / "four.npz", **arrays)
     assert find_dataset(str(tmp_path / "four.npz")).decisions == ()

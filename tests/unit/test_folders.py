@@ -219,9 +219,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def counts(manifest: Manifest) -> dict[str, int]:
     """What was passed over, by the first word that says what it is."""
     lines = [
-        line.removeprefix("passed over: ")
+        line.removeprefix("skipped: ")
         for line in manifest.meta["decisions"]
-        if line.startswith("passed over: ")
+        if line.startswith("skipped: ")
     ]
     kinds = {
         "hidden": "hidden",
@@ -258,11 +258,11 @@ def test_a_folder_as_people_have_them_goes_all_the_way(
         if line.startswith("images: ")
     }
     assert changed == {
-        "turned upright by the EXIF orientation": "6",
-        ("more than 8 bits a channel reduced to the highest 8"): "3",
+        "rotated by the EXIF orientation": "6",
+        ("more than 8 bits per channel reduced to the highest 8"): "3",
     }
     assert main(["corrupt", *words, "--force"]) == 0
-    assert re.search(r"passed over +4 hidden .*\.DS_Store", capsys.readouterr().out)
+    assert re.search(r"skipped +4 hidden .*\.DS_Store", capsys.readouterr().out)
     network = [
         "--model",
         "mlp",
@@ -275,7 +275,7 @@ def test_a_folder_as_people_have_them_goes_all_the_way(
     assert main(["train", *words, *network, "--json"]) == 0
     out, err = capsys.readouterr()
     assert ("icon.png (7x9)" in err) == (not flat)
-    assert "passed over: 1 image of a format that is not read" in err and "holiday.heic" in err
+    assert "skipped: 1 image in an unsupported format" in err and "holiday.heic" in err
     assert main(["evaluate", json.loads(out)["run"], "--suspects", "list.csv"]) == 0
     with Path("list.csv").open(newline="") as file:
         listed = [row["path"] for row in csv.DictReader(file)]
@@ -299,7 +299,7 @@ def test_parts_are_found_by_their_names_in_memory_and_streamed(tmp_path):
             assert {path.partition("/")[0] for path in dataset.listed.test.names} == {expected}
             unused = [part for part in parts[1:] if part != expected]
             assert [line for line in dataset.decisions if line.startswith("passed")] == [
-                f"passed over: 1 folder beside the training and the test part ({part}/)"
+                f"skipped: 1 folder next to the training and the test part ({part}/)"
                 for part in unused
             ]
     vehicles = tmp_path / "vehicles"
@@ -410,7 +410,7 @@ def test_links_are_followed_once_and_what_lies_deeper_belongs_to_the_class_above
         said = "\n".join(dataset.decisions)
         for what in ("1 link to a folder that is read already (train/cat/loop)", "1 image beside "
                                                                                  "the class folders",
-                     "2 images in folders below them (train/cat/more/0.png", "test set: without 1 class (zebra)"):  # fmt: skip
+                     "2 images in subfolders of them (train/cat/more/0.png", "test set: no images of 1 class (zebra)"):  # fmt: skip
             assert what in said
 
 

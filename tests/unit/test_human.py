@@ -308,7 +308,7 @@ def test_other_bytes_than_the_published_are_not_kept(content, host, clean, tmp_p
     host.files = {"/human/CIFAR-10_human.pt": content}
     with pytest.raises(
         DataError,
-        match=r"sent another file than the published one.*: put "
+        match=r"wrong checksum.*: put "
         r"CIFAR-10_human\.pt",
     ):
         read_ten(tmp_path, clean)

@@ -738,7 +738,7 @@ def test_a_changed_teacher_is_noticed_by_its_checksum(tmp_path):
     )
     assert len(nb.corrupt(FEW, text, num_classes=3)) == 12
     path.write_bytes(npy(probabilities()[::-1]))
-    with pytest.raises(DataError, match="is another file than before"):
+    with pytest.raises(DataError, match="has changed: its sha256"):
         nb.corrupt(FEW, text, num_classes=3)
 
 

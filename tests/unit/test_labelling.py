@@ -381,9 +381,7 @@ def test_noise_within_takes_the_map_of_the_data(openly):
     "closed", ["pdn(0.2)", "human(worse)", "imported(own)", "openset(rate=0.1, source='mnist')"]
 )
 def test_noise_by_example_does_not_stand_within(closed, openly):
-    with pytest.raises(
-        LanguageError, match="noise for the other images must be class-conditional"
-    ):
+    with pytest.raises(LanguageError, match="noise for the other images must be class-conditional"):
         openly(closed)
 
 

@@ -186,15 +186,15 @@ def test_a_set_that_is_not_at_hand_says_where_it_belongs(tmp_path, monkeypatch, 
     for name in LAYOUTS:
         assert main(["--data-dir", "data", "corrupt", name]) == 2
         assert capsys.readouterr().err.strip() == (
-            f"error: {name} is not in data: put it into data/{name}/ as its authors lay it out, "
-            "or name another --data-dir"
+            f"error: {name} is not in data: put it into data/{name}/ in its authors' layout, "
+            "or use another --data-dir"
         )
 
 
 def test_a_folder_that_is_no_class_is_said(tmp_path, digits):
     write_imagenet(tmp_path / "imagenet", digits.train_images * 16)
     picture(tmp_path / "imagenet" / "train" / "cats" / "1.JPEG", digits.train_images[0] * 16)
-    with pytest.raises(DataError, match="cats is no class of this set"):
+    with pytest.raises(DataError, match="cats is not a class of this data set"):
         find_dataset("imagenet", tmp_path)
 
 

@@ -200,11 +200,11 @@ REFUSED = {
     "an unknown class": (
         "T.csv",
         csv(T, ("cat", "dog", "cow")),
-        "'cow' is no class: classes are cat, dog",
+        "'cow' is not a class: classes are cat, dog",
     ),
-    "an unknown class in a mapping": ("T.yaml", b"cow: {dog: 1}", "'cow' is no class"),
-    "an unknown recorded class": ("T.yaml", b"dog: {cow: 1}", "'cow' is no class"),
-    "a number that is no class": ("T.yaml", b"3: {dog: 1}", "'3' is no class"),
+    "an unknown class in a mapping": ("T.yaml", b"cow: {dog: 1}", "'cow' is not a class"),
+    "an unknown recorded class": ("T.yaml", b"dog: {cow: 1}", "'cow' is not a class"),
+    "a number that is no class": ("T.yaml", b"3: {dog: 1}", "'3' is not a class"),
     "a class twice above": (
         "T.csv",
         csv(T, ("cat", "dog", "cat"), CLASSES),
@@ -356,12 +356,12 @@ def test_a_file_changed_since_is_refused(file, monkeypatch):
     text = toy(file).meta["noise"]
     np.testing.assert_array_equal(build_noise(text, 3, CLASSES).transition, T)
     file.write_bytes(csv(np.eye(3), CLASSES, CLASSES))
-    with pytest.raises(DataError, match="is another file than before: its sha256 begins with"):
+    with pytest.raises(DataError, match="has changed: its sha256 begins with"):
         build_noise(text, 3, CLASSES)
 
 
 def test_names_need_the_classes_of_the_data(file):
-    with pytest.raises(DataError, match="is no class: classes are 0, 1, 2"):
+    with pytest.raises(DataError, match="is not a class: classes are 0, 1, 2"):
         build_noise(f"matrix(file={str(file)!r})", 3)
 
 

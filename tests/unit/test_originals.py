@@ -203,7 +203,7 @@ def test_where_no_host_has_it_one_line_says_who_was_asked_and_where_to_put_it(
         f"({mirror.address[7:]}: HTTP 404 Not Found; 127.0.0.1:9: Connection refused): put "
         "fashionmnist.npz there "
         "(train_images, train_labels, test_images, test_labels), or FashionMNIST/raw/ as it was "
-        "published, or name another --data-dir\n"
+        "published, or use another --data-dir\n"
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -448,7 +448,7 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
         with pytest.raises(
             DataError,
             match=r"train/bird/05\.png cannot be read as an image .*: "
-            r"mend or remove it$",
+            r"repair or remove it$",
         ):
             read(source, plan, ATS)
         source.close()
@@ -857,8 +857,8 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(
     [
         ("folder:none", "folder:none is no folder"),
         ("folder:bare", "has no test images: put them into"),
-        ("tar:pets", "is no tar, and no folder of tars"),
-        ("tar:broken.tar", "cannot be read as a tar that is not compressed"),
+        ("tar:pets", "is neither a tar nor a directory with tars"),
+        ("tar:broken.tar", "cannot be read as an uncompressed tar"),
         ("wds:unlabelled", "'a' has no label: expected a.cls, or .json with a label"),
         ("wds:half", "has no test part"),
     ],

@@ -655,7 +655,11 @@ def test_another_number_of_images_is_another_experiment_than_the_published_one(
             "--subset 1300: digits has 1297 training images",
         ),
         ("loss: [ce, mae]", "loss: [ce, 3]", "matrix.loss.1: Input should be a valid string"),
-        ("strategy: standard", "strategy: standard, subset: 0", "positive number of training images, got 0"),
+        (
+            "strategy: standard",
+            "strategy: standard, subset: 0",
+            "positive number of training images, got 0",
+        ),
     ],
 )
 def test_a_wrong_size_in_a_suite_is_said(old: str, new: str, said: str, tmp_path: Path) -> None:
