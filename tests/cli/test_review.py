@@ -274,8 +274,8 @@ MISTAKES = [
     ("", "it has no column index or path, given_label, predicted_label"),
     (
         "rank,index,score\n1,2,0.5\n",
-        "it has no column given_label, predicted_label: a list is what "
-        "noisebench evaluate RUN --suspects FILE writes",
+        "it has no column given_label, predicted_label: use a list written by "
+        "noisebench evaluate RUN --suspects FILE",
     ),
     (
         "index,given_label,predicted_label,given_label\n1,dog,cat,dog\n",
@@ -374,7 +374,7 @@ def test_cleanlabs_results_name_the_examples_that_it_named(
                     relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels)
                 )
             else:
-                with pytest.raises(DataError, match="predicts no labels"):
+                with pytest.raises(DataError, match="has no predicted labels"):
                     review(noisy, tmp_path / name, "relabel")
 
 
@@ -388,17 +388,17 @@ def test_a_list_that_cannot_be_of_these_examples_is_refused(
         "a.npy": (np.ones(1296, bool), "1296 flags, the data have 1297 examples"),
         "b.npy": (
             np.array([5, 1297]),
-            "no training example has the index 1297: they go from 0 to 1296",
+            "no training example has the index 1297: indices are 0 to 1296",
         ),
         "c.npy": (np.array([5, 5]), "twice"),
-        "d.npy": (np.array([0.5]), "not whole"),
+        "d.npy": (np.array([0.5]), "fractional numbers"),
         "e.npy": (np.zeros(1297, bool), "lists no example"),
-        "f.npy": (np.array(["5"]), "not whole"),
+        "f.npy": (np.array(["5"]), "fractional numbers"),
         "g.json": ("[null]", "g.json"),
         "h.txt": ("one\ntwo\n", "h.txt"),
         "i.csv": (head + "3,4\n", "no column identifies the examples of its 1 rows"),
-        "j.csv": (other, "the list was made for other labels"),
-        "k.parquet": ("", "a list of label issues is a .csv"),
+        "j.csv": (other, "the list belongs to other labels"),
+        "k.parquet": ("", "a list of label issues must be one of .csv"),
     }
     for name, (content, said) in cases.items():
         with subtests.test(name):

@@ -490,7 +490,13 @@ def test_a_mapping_in_json_names_the_images(pets):
     (pets / "a.json").write_text(json.dumps(expected_of(frame, "label")))
     frame.to_json(pets / "b.json")
     frame.to_json(pets / "c.json", orient="records")
-    for name in ("a.json", "b.json", "c.json"):
+    for name, source in (("d.json", "b.json"), ("e.json", "c.json")):  # keys in another order
+        content = json.loads((pets / source).read_text())
+        last = content["label"] if name == "d.json" else content[-1]
+        for key in reversed(list(last)):
+            last[key] = last.pop(key)
+        (pets / name).write_text(json.dumps(content))
+    for name in ("a.json", "b.json", "c.json", "d.json", "e.json"):
         assert corrupt(pets, None, name=name)[:2] == (0, expected_of(frame, "label"))
 
 

@@ -217,7 +217,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def counts(manifest: Manifest) -> dict[str, int]:
-    """What was passed over, by the first word that says what it is."""
+    """What was skipped, by the first word that says what it is."""
     lines = [
         line.removeprefix("skipped: ")
         for line in manifest.meta["decisions"]
@@ -225,10 +225,10 @@ def counts(manifest: Manifest) -> dict[str, int]:
     ]
     kinds = {
         "hidden": "hidden",
-        "not read": "unread",
+        "unsupported": "unread",
         "without an image's": "other",
         "without a row": "unlabelled",
-        "no class": "empty",
+        "not a class": "empty",
     }
     return {
         next(kind for words, kind in kinds.items() if words in line): int(line.split()[0])
@@ -298,7 +298,7 @@ def test_parts_are_found_by_their_names_in_memory_and_streamed(tmp_path):
             assert (dataset.classes, dataset.n_train, dataset.n_test) == (("cat", "dog"), 12, 12)
             assert {path.partition("/")[0] for path in dataset.listed.test.names} == {expected}
             unused = [part for part in parts[1:] if part != expected]
-            assert [line for line in dataset.decisions if line.startswith("passed")] == [
+            assert [line for line in dataset.decisions if line.startswith("skipped")] == [
                 f"skipped: 1 folder next to the training and the test part ({part}/)"
                 for part in unused
             ]
@@ -315,7 +315,7 @@ def test_what_leaves_the_parts_or_the_classes_open_is_refused(tmp_path):
             empty.rmdir()
 
     places = {what: tmp_path / str(number) for number, what in enumerate(
-        ("rename the one that is not", "move the class folders into", r"name .*/inner", "no class folders in", "one class only")
+        ("rename the one that is not", "move the class folders into", r"use .*/inner", "no class folders in", "one class only")
     )}  # fmt: skip
     two, beside, wrapped, parts, one = places.values()
     folder(folder(two, "train"), "Train")
@@ -408,7 +408,7 @@ def test_links_are_followed_once_and_what_lies_deeper_belongs_to_the_class_above
             dataset.listed.train_labels
         ).tolist() == [8, 6, 2]
         said = "\n".join(dataset.decisions)
-        for what in ("1 link to a folder that is read already (train/cat/loop)", "1 image beside "
+        for what in ("1 link to a folder that is already read (train/cat/loop)", "1 image next to "
                                                                                  "the class folders",
                      "2 images in subfolders of them (train/cat/more/0.png", "test set: no images of 1 class (zebra)"):  # fmt: skip
             assert what in said
@@ -517,10 +517,10 @@ def test_few_test_images_in_the_training_set_are_named_and_so_are_copies_under_a
     ).meta["decisions"] == [
         "duplicates: 1 training image with an earlier copy in the training set (train 5 = train 4)",
         (
-            "duplicates: 1 of them with another label than the earlier one (train 5 = train 4): one "
+            "duplicates: 1 of them with another label than the earlier copy (train 5 = train 4): one "
             "of the two is incorrect"
         ),
-        "duplicates: 1 of 200 test images in the training set too (test 7 = train 9)",
+        "duplicates: 1 of 200 test images also in the training set (test 7 = train 9)",
     ]
     np.savez(
         tmp_path / "x.npz",
@@ -1047,11 +1047,11 @@ def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):
         path = place / "train" / "cat" / name
         path.write_bytes(raw)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: save it with 8"
         ):
             read_images(find_dataset(str(place)), tmp_path)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: save it with 8"
         ):
             np.asarray(read_images(find_dataset(f"folder:{place}"), tmp_path).train_images)
         path.unlink()
