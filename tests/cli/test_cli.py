@@ -171,7 +171,7 @@ def test_corrupt_says_what_the_number_means(
     for part in (
         "40.00 %",
         "20.00 % of all",
-        "one-way five",
+        "mostly one-way",
         "truck",
         "automobile",
         "manifests/cifar10-asym0.4-s0.csv",
