@@ -1,1 +1,1 @@
-"""What every part stands on: the language of losses and noises, registries, files, hardware."""
+"""The base of the package: the language of losses and noises, registries, files, hardware."""

@@ -1,4 +1,4 @@
-"""Classes by name and number, and CIFAR-100's superclasses, which noise and data sets both need."""
+"""Classes by name and number, and CIFAR-100's superclasses."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from unicodedata import normalize
 from ..errors import DataError
 from .files.untrusted import free_memory
 
-_FEW = 2048  # classes up to which a table always fits
-_COPIES = 3 * 8  # bytes a cell while a table is worked on
+_FEW = 2048  # classes up to which a (K, K) table always fits
+_COPIES = 3 * 8  # bytes per cell during computations
 _SHARE = 0.45  # of the free memory
-_SHOWN = 12  # classes that an error names
+_SHOWN = 12  # classes in an error
 
 
 class NoClass(ValueError):
-    """A word that is neither a class's name nor its number; `place` is its index."""
+    """A word is neither the name nor the number of a class; `place` is its index."""
 
     def __init__(self, word: str, place: int, classes: Sequence[str]) -> None:
         super().__init__(
-            f"{word!r} is no class: classes are {_shown(classes)}, or numbers from 0 "
+            f"{word!r} is not a class: classes are {_shown(classes)}, or numbers from 0 "
             f"to {len(classes) - 1}"
         )
         self.place = place
 
 
 def check_table(num_classes: int) -> None:
-    """Raises DataError if tables of classes by classes would not fit into the free memory."""
+    """Raises DataError if tables (K, K) do not fit into the free memory."""
     if num_classes <= _FEW:
         return
     needed, free = _COPIES * num_classes**2, free_memory()
     if free is not None and needed > _SHARE * free:
         raise DataError(
-            f"a table of {num_classes} x {num_classes} classes takes {needed / 1e9:.1f} GB of "
-            f"memory, of which {free / 1e9:.1f} GB are free"
+            f"a table of {num_classes} x {num_classes} classes needs {needed / 1e9:.1f} GB of "
+            f"memory, but {free / 1e9:.1f} GB are free"
         )
 
 
@@ -43,8 +43,8 @@ def class_numbers(
 ) -> list[int]:
     """The class number of each word: all are names, or all are numbers.
 
-    Raises ValueError for a word that is neither and, without `names_win`, if both readings are
-    possible and differ.
+    Raises ValueError for a word that is neither and, without `names_win`, if both interpretations
+    are possible and differ.
     """
     texts = [normalize("NFC", str(word).strip()) for word in words]
     names = [normalize("NFC", name.strip()) for name in classes]
@@ -57,8 +57,8 @@ def class_numbers(
     if any(_whole(name, len(classes)) is not None for name in classes):
         if None not in named and None not in numbered and named != numbered and not names_win:
             raise ValueError(
-                "its labels could be names or numbers, since these classes' names are numbers: "
-                "give a .npy of words or of integers"
+                "its labels could be names or numbers, since the names of these classes are "
+                "numbers: use a .npy of words or of integers"
             )
         numbers = named if named.count(None) <= numbered.count(None) else numbered
     else:
@@ -72,15 +72,14 @@ def class_numbers(
 
 
 def have_names(classes: Sequence[str]) -> bool:
-    """Whether classes have names, and not just numbers."""
+    """Whether classes have names other than their numbers."""
     return list(classes) != list(map(str, range(len(classes))))
 
 
 def same_classes(classes: Sequence[str], others: Sequence[str]) -> list[int]:
-    """For each class of another set, the class here: of the same name where both have names, else
-    of the same number.
+    """Maps the classes of another data set to these: by name if both have names, else by number.
 
-    Raises ValueError where the sets differ.
+    Raises ValueError if the classes differ.
     """
     if have_names(classes) and have_names(others):
         only_here = [name for name in classes if name not in others]
@@ -90,7 +89,7 @@ def same_classes(classes: Sequence[str], others: Sequence[str]) -> list[int]:
         return [list(classes).index(name) for name in others]
     if len(classes) != len(others):
         raise ValueError(
-            f"{len(classes)} classes ({_shown(classes)}) are not {len(others)} ({_shown(others)})"
+            f"{len(classes)} classes ({_shown(classes)}), but {len(others)} ({_shown(others)})"
         )
     return list(range(len(classes)))
 

@@ -1,4 +1,4 @@
-"""Rich's consoles, on which no text is markup and none a command of a terminal or build log."""
+"""Rich consoles that print text without markup and without commands of a terminal or build log."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from .sanitize import printable_line, printable_lines
 if TYPE_CHECKING:
     from rich.console import ConsoleOptions, RenderableType
 
-ENDLESS = 10_000  # columns; without a terminal nothing is wrapped
+ENDLESS = 10_000  # columns: without a terminal, lines are not wrapped
 
 
 class Text(RichText):
-    """Untrusted text, a line for each argument, made printable before a table measures it."""
+    """Untrusted text, one line per argument, made printable before a table measures it."""
 
     def __init__(self, *lines: str, **how: Any) -> None:
         super().__init__("\n".join(map(printable, lines)), **how)
 
 
 class Screen(Console):
-    """A console that passes only Rich's own control codes to the terminal."""
+    """A console that sends only Rich's own control codes to the terminal."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(**how, markup=False, emoji=False, highlight=False)
@@ -44,7 +44,7 @@ class Screen(Console):
 
 
 def drawn(*things: Any) -> str:
-    """The output for a pipe: full width, no colour, no trailing blanks and no command of a build
+    """The output for a pipe: full width, without colour, trailing blanks and commands of a build
     log.
     """
     text = io.StringIO()

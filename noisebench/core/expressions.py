@@ -1,9 +1,9 @@
-"""The little language: names with arguments, `+` and `*`, read and written as text.
+"""The language of losses, strategies and noises: names with arguments, `+` and `*`.
 
 10*normalized(ce) + 0.1*mae      lsr(el(eps=auto), alpha=0.1)      asymmetric(rate=0.3,
 map='cifar10')
 
-Read by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=soft`); `inf` is a
+Parsed by `ast`, never by `eval`. A bare word as a parameter is a string (`kind=soft`); `inf` is a
 number.
 """
 
@@ -21,24 +21,24 @@ from typing import Any, TypeAlias, TypeGuard
 
 from ..errors import LanguageError
 
-AUTO = "auto"  # a value to be resolved from the manifest before the run's key is made
-OVERALL = "overall"  # likewise, of a rate: the expected share of incorrect labels
-ESTIMATED = "estimated"  # a value that the run itself estimates, where the noise is unknown
+AUTO = "auto"  # a value from the manifest, resolved before the run's key is computed
+OVERALL = "overall"  # likewise, for rates: the expected share of incorrect labels
+ESTIMATED = "estimated"  # a value that the run estimates, for unknown noise
 WORDS = (AUTO, OVERALL, ESTIMATED)
 
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
 _MAX_LENGTH = 20_000  # characters; a 50 x 50 matrix fits
-_MAX_DEPTH = 30  # calls within calls
-_MAX_BITS = 1000  # of an integer; a float holds it
-_CACHE_SIZE = 512  # texts: a suite's runs have few, and each is read for every run
+_MAX_DEPTH = 30  # of nested calls
+_MAX_BITS = 1000  # of an integer; fits into a float
+_CACHE_SIZE = 512  # texts: a suite has few, and parses them for every run
 _PREFIXED = re.compile(r"[a-z]+:[\w.\-/]+")  # timm:resnet50
 
 
 @dataclass(frozen=True)
 class Call:
-    """A name with its arguments, `gce(q=0.7)`; `args` are positional, `kwargs` named, both in
-    written order.
+    """A name with its arguments, `gce(q=0.7)`: positional `args` and named `kwargs`, in written
+    order.
     """
 
     name: str
@@ -60,20 +60,20 @@ class Sum:
 
     @classmethod
     def of(cls, terms: Iterable[tuple[float, Call]]) -> Expression:
-        """One form per meaning: equal calls merged, heaviest first; a single call of weight 1 is
-        itself. Raises LanguageError for a weight of 0 or infinity.
+        """The canonical sum: equal calls are merged and sorted by weight; a single call of weight 1
+        is returned unchanged. Raises LanguageError for a weight of 0 or infinity.
         """
         weights: dict[Call, list[float]] = {}
         for weight, call in terms:
             weights.setdefault(call, []).append(float(weight))
-        try:  # the same sum in every order
+        try:  # fsum: the same result in every order
             totals = {call: math.fsum(values) for call, values in weights.items()}
         except OverflowError:
             raise LanguageError("a weight must be finite") from None
         if not all(map(math.isfinite, totals.values())):
             raise LanguageError("a weight must be finite")
         if 0 in totals.values():
-            raise LanguageError("a term of weight 0 has no effect: leave it out")
+            raise LanguageError("a term of weight 0 has no effect: remove it")
         calls = sorted(sorted(totals, key=str), key=totals.__getitem__, reverse=True)
         if len(calls) == 1 and totals[calls[0]] == 1:
             return calls[0]
@@ -95,16 +95,16 @@ def terms(expression: Expression) -> tuple[tuple[float, Call], ...]:
 
 @lru_cache(_CACHE_SIZE)
 def parse(text: str) -> Expression:
-    """Read a text into a Call or a Sum, names unchecked.
+    """Parse a text into a Call or a Sum; names are not checked.
 
-    Raises LanguageError, naming the text and the first thing that cannot be read.
+    Raises LanguageError with the text and the first part that cannot be parsed.
     """
     text = text.strip()
     if _PREFIXED.fullmatch(text):
         return Call(text)
     if not text or len(text) > _MAX_LENGTH:
         raise LanguageError(
-            f"expected a name such as 'gce(q=0.7)', got {'nothing' if not text else 'a huge text'}"
+            f"expected a name such as 'gce(q=0.7)', got {'no text' if not text else 'a huge text'}"
         )
     value = _read_text(text)
     if not isinstance(value, Call | Sum):
@@ -113,7 +113,7 @@ def parse(text: str) -> Expression:
 
 
 def parse_value(text: str) -> Value:
-    """Read one parameter's value: a number, a word, a list. Raises LanguageError."""
+    """Parse a parameter's value: a number, a word or a list. Raises LanguageError."""
     return word(_read_text(text.strip()))
 
 
@@ -121,7 +121,7 @@ def _read_text(text: str) -> Value:
     depths = itertools.accumulate((c == "(") - (c == ")") for c in text)
     try:
         if max(depths, default=0) > _MAX_DEPTH:
-            raise ValueError(f"more than {_MAX_DEPTH} brackets within each other")
+            raise ValueError(f"more than {_MAX_DEPTH} nested brackets")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Python's own, about escapes in strings
             return _read(ast.parse(text, mode="eval").body)
@@ -150,20 +150,19 @@ def _read(node: ast.expr) -> Value:
             return _bounded(left + right)
         if isinstance(left, Call | Sum) and isinstance(right, Call | Sum):
             return Sum(terms(left) + terms(right))
-        raise ValueError("+ adds losses or numbers, not one to the other")
+        raise ValueError("+ cannot add a loss and a number")
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _multiply(_read(node.left), _read(node.right))
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
         name, named = node.func.id, [keyword.arg for keyword in node.keywords]
         if None in named or any(isinstance(argument, ast.Starred) for argument in node.args):
-            raise ValueError("* and ** do not stand before arguments")
+            raise ValueError("* and ** are not allowed before arguments")
         if repeated := {key for key in named if named.count(key) > 1}:
-            raise ValueError(f"{name} is given {sorted(map(str, repeated))[0]!r} twice")
+            raise ValueError(f"{name} has {sorted(map(str, repeated))[0]!r} twice")
         kwargs = tuple((str(keyword.arg), _read(keyword.value)) for keyword in node.keywords)
         return Call(name, tuple(_read(argument) for argument in node.args), kwargs)
     raise ValueError(
-        "only names, numbers, strings, lists, + and * are understood, not "
-        f"{ast.unparse(node)[:40]!r}"
+        f"only names, numbers, strings, lists, + and * are allowed, not {ast.unparse(node)[:40]!r}"
     )
 
 
@@ -172,7 +171,7 @@ def _number(value: Value) -> TypeGuard[int | float]:
 
 
 def _bounded(number: Any) -> Any:
-    """The number itself. Raises ValueError for an integer that no float holds."""
+    """Returns the number. Raises ValueError for an integer that does not fit into a float."""
     if isinstance(number, int) and number.bit_length() > _MAX_BITS:
         raise ValueError("a number is too large")
     return number
@@ -184,14 +183,14 @@ def _multiply(left: Value, right: Value) -> Value:
     if _number(right):
         left, right = right, left
     if not _number(left) or not isinstance(right, Call | Sum):
-        raise ValueError("* weighs a loss with a number")
+        raise ValueError("* multiplies a loss by a number")
     if not math.isfinite(left):
         raise ValueError("a weight must be finite")
     return Sum(tuple((_bounded(left * weight), call) for weight, call in terms(right)))
 
 
 def word(value: Value) -> Value:
-    """The value as a parameter: a bare word is a string, everything else itself."""
+    """The value as a parameter: a bare word becomes a string."""
     return value.name if isinstance(value, Call) and not (value.args or value.kwargs) else value
 
 

@@ -1,5 +1,5 @@
-"""The machine: versions and processor for a record, processors and memory that a process may use,
-and the number format that it multiplies natively. Imports no torch.
+"""The machine: versions and processor for records, available cores and memory, and the native
+number format of matrix products. Does not import torch.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ _PACKAGES = ("noisebench", "torch", "torchvision", "timm", "numpy", "pandas")
 
 @cache
 def environment() -> dict[str, str]:
-    """Python, platform, processor and the versions of the packages that matter. Reading these takes
-    as long as writing a run's files.
+    """Versions of Python and packages, platform and processor. Cached, since reading them takes as
+    long as writing a run's files.
     """
     cores, model = cpu_count(), re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.M)
     processor = model[1].strip() if model else platform.processor() or platform.machine()
@@ -34,18 +34,17 @@ def environment() -> dict[str, str]:
 
 
 def cpu_count() -> int:
-    """The processors that this process may use, by its affinity and its container's quota."""
+    """The number of cores available to this process, by its affinity and its container's quota."""
     import joblib
 
     return int(joblib.cpu_count())
 
 
 def memory_cgroups(root: Path) -> list[Path]:
-    """The directories of this process's control groups that may limit its memory, of version 1 and
-    2, from its own to the outermost.
+    """The directories of the control groups (version 1 and 2) that can limit the memory of this
+    process, from the innermost to the outermost.
 
-    In a container its own may have another name than outside; the outermost that it sees is then
-    its own.
+    In a container a group can have another name than outside; then only the outermost one exists.
     """
     folders: dict[Path, None] = {}
     with suppress(OSError, ValueError):
@@ -72,11 +71,11 @@ def _cpuinfo() -> str:
 PRECISIONS = ("auto", "fp32", "bf16")
 _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, Arm
 _MAJOR = 75  # the CUDA driver's number for "compute capability, major"
-_AMPERE = 8  # from here a GPU multiplies bf16
+_AMPERE = 8  # first capability with bf16
 
 
 def resolve_precision(name: str, device: str) -> str:
-    """`fp32` or `bf16`; what `auto` means on a device (`auto`: the first GPU, else the processor).
+    """Resolves `auto` to `fp32` or `bf16` for a device (`auto`: the first GPU, else the CPU).
     Raises ConfigError.
     """
     if checked_precision(name) != "auto":
@@ -90,24 +89,22 @@ def resolve_precision(name: str, device: str) -> str:
 
 
 def checked_precision(name: str) -> str:
-    """The same name. Raises ConfigError for an unknown one."""
+    """Returns the name. Raises ConfigError for an unknown one."""
     if name not in PRECISIONS:
-        raise ConfigError(f"precision is one of {', '.join(PRECISIONS)}, got {name!r}")
+        raise ConfigError(f"precision must be one of {', '.join(PRECISIONS)}, got {name!r}")
     return name
 
 
 @cache
 def _cpu_flags() -> set[str]:
-    """The processor's features as Linux lists them; empty elsewhere."""
+    """The CPU's features on Linux; empty elsewhere."""
     lines = re.findall(r"^(?:flags|Features)\s*:(.*)$", _cpuinfo(), re.M)
     return {flag for line in lines for flag in line.split()}
 
 
 @cache
 def _capability(number: int) -> int | None:
-    """The major compute capability of an NVIDIA GPU, of those that are visible; None without
-    one.
-    """
+    """The major compute capability of a visible NVIDIA GPU; None without one."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -118,10 +115,10 @@ def _capability(number: int) -> int | None:
     return major.value if known else None
 
 
-# glibc gives large tensors back after every step, to ask for them again page by page in the next.
+# glibc returns the memory of large tensors after every step and allocates it again in the next.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # glibc's numbers
 _LARGE = 2**30
-# For a new process: keep memory, and use huge pages, which can be set only before it starts.
+# For a new process: keep memory, and use huge pages, which must be set before it starts.
 ENVIRONMENT = {
     "GLIBC_TUNABLES": f"glibc.malloc.mmap_threshold={_LARGE}:"
     f"glibc.malloc.trim_threshold={4 * _LARGE}:glibc.malloc.hugetlb=1"
@@ -129,7 +126,7 @@ ENVIRONMENT = {
 
 
 def keep_memory() -> None:
-    """Let this process keep allocations up to a GiB that it frees; no effect without glibc."""
+    """Keep freed allocations of up to 1 GiB in this process; no effect without glibc."""
     with suppress(OSError, AttributeError):
         allocator = ctypes.CDLL(None)
         allocator.mallopt(_MMAP_THRESHOLD, _LARGE)

@@ -1,4 +1,4 @@
-"""Parameters of the language, read off signatures: type, range, and what `auto` means."""
+"""Parameters of losses, strategies and noises from signatures: type, range, meaning of `auto`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 from ..errors import LanguageError
 from .expressions import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
 
-# what `auto` may mean -> the words that are allowed then
+# meaning of `auto` -> allowed words
 _WORDS: dict[str | None, tuple[str, ...]] = {
     None: (),
     "rate": (AUTO, OVERALL, ESTIMATED),
@@ -23,7 +23,7 @@ _WORDS: dict[str | None, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Interval:
-    """The numbers a parameter may take, in the usual notation: `Interval("(0, 1]")`."""
+    """The allowed numbers of a parameter, in the usual notation: `Interval("(0, 1]")`."""
 
     text: str
 
@@ -38,7 +38,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class OneOf:
-    """The words a parameter may take."""
+    """The allowed words of a parameter."""
 
     words: tuple[str, ...]
 
@@ -51,22 +51,22 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Auto:
-    """`auto` is allowed and means this fact of the manifest, `estimated` the run's estimate of it.
+    """Allows `auto`, a fact from the manifest, and `estimated`, the run's estimate of it.
 
-    "rate": the noise rate as its author writes it (0.4 of "asym 0.4"); "share": the expected share
-    of incorrect labels (there about 0.2), which `overall` means for either; "transition": T.
+    "rate": the nominal noise rate (0.4 of "asym 0.4"); "share": the expected share of incorrect
+    labels (there about 0.2), also available as `overall` for both; "transition": T.
     """
 
     fact: str
 
     def __post_init__(self) -> None:
         if self.fact not in _WORDS:
-            raise LanguageError(f"Auto({self.fact!r}): the facts are 'rate', 'share', 'transition'")
+            raise LanguageError(f"Auto({self.fact!r}): expected 'rate', 'share' or 'transition'")
 
 
 @dataclass(frozen=True)
 class Inner:
-    """The parameter is itself an expression: a combinator's loss, or the noise within another."""
+    """The parameter is an expression: a combinator's loss, or an inner noise."""
 
     noun: str = "loss"
 
@@ -93,9 +93,9 @@ class Parameter:
     required: bool
     allowed: Interval | OneOf | None = None
     auto: str | None = None
-    # those that stand for a fact of the manifest, or for the run's estimate of it
+    # allowed words for a fact of the manifest or its estimate
     words: tuple[str, ...] = ()
-    noun: str = ""  # of an expression: what it is
+    noun: str = ""  # kind of an expression
     is_expression: bool = False
 
     def describe(self) -> str:
@@ -106,13 +106,13 @@ class Parameter:
         return " ".join(parts) + (", required" if self.required else f", default {self.default}")
 
     def accept(self, value: Value, owner: str) -> Value:
-        """The value in its one form; raises LanguageError with what is allowed."""
+        """The value in canonical form. Raises LanguageError with the allowed values."""
         if value is None and self.default is None:
             return None
         if self.is_expression:
             if isinstance(value, Call | Sum):
                 return value
-            raise LanguageError(f"{owner}: {self.name} is a {self.noun}, got {value}")
+            raise LanguageError(f"{owner}: {self.name} must be a {self.noun}, got {value}")
         value = word(value)
         if value in self.words:
             return value
@@ -124,7 +124,7 @@ class Parameter:
 
 
 def _coerce(value: Value, kind: Any) -> Value:
-    """The value as `kind`, or None if it is not one; 2.0 and 2 are the same number."""
+    """Converts the value to `kind`, None if impossible; 2.0 and 2 are the same number."""
     if kind is bool or isinstance(value, bool):
         return value if kind is bool and isinstance(value, bool) else None
     if kind in (int, float):
@@ -151,17 +151,17 @@ def _coerce(value: Value, kind: Any) -> Value:
 
 
 def read_signature(build: Callable[..., Any], injected: tuple[str, ...]) -> tuple[Parameter, ...]:
-    """The parameters of a function or class, without those that code supplies.
+    """The parameters of a function or class, without the injected ones.
 
-    A parameter without an annotation is what its default is, else a number. A required parameter
-    called `loss` is a loss, unless it is annotated as a number or a word.
+    A parameter without an annotation has the type of its default, else it is a number. A required
+    parameter `loss` is a loss, unless it is annotated as a number or a word.
     """
     try:
-        # A dataclass's own __init__ would look up what it inherits in the wrong module.
+        # a dataclass's __init__ would resolve inherited annotations in the wrong module
         plain_class = isinstance(build, type) and not is_dataclass(build)
         called: Any = build.__init__ if plain_class else build
         hints = typing.get_type_hints(called, include_extras=True)
-    except NameError:  # a plugin may name types that it imports for the type checker alone
+    except NameError:  # a plugin can use types that are imported for type checking only
         hints = {}
     parameters = []
     for p in inspect.signature(build).parameters.values():

@@ -1,4 +1,4 @@
-"""Names of the language and what they build, with parameters, paper, version and similar names."""
+"""Registries of losses, strategies and noises: names, parameters, papers, versions, aliases."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One name: `build(*injected, **parameters)` makes the object; the rest describes it."""
+    """A registered name: `build(*injected, **parameters)` returns the object."""
 
     name: str
     build: Callable[..., Any]
@@ -31,7 +31,7 @@ class Entry:
     properties: frozenset[str] = frozenset()
     fill_defaults: Callable[[dict[str, Value]], dict[str, Value]] | None = None
     facts: dict[str, Any] = field(default_factory=dict, compare=False)
-    # of a plugin: the hash of its source when it was loaded, empty if it is in no file
+    # of a plugin: the hash of its source when it was loaded, empty without a file
     code: str | None = None
 
     @property
@@ -44,21 +44,21 @@ class Entry:
 
     @property
     def fingerprint(self) -> str:
-        """The version, and for a plugin the hash of its source, which decide a result. Raises
-        LanguageError where the source is unknown.
+        """The version, and for a plugin the hash of its source, as part of a run's key. Raises
+        LanguageError if the source is unknown.
         """
         if self.code is None:
             return str(self.version)
         if not self.code:
             raise LanguageError(
-                f"{self.name} is defined in no file, so a run cannot be identified by its code: "
-                "write it into a plugin's .py"
+                f"{self.name} is not defined in a file, so its code cannot be part of a run's key: "
+                "put it into a plugin file (.py)"
             )
         return f"{self.version}:{self.code}"
 
     @property
     def signature(self) -> str:
-        """`gce(q=0.7)`: how it is written with its defaults."""
+        """`gce(q=0.7)`: the text with all defaults."""
         shown = [p.name if p.required else f"{p.name}={p.default}" for p in self.parameters]
         return f"{self.name}({', '.join(shown)})" if shown else self.name
 
@@ -66,9 +66,9 @@ class Entry:
 class Registry:
     """The names of one kind.
 
-    `listing` is the word after `noisebench list`; `injected` are the parameters that code
-    supplies, not the text (None: the first one, unless it is called `loss`); `properties` are the
-    default of an entry's.
+    `listing`: the word after `noisebench list`; `injected`: parameters that the code supplies, not
+    the text (None: the first one, unless it is called `loss`); `properties`: the default of an
+    entry's.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Registry:
     ) -> None:
         self.kind, self.listing = kind, listing
         self._injected, self._properties = injected, properties
-        self._entries: dict[str, Entry] = {}  # by their names, aliases and short names
+        self._entries: dict[str, Entry] = {}  # by name, alias and short name
         self._short: dict[str, Call] = {}
-        # a suite's runs have few texts, and each run needs them several times
+        # a suite has few texts, which each run needs several times
         self._normal_forms: dict[str, Expression] = {}
 
     @overload
@@ -90,8 +90,9 @@ class Registry:
     @overload
     def register(self, build: F, *, name: str = "", **facts: Any) -> F: ...
     def register(self, build: Any = None, *, name: str = "", **facts: Any) -> Any:
-        """Decorator; keywords are Entry's `paper`, `version`, `aliases`, `properties`,
-        `fill_defaults`, or land in `facts`.
+        """Decorator that registers a function or class. Keywords: `name`, default that of the
+        function; Entry's `paper`, `version`, `aliases`, `properties`, `fill_defaults`; all others
+        become `facts`. Raises LanguageError for a name that exists or is not allowed.
         """
         if build is None:
             return partial(self.register, name=name, **facts)
@@ -106,7 +107,7 @@ class Registry:
         if build.__module__.partition(".")[0] != "noisebench":
             try:
                 code = code_of(inspect.getsourcefile(build))
-            except TypeError:  # what was typed into an interpreter has no file
+            except TypeError:  # code typed into an interpreter has no file
                 code = ""
         entry = Entry(
             name or build.__name__,
@@ -121,17 +122,17 @@ class Registry:
         for new in names:
             if not _NAME.fullmatch(new):
                 raise LanguageError(
-                    f"the {self.kind} {new!r} cannot be written: a name is "
-                    "letters, digits and _, a letter first"
+                    f"invalid name of a {self.kind}, {new!r}: a name consists of "
+                    "letters, digits and _, and begins with a letter"
                 )
             if new in self._entries:
-                raise LanguageError(f"the {self.kind} {new!r} exists already: choose another name")
+                raise LanguageError(f"the {self.kind} {new!r} already exists: choose another name")
         self._entries.update(dict.fromkeys(names, entry))
         return build
 
     def abbreviate(self, name: str, text: str) -> None:
-        """A short name for a call around another: `nfl` is `normalized(focal(gamma=0.5))`,
-        `nfl(gamma=2)` sets the inner one's.
+        """Define a short name for a nested call: `nfl` is `normalized(focal(gamma=0.5))`, and
+        `nfl(gamma=2)` sets the inner parameter.
         """
         call = parse(text)
         assert isinstance(call, Call)
@@ -153,11 +154,11 @@ class Registry:
         return self._entries[name]
 
     def canonical(self, expression: str | Expression) -> str:
-        """The one text of this meaning. Raises UnknownName or LanguageError."""
+        """The canonical text. Raises UnknownName or LanguageError."""
         return str(self.normal(expression))
 
     def normal(self, expression: str | Expression) -> Expression:
-        """The expression in its one form, every name known and every value checked."""
+        """The canonical expression. Raises UnknownName or LanguageError."""
         if not isinstance(expression, str):
             return Sum.of((weight, self._normal_call(c)) for weight, c in terms(expression))
         if expression not in self._normal_forms:
@@ -165,7 +166,7 @@ class Registry:
         return self._normal_forms[expression]
 
     def calls(self, expression: Expression) -> Iterator[Call]:
-        """Every call of a normal expression, the outer ones first."""
+        """All calls of a normal expression, outer ones first."""
         for _, call in terms(expression):
             yield call
             for argument in call.args:
@@ -173,14 +174,14 @@ class Registry:
                     yield from self.calls(argument)
 
     def fingerprints(self, expression: Expression) -> dict[str, str]:
-        """`{"loss:gce": "1"}`: the versions of every name in a normal expression."""
+        """`{"loss:gce": "1"}`: the versions of all names in a normal expression."""
         return {
             f"{self.kind}:{call.name}": self[call.name].fingerprint
             for call in self.calls(expression)
         }
 
     def arguments(self, expression: Expression) -> Iterator[tuple[Call, Parameter, Value]]:
-        """Every named argument of a normal expression: its call, its parameter and its value."""
+        """All named arguments of a normal expression: call, parameter and value."""
         for call in self.calls(expression):
             parameters = {p.name: p for p in self[call.name].parameters}
             yield from ((call, parameters[name], value) for name, value in call.kwargs)
@@ -188,7 +189,7 @@ class Registry:
     def map_arguments(
         self, expression: Expression, change: Callable[[Call, Parameter, Value], Value]
     ) -> Expression:
-        """The normal expression with `change` applied to every named argument."""
+        """The normal expression with `change` applied to all named arguments."""
         changed: list[tuple[float, Call]] = []
         for weight, call in terms(expression):
             parameters = {p.name: p for p in self[call.name].parameters}
@@ -200,7 +201,7 @@ class Registry:
         return self.normal(Sum(tuple(changed)))
 
     def substitute(self, expression: Expression, change: Callable[[Call], Call]) -> Expression:
-        """The expression with `change` applied to every call, the inner ones first."""
+        """The expression with `change` applied to all calls, inner ones first."""
         changed: list[tuple[float, Call]] = []
         for weight, call in terms(expression):
             args = tuple(
@@ -210,7 +211,7 @@ class Registry:
         return Sum.of(changed)
 
     def _normal_call(self, call: Call) -> Call:
-        if call.name in self._short:  # written out, with its arguments in the inner call
+        if call.name in self._short:  # expanded, with its arguments in the inner call
             short = self._short[call.name]
             inner = short.args[0]
             if call.args or not isinstance(inner, Call):
@@ -224,7 +225,7 @@ class Registry:
         values = _bind(entry, call)
         if entry.fill_defaults:
             values = entry.fill_defaults(values)
-        # left out: None, and a switch at its default
+        # omit None, and switches at their default
         given = {
             p.name: values[p.name]
             for p in entry.parameters
@@ -237,7 +238,7 @@ class Registry:
 
 
 def _bind(entry: Entry, call: Call) -> dict[str, Value]:
-    """The value of every parameter. Raises LanguageError where the arguments do not fit."""
+    """The value of each parameter. Raises LanguageError if the arguments do not fit."""
     known = {p.name: p for p in entry.parameters}
     if len(call.args) > len(known):
         raise LanguageError(
@@ -250,7 +251,7 @@ def _bind(entry: Entry, call: Call) -> dict[str, Value]:
         if name not in known:
             raise LanguageError(f"{entry.name} has no parameter {name!r}: {entry.signature}")
         if names.count(name) > 1:
-            raise LanguageError(f"{entry.name} is given {name!r} twice")
+            raise LanguageError(f"{entry.name} has {name!r} twice")
         values[name] = known[name].accept(value, entry.name)
     for p in entry.parameters:
         if p.name not in values:

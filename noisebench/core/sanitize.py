@@ -19,17 +19,17 @@ def printable_line(text: str) -> str:
 
 
 def printable_lines(text: str) -> str:
-    """Several lines of our own, each made printable."""
+    """Several lines, each made printable."""
     return "\n".join(map(printable, text.split("\n")))
 
 
 def printable_json(text: str) -> str:
-    """An equal JSON document that holds no command of a build log."""
+    """An equal JSON document without commands of a build log."""
     return LOG_COMMAND.sub(r"#\\u0023", text)
 
 
-# How a cell begins that a spreadsheet computes or, as a line, a build log executes; and the quote
-# itself, which must come back too.
+# Beginnings of cells that a spreadsheet evaluates or, as a line, a build log executes; and the
+# quote itself, which must be reversible too.
 _RUN = re.compile(r"[=+\-@\t\r\n'＝＋－＠]|\s*::")
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
 
@@ -40,9 +40,7 @@ def as_cell(word: str) -> str:
 
 
 def word_as_cell(value: Any) -> Any:
-    """A value of a table for display: a word with its control characters escaped, a number as it
-    is.
-    """
+    """A value of a table for display: texts with control characters escaped, numbers unchanged."""
     return as_cell(printable(value)) if isinstance(value, str) else value
 
 
@@ -57,9 +55,9 @@ def path_as_cell(path: str) -> str:
 
 
 def as_csv(rows: Iterable[Iterable[Any]]) -> str:
-    """Rows of cells as text, a line each; a cell with a line end of any kind is quoted."""
+    """Rows of cells as CSV lines; a cell with a line end of any kind is quoted."""
     lines: list[str] = []
-    # csv quotes both \r and \n only if both are in its own line end
+    # csv quotes \r and \n only if its own line end contains both
     file = SimpleNamespace(write=lines.append)
     csv.writer(file, lineterminator="\r\n").writerows(rows)
     return "".join(line.removesuffix("\r\n") + "\n" for line in lines)

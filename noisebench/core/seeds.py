@@ -1,6 +1,7 @@
-"""Seeds derived from a seed, and the numbers that say what each is for.
+"""Derives seeds from a seed and the number of a purpose.
 
-A number never changes and is never used twice: it decides labels, splits and initial weights.
+A number never changes and is never used twice, since it determines labels, splits and initial
+weights.
 """
 
 from __future__ import annotations

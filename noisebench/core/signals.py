@@ -1,5 +1,5 @@
-"""Ctrl-C, SIGTERM, a closed terminal and a time limit as a request to stop between two steps, so
-that the state is saved.
+"""Stops a training between two steps on Ctrl-C, SIGTERM, a closed terminal or a time limit, so that
+its state is saved.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ _HANGUP = getattr(signal, "SIGHUP", None)
 
 
 class TimeLimit:
-    """A number of minutes from now; without a number, no limit. Raises ConfigError for a number
-    that is not positive and finite.
+    """A time limit in minutes from now; None is no limit. Raises ConfigError for a number that is
+    not positive and finite.
     """
 
     def __init__(self, minutes: float | None = None) -> None:
         if minutes is not None and not 0 < minutes < math.inf:
-            raise ConfigError(f"--time-limit is a number above 0, got {minutes:g}")
+            raise ConfigError(f"--time-limit must be a number above 0, got {minutes:g}")
         self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
 
     @property
@@ -44,7 +44,7 @@ class StopSignals:
     def __enter__(self) -> StopSignals:
         self._before = {}
         for number in self._NUMBERS:
-            # Under nohup SIGHUP is ignored, and stays so.
+            # nohup ignores SIGHUP
             if number != _HANGUP or signal.getsignal(number) != signal.SIG_IGN:
                 self._before[number] = signal.signal(number, self._receive)
         return self
@@ -60,7 +60,7 @@ class StopSignals:
 
 
 class PatientSignals(StopSignals):
-    """For a worker: further signals, of which Slurm sends several, do not keep it from saving."""
+    """For workers: further signals do not prevent saving; Slurm sends several."""
 
     _NUMBERS = (
         *StopSignals._NUMBERS,

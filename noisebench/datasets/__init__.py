@@ -1,4 +1,5 @@
-"""Which images and labels exist, how they are had, and how they are checked. Knows no noise."""
+"""Data sets: images and labels, where they come from and how they are checked. Independent of
+noise."""
 
 from .checks import check_arrays, check_files, number_in
 from .download import ProgressCallback, silent

@@ -1,5 +1,5 @@
-"""What only the images of a set by path tell: which cannot be read, which are there twice, and
-whether test images are training images.
+"""Checks of the images of a user data set: unreadable images, duplicates, and test images that are
+also training images.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from .image_folder import counted
 from .images import ImageIndex, Listed, Opener, as_rgb, opener, read_picture
 
 _FORMAT = 2
-_LARGEST_OVERLAP = 0.01  # of the test images: more than these must not be training images
-_SEVERAL = 100  # images from which on what was found is kept
-_MANY = 10_000  # images from which on reading them is reported
-_THREADS = 8  # that read: each may hold an image of 270 MB
-# pixels of the shorter side from which on an eighth of them still tells two images apart
+_LARGEST_OVERLAP = 0.01  # share of the test images that may also be training images
+_SEVERAL = 100  # images from which the result is cached
+_MANY = 10_000  # images from which progress is reported
+_THREADS = 8  # readers: each can hold an image of 270 MB
+# pixels of the shorter side from which an eighth of them still distinguishes images
 _SMALLEST_DRAFT = 256
-_MOST_BROKEN = 20  # names of files that cannot be read
+_MOST_BROKEN = 20  # unreadable files that an error names
 
 
 def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) -> tuple[str, ...]:
-    """Read every image once: a line for what is there twice.
+    """Read every image once; returns a line for each kind of duplicates and changes.
 
-    What was found of many is kept in the folder `cache` for as long as the files have the same
-    names, sizes, times and labels. Raises DataError for images that cannot be read, and where more
+    For larger sets the result is cached in the directory `cache` as long as the files have the same
+    names, sizes, times and labels. Raises DataError for images that cannot be read, and if more
     than 1 % of the test images are training images, pixel for pixel.
     """
     sides = (listed.train, listed.train_labels), (listed.test, listed.test_labels)
@@ -58,14 +58,14 @@ def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) ->
         *repeated(train, test, listed.train_labels, listed.train.names, listed.test.names),
     )
     if len(listed.train) + len(listed.test) >= _SEVERAL:
-        with suppress(DataError, OSError):  # where one cannot write they are read again
+        with suppress(DataError, OSError):  # not writable: they are read again next time
             write_text(cache_file, json.dumps({"decisions": lines}))
     return lines
 
 
 def _stamp(index: ImageIndex, labels: np.ndarray) -> str:
-    """Of the files as they lie there now; of some that are not there, which reading them names,
-    any.
+    """A hash of names, labels and modification times; arbitrary if files are missing, which reading
+    them reports.
     """
     paths = index.names if index.kind == "folder" else index.shards
     with suppress(OSError, DataError):
@@ -75,12 +75,12 @@ def _stamp(index: ImageIndex, labels: np.ndarray) -> str:
     return "incomplete"
 
 
-# the digest of an image's pixels, and what is changed of it before a network sees it
+# the digest of an image's pixels, and the changes made when it is decoded
 Looked = tuple[bytes, tuple[str, ...]]
 
 
 def _read_all(index: ImageIndex, tell: ProgressCallback) -> list[Looked]:
-    """Every image. Raises DataError, naming those that cannot be read."""
+    """Read every image. Raises DataError, naming those that cannot be read."""
     if len(index) >= _MANY:
         tell(f"reading each of {len(index):,} images once", 0, 0)
     look = partial(_look, opener(index), index)
@@ -108,9 +108,7 @@ def _look(opened: Opener, index: ImageIndex, i: int) -> Looked | DataError:
 
 
 def _pixels(picture: Any) -> Looked:
-    """Of an image, all of whose data are decoded for it, of a large JPEG at an eighth of its size.
-    Raises ValueError.
-    """
+    """Decode an image completely, a large JPEG at an eighth of its size. Raises ValueError."""
     if min(picture.size) >= _SMALLEST_DRAFT:
         picture.draft(None, (1, 1))
     image, changes = as_rgb(picture)
@@ -118,8 +116,8 @@ def _pixels(picture: Any) -> Looked:
 
 
 def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tuple[str, ...]:
-    """As `check_files`, for images (N, H, W, C) of training, (M, H, W, C) of the test, and training
-    labels (N,).
+    """Like `check_files`, for training images (N, H, W, C) with labels (N,) and test images (M, H,
+    W, C).
     """
     return repeated(
         _of_rows(train),
@@ -131,7 +129,7 @@ def check_arrays(train: np.ndarray, test: np.ndarray, labels: np.ndarray) -> tup
 
 
 def number_in(images: np.ndarray, others: np.ndarray) -> int:
-    """How many of some images (M, H, W, C) are among others (N, H, W, C), pixel for pixel."""
+    """The number of images (M, H, W, C) that are among others (N, H, W, C), pixel for pixel."""
     known = set(_of_rows(others))
     return sum(digest in known for digest in _of_rows(images))
 
@@ -147,11 +145,11 @@ def repeated(
     train_names: Sequence[str],
     test_names: Sequence[str],
 ) -> tuple[str, ...]:
-    """Lines for images that are there twice, by their digests. Raises DataError where too many test
+    """A line for each kind of duplicate images, by their digests. Raises DataError if too many test
     images are training images.
     """
     first: dict[bytes, int] = {}
-    copies: list[tuple[int, int]] = []  # where an image is, and where it was before
+    copies: list[tuple[int, int]] = []  # index of an image and of its earlier copy
     for i, digest in enumerate(train):
         if (before := first.setdefault(digest, i)) != i:
             copies.append((i, before))
@@ -161,18 +159,18 @@ def repeated(
     for what, names, pairs in (
         ("training image{s} with an earlier copy in the training set", train_names, copies),
         (
-            "of them with another label than the earlier one: one of the two is incorrect",
+            "of them with another label than the earlier copy: one of the two is incorrect",
             train_names,
             apart,
         ),
-        (f"of {len(test)} test images in the training set too", test_names, both),
+        (f"of {len(test)} test images also in the training set", test_names, both),
     ):
         if pairs:
             equal = [f"{names[i]} = {train_names[before]}" for i, before in pairs]
             lines.append(f"duplicates: {counted(what, equal)}")
     if len(both) > _LARGEST_OVERLAP * len(test):
         raise DataError(
-            f"{lines[-1].removeprefix('duplicates: ')}: accuracy on them is no test accuracy; "
-            "remove them from one of the two, or name another test set"
+            f"{lines[-1].removeprefix('duplicates: ')}: accuracy on training images is not test "
+            "accuracy; remove them from one of the two, or choose another test set"
         )
     return tuple(lines)

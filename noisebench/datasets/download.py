@@ -1,6 +1,6 @@
-"""Published files: their checksums, their hosts, and the download of one.
+"""Published files: checksums, hosts and downloads.
 
-A downloaded file is checked before it gets its name, so a file is whole or absent. Addresses are
+A download is verified before it gets its name, so that a file is complete or missing. Addresses are
 https, or http to this machine.
 """
 
@@ -23,11 +23,11 @@ from ..errors import ConfigError, DataError
 
 @dataclass(frozen=True)
 class Published:
-    """A file as it was published.
+    """A published file.
 
-    shelf: its folder on a mirror. size: its bytes, or the most that are accepted where the size is
-    not published. checksum: `sha256:...`, or `md5:...` where no other is published. hosts: folders
-    that hold the file, in the order in which they are tried.
+    shelf: its directory on a mirror. size: its bytes, or the accepted maximum if the size is not
+    published. checksum: `sha256:...`, or `md5:...` if no other is published. hosts: addresses of
+    directories with the file, in the order in which they are tried.
     """
 
     shelf: str
@@ -43,15 +43,15 @@ class Published:
             return hashlib.file_digest(file, algorithm).hexdigest() == published
 
 
-# then PaddlePaddle's
+# the authors, PaddlePaddle
 _TORONTO = ("https://www.cs.toronto.edu/~kriz/", "https://dataset.bj.bcebos.com/cifar/")
 _MNIST = (
     "https://ossci-datasets.s3.amazonaws.com/mnist/",
     "https://storage.googleapis.com/cvdf-datasets/mnist/",
-)  # PyTorch's, TensorFlow's
+)  # PyTorch, TensorFlow
 _FASHION = (
     "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
-    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",  # Keras's
+    "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",  # Keras
 )
 HUMAN_HOSTS = ("https://github.com/UCSC-REAL/cifar-10-100n/raw/main/data/",)
 _HUMAN_MOST = 1 << 24  # bytes; their sizes are not published
@@ -144,14 +144,14 @@ FILES = {
 
 
 MIRROR = "NOISEBENCH_MIRROR"
-DOWNLOADS = "downloads"  # folder of the data directory for downloads in progress
-SILENCE = 30.0  # seconds without a byte after which a host counts as unreachable
+DOWNLOADS = "downloads"  # subdirectory of the data directory for downloads in progress
+SILENCE = 30.0  # seconds without data after which a host counts as unreachable
 _CHUNK = 1 << 18  # bytes between two progress reports
-_PAUSE = 0.2  # seconds between two looks at a lock
+_PAUSE = 0.2  # seconds between two checks of a lock
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-# receives the current activity, the bytes done and the bytes in all (0, 0 where nothing is
-# counted); an empty text ends the report
+# receives the current activity, the bytes done and the total bytes (0, 0 if nothing is counted);
+# an empty text ends the report
 ProgressCallback = Callable[[str, int, int], None]
 
 
@@ -160,13 +160,13 @@ def silent(text: str, done: int, size: int) -> None:
 
 
 class NoHost(DataError):
-    """No host sent a file; the message lists the reason of each."""
+    """A file could not be downloaded; the message gives the reason of each host."""
 
 
 @contextmanager
 def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
-    """Let only one process download into a folder; the others wait. The operating system frees the
-    lock of a process that was killed. Raises DataError where the folder cannot be written.
+    """Let only one process download into a directory; others wait. The operating system frees the
+    lock of a killed process. Raises DataError if the directory cannot be written.
     """
     from filelock import FileLock, Timeout
 
@@ -177,9 +177,9 @@ def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
             try:
                 lock.acquire(blocking=False)
             except FileNotFoundError:
-                continue  # the process that had the lock has removed the folder meanwhile
+                continue  # the process with the lock has removed the directory
             except Timeout:
-                report(f"waiting for another process, which downloads {folder.name}", 0, 0)
+                report(f"waiting for another process that downloads {folder.name}", 0, 0)
                 time.sleep(_PAUSE)
         folder.mkdir(exist_ok=True)
     except OSError as error:
@@ -187,12 +187,12 @@ def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
     try:
         report("", 0, 0)
         remove_partials(folder)
-        for unfinished in folder.glob("tmp*"):  # of a pooch that was killed
+        for unfinished in folder.glob("tmp*"):  # of a killed download
             unfinished.unlink()
         yield
     finally:
         report("", 0, 0)
-        with suppress(OSError):  # a folder with files stays, for the next attempt
+        with suppress(OSError):  # a directory with files stays for the next attempt
             folder.rmdir()
             Path(lock.lock_file).unlink()
             folder.parent.rmdir()
@@ -200,15 +200,15 @@ def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
 
 
 def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> Path:
-    """The file in `folder`, downloaded from the first host that sends it unless it is there. The
-    caller holds the folder's `download_lock`.
+    """Returns the file in `folder`; if it is missing, downloads it from the first host that has it.
+    The caller holds the directory's `download_lock`.
 
-    Raises NoHost, and DataError where the file cannot be written.
+    Raises NoHost, and DataError if the file cannot be written.
     """
     import pooch
     from requests import RequestException
 
-    pooch.get_logger().setLevel("ERROR")  # it would announce each download on stderr
+    pooch.get_logger().setLevel("ERROR")  # else it reports each download on stderr
     failures = []
     for address in _addresses(file):
         host = urlsplit(address).netloc.rpartition("@")[2]
@@ -224,14 +224,14 @@ def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> P
             return Path(path)
         except RequestException as error:
             failures.append(f"{host}: {_reason(error)}")
-        except ValueError:  # pooch's word for another checksum
-            failures.append(f"{host}: sent another file than the published one")
+        except ValueError:  # raised by pooch for another checksum
+            failures.append(f"{host}: wrong checksum")
         except OSError as error:
             raise DataError(
                 f"cannot write {folder / file.name}: {error.strerror or error}; the file has "
                 f"{file.size:,} bytes"
             ) from None
-    raise NoHost(f"no host sent {file.name} ({'; '.join(failures)})")
+    raise NoHost(f"{file.name} cannot be downloaded ({'; '.join(failures)})")
 
 
 def _addresses(file: Published) -> list[str]:
@@ -241,7 +241,7 @@ def _addresses(file: Published) -> list[str]:
         return addresses
     if not (_is_https(mirror) or _is_loopback(mirror)):
         raise ConfigError(
-            f"{MIRROR} is the https address of a folder that holds "
+            f"{MIRROR} must be the https address of a directory that contains "
             f"{file.shelf}/{file.name}, got {mirror!r}"
         )
     return [f"{mirror}/{file.shelf}/{file.name}", *addresses]
@@ -256,7 +256,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _check_redirect(response: Any, **settings: Any) -> None:
-    """Refuse a redirection to plain http, and one from elsewhere to this machine."""
+    """Refuse a redirect to plain http, and from another host to this machine."""
     from requests import RequestException
 
     target = urljoin(response.url, response.headers.get("location", ""))
@@ -267,20 +267,20 @@ def _check_redirect(response: Any, **settings: Any) -> None:
 
 
 class _Progress:
-    """What pooch reports its progress to; ends a download that is larger than the file."""
+    """Receives pooch's progress; aborts a download that is larger than the file."""
 
     def __init__(self, file: Published, text: str, report: ProgressCallback) -> None:
         self._file, self._text, self._report = file, text, report
         self.total = self._done = 0
 
     def update(self, count: int) -> None:
-        """count: bytes that arrived, rounded up to whole chunks."""
+        """count: received bytes, rounded up to whole chunks."""
         from requests import RequestException
 
         self._done += count
         size = self.total or self._file.size
         if max(self.total, self._done - _CHUNK + 1) > self._file.size:
-            raise RequestException(f"sends more than the {self._file.size:,} bytes of the file")
+            raise RequestException(f"sends more than the file's {self._file.size:,} bytes")
         self._report(self._text, min(self._done, size), size)
 
     def reset(self) -> None:
@@ -297,9 +297,9 @@ def _reason(error: Exception) -> str:
     if isinstance(error, exceptions.HTTPError) and error.response is not None:
         return f"HTTP {error.response.status_code} {error.response.reason}"
     if isinstance(error, exceptions.Timeout) or "timed out" in str(error):
-        return f"silent for {SILENCE:.0f} s"
+        return f"no data for {SILENCE:.0f} s"
     if isinstance(error, exceptions.ChunkedEncodingError):
-        return "broke off"
+        return "connection closed"
     text = " ".join(str(error).split())
     system = re.search(r"\[Errno -?\d+\] ([^'\")]+)", text)
     return system[1] if system else text[:200]

@@ -1,5 +1,5 @@
-"""Tables of Hugging Face's `datasets`, by a hub's name or by a folder of parquet files: labels,
-names and sizes; no image is decoded.
+"""Tables of Hugging Face's `datasets`, by name on the hub or as a directory of parquet files:
+labels, names and sizes; no image is decoded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .npz import as_labels, class_count
 
 _PARTS = (("train",), ("test", "validation", "val", "valid"))
 _IMAGES = ("image", "img", "jpg", "png", "webp")
-# seconds in which the hub answers, or is not there: its own client tries for half a minute
+# seconds until the hub counts as unreachable; its own client tries for half a minute
 _WAIT = 5.0
 _LABELS = ("label", "labels", "cls", "fine_label", "target")
 
@@ -26,18 +26,18 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     datasets = hub_library()
     away = ""
     if not Path(name).exists() and offline:
-        away = "and --offline forbids to fetch it"
+        away = "and --offline forbids downloads"
     elif not Path(name).exists():
         away = unreachable(datasets.config.HF_ENDPOINT)
     if away:
-        datasets.config.HF_HUB_OFFLINE = True  # what is in its cache can still be read
+        datasets.config.HF_HUB_OFFLINE = True  # its cache can still be read
     try:
         splits = list(datasets.get_dataset_split_names(name))
     except Exception as error:  # the library documents no exceptions
         if away:
             raise DataError(
-                f"hfds:{name} is not in the hub's cache {away}: get it elsewhere and "
-                "name a folder of parquet files"
+                f"hfds:{name} is not in the local cache of the hub {away}: use a directory "
+                "of parquet files"
             ) from None
         raise unreadable_table(name, error) from None
     train_split, test_split = (
@@ -58,7 +58,7 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
     decisions = []
     if rest := [split for split in splits if split not in (train_split, test_split)]:
         neither = counted("split{s} that are neither the training nor the test part", rest)
-        decisions.append(f"passed over: {neither}")
+        decisions.append(f"skipped: {neither}")
     sides = train, train_labels, test, test_labels
     return Listed(*sides, classes, decisions=tuple(decisions), notes=(read_as,))
 
@@ -66,8 +66,8 @@ def list_table(name: str, *, offline: bool = False) -> Listed:
 def _numbered(
     name: str, train: np.ndarray, test: np.ndarray, classes: tuple[str, ...]
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Labels of both parts as class numbers, and the classes, which of a column of texts are those
-    of the training part.
+    """Labels of both parts as class numbers, and the classes; of a column of texts, the classes are
+    those of the training part.
     """
     where = f"hfds:{name}"
     if train.dtype == object and all(isinstance(label, str) for label in (*train, *test)):
@@ -75,7 +75,7 @@ def _numbered(
         number = {label: at for at, label in enumerate(classes)}
         if strange := sorted(set(test) - set(classes)):
             raise DataError(
-                f"{where}: its test part has the class {strange[0]!r}, the training part has not"
+                f"{where}: the test part has the class {strange[0]!r}, the training part does not"
             )
         train, test = (
             np.array([number[label] for label in part], np.int64) for part in (train, test)
@@ -84,12 +84,12 @@ def _numbered(
     for part, values in (("training", train), ("test", test)):
         if values.dtype != object and values.size and values.min() < 0:
             raise DataError(
-                f"{where}: the labels of its {part} part are not published: name a "
+                f"{where}: the labels of the {part} part are not published: choose a "
                 "table with labels"
             )
         if values.dtype == object or (values.dtype.kind == "f" and np.isnan(values).any()):
             raise DataError(
-                f"{where}: a label of its {part} part is missing, or neither a number nor a text"
+                f"{where}: a label of the {part} part is missing, or neither a number nor a text"
             )
     train, test = (
         as_labels(part.astype(np.int64) if part.dtype == bool else part, where)
@@ -99,8 +99,8 @@ def _numbered(
 
 
 def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, ...], list[str]]:
-    """The images of a split, their labels as they stand there, the classes where the table names
-    them, and the columns that are neither.
+    """The images of a split, their labels unchanged, the classes if the table names them, and the
+    unused columns.
     """
     import pyarrow.compute as pc
 
@@ -118,7 +118,7 @@ def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, 
     labels = table.data.column(label).to_numpy()
     images: Any = load_table(name, split, image).data.column(image)
     lengths = pc.binary_length(pc.struct_field(images, "bytes"))  # type: ignore[attr-defined]
-    # an image that lies outside the table has no bytes in it
+    # an image outside the table has no bytes in it
     sizes = pc.fill_null(lengths, 0).to_numpy().astype(np.int64)
     names = Names.of(f"{split}/{row}" for row in range(len(table)))
     classes = tuple(getattr(table.features[label], "names", None) or ())
@@ -127,7 +127,7 @@ def _listing(name: str, split: str) -> tuple[ImageIndex, np.ndarray, tuple[str, 
 
 
 def unreachable(endpoint: str) -> str:
-    """Why the hub cannot be reached; empty where it answers."""
+    """Why the hub cannot be reached; empty if it can."""
     from urllib.error import HTTPError
     from urllib.request import Request, urlopen
 

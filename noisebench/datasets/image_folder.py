@@ -1,18 +1,16 @@
-"""Which images and classes a folder holds: one scan for sets in memory, streamed sets and published
-ones. No image is read.
+"""Images and classes of a directory: one scan for sets in memory, streamed sets and published sets.
+No image is read.
 
 * Parts: `train/` and, as test set, the first of test/, validation/, val/ and valid/ that has
-  class folders, in upper or lower case.
-  Without a training part the folder itself is the training set.
-* Classes: the folders directly below a part that hold an image, at any depth. A class without
-  training images is refused where there
-  are test images of it, and else left out.
-* Images: files by their suffix, in upper or lower case. Hidden files and folders, and those
-  of operating systems, are passed over.
-* A folder without class folders is a data set with a label file, whose rows name images by
-  path or file name: the classes are its labels.
-  Its test set is what a column such as `split` or `is_valid` marks, else what lies below test/
-  where the rest lies below train/.
+  class folders, in upper or lower case. Without a training part the folder itself is the training
+  set.
+* Classes: the folders directly in a part that contain images at any depth. A class without training
+  images is an error if it has test images, and is skipped otherwise.
+* Images: files with an image's suffix, in upper or lower case. Hidden files and folders, and those
+  of operating systems, are skipped.
+* A folder without class folders needs a label file, whose rows name images by path or file name;
+  its labels are the classes. A column such as `split` or `is_valid` marks the test set; without one
+  it is test/ if the other images are in train/.
 * Links to files and folders are followed, each folder once.
 """
 
@@ -81,19 +79,17 @@ _SYSTEM = frozenset(
 )
 _NAMED = 3  # names in a line
 
-# Reasons for which something is passed over
+# Reasons to skip files
 HIDDEN = "hidden or system file{s} or folder{s}"
-STRAY = "image{s} beside the class folders, without a class"
+STRAY = "image{s} next to the class folders, without a class"
 OUTSIDE = "image{s} outside the training and the test part"
 UNLABELLED = "image{s} without a row in the label file"
-LABEL_FILE = "labels.csv"  # that of a folder without class folders, where none is named
+LABEL_FILE = "labels.csv"  # the default in a folder without class folders
 
 
 @dataclass
 class Skipped:
-    """Names that a scan leaves out, by reason. used: names that are not left out, whatever they
-    are.
-    """
+    """Names that a scan skips, by reason. used: names that are never skipped."""
 
     used: frozenset[str] = frozenset()
     names: dict[str, list[str]] = field(default_factory=dict)
@@ -103,10 +99,8 @@ class Skipped:
             self.names.setdefault(reason, []).append(name)
 
     def lines(self) -> tuple[str, ...]:
-        """`passed over: 2 files without an image's suffix (notes.txt, b.md)`, a line for each
-        reason.
-        """
-        return tuple(f"passed over: {counted(*reason)}" for reason in self.names.items())
+        """`skipped: 2 files without an image's suffix (notes.txt, b.md)`, a line per reason."""
+        return tuple(f"skipped: {counted(*reason)}" for reason in self.names.items())
 
 
 def counted(what: str, names: Sequence[str]) -> str:
@@ -118,20 +112,18 @@ def counted(what: str, names: Sequence[str]) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is hidden, or an operating system's own: `._0.png`,
+    """Whether a file or folder is hidden or belongs to an operating system: `._0.png`,
     `__MACOSX`.
     """
     return (name.startswith(".") and name not in (".", "..")) or name.lower() in _SYSTEM
 
 
 def is_image(name: str, passed: Skipped) -> bool:
-    """Whether a path is an image's by its suffix; of one that is not it is noted that it is passed
-    over.
-    """
-    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 a million of them
+    """Whether a path has an image's suffix; if not, it is added to the skipped files."""
+    suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122 faster, for a million files
     if suffix not in SUFFIXES:
         passed.add(
-            "image{s} of a format that is not read: convert to PNG or JPEG"
+            "image{s} in an unsupported format: convert to PNG or JPEG"
             if suffix in _UNREAD
             else "file{s} without an image's suffix",
             name,
@@ -141,7 +133,7 @@ def is_image(name: str, passed: Skipped) -> bool:
 
 def images_below(root: Path, part: str, passed: Skipped) -> list[str]:
     """Images at any depth below `part`, sorted, as paths from the root. Raises DataError for a name
-    that is no text.
+    that is not text.
     """
     images: list[str] = []
     waiting, linked = [part], {os.path.realpath(root / part)}
@@ -155,7 +147,7 @@ def images_below(root: Path, part: str, passed: Skipped) -> list[str]:
                     os.path.realpath((root / folder).parent),
                 )
                 if target in linked or Path(above).is_relative_to(target):
-                    passed.add("link{s} to a folder that is read already", folder)
+                    passed.add("link{s} to a folder that is already read", folder)
                     continue
                 linked.add(target)
             waiting.append(folder)
@@ -176,7 +168,7 @@ def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[st
     for name, is_folder in sorted(names):
         path = f"{part}/{name}" if part else name
         if not is_text(name):
-            raise DataError(f"{root} holds a file whose name is not UTF-8, {path!a}: rename it")
+            raise DataError(f"{root} contains a file whose name is not UTF-8, {path!a}: rename it")
         if is_hidden(name):
             passed.add(HIDDEN, f"{path}/" if is_folder else path)
         else:
@@ -185,8 +177,8 @@ def _entries(root: Path, part: str, passed: Skipped) -> tuple[list[str], list[st
 
 
 def find_parts(root: Path, passed: Skipped) -> tuple[str, str | None]:
-    """The training part, "" for the folder itself, and the test part, None where it has none; by
-    the usual names, which hold folders. Raises DataError where two folders have one of them.
+    """The training part, "" for the folder itself, and the test part or None: the folders with the
+    usual names that contain folders. Raises DataError if two folders could be the same part.
     """
     folders, files = _entries(root, "", Skipped())
     inside = {
@@ -207,9 +199,10 @@ def find_parts(root: Path, passed: Skipped) -> tuple[str, str | None]:
     if train is None:
         for part in tests:
             if both := inside[part] & set(folders):
-                where = f"{root / part / min(both)} beside {root / min(both)}"
+                where = f"{root / part / min(both)} and {root / min(both)}"
                 raise DataError(
-                    f"{where}, and no training part: move the class folders into {root / 'train'}"
+                    f"both {where} exist, but no training part: move the class folders into "
+                    f"{root / 'train'}"
                 )
         return "", None
     _entries(root, "", passed)
@@ -218,13 +211,13 @@ def find_parts(root: Path, passed: Skipped) -> tuple[str, str | None]:
             passed.add(OUTSIDE, name)
     for folder in folders:
         if folder not in (train, *tests[:1]):
-            passed.add("folder{s} beside the training and the test part", f"{folder}/")
+            passed.add("folder{s} next to the training and the test part", f"{folder}/")
     return train, tests[0] if tests else None
 
 
 def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[str]]:
-    """Class -> its images, as paths from the root; classes by name. Folders without an image are no
-    classes.
+    """Class -> its images, as paths from the root; classes sorted by name. Folders without images
+    are not classes.
     """
     folders, files = _entries(root, part, passed)
     for name in files:
@@ -235,18 +228,17 @@ def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[st
         if paths := images_below(root, folder, passed):
             images[folder.rpartition("/")[2]] = paths
         else:
-            passed.add("folder{s} without images: no class", f"{folder}/")
+            passed.add("folder{s} without images: not a class", f"{folder}/")
     return images
 
 
 def list_folder(root: Path, test: Path | None = None, labels: str | None = None) -> Listed:
-    """A folder of images, `[train/]class/image`, or of any form with a label file; its test set is
-    its own test part, or `test`, a folder elsewhere; empty where there is neither. Raises
+    """A folder of images, `[train/]class/image`, or of any layout with a label file. The test set
+    is `test`, a folder elsewhere, else its own test part; empty if there is neither. Raises
     DataError.
 
-    labels: FILE or FILE:COLUMN; of a folder with class folders whose names are labels in it it is
-    not read, since the folders say the classes. Default: labels.csv in a folder without class
-    folders.
+    labels: FILE or FILE:COLUMN; not read if the class folders are its labels, since these define
+    the classes. Default: labels.csv in a folder without class folders.
     """
     passed = Skipped()
     part, own_test = find_parts(root, passed)
@@ -261,11 +253,11 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
         return _list_labelled(root, test, labels, classes if by_folder else ())
     if not by_folder:
         raise _too_few(root, part, images, passed)
-    depth = 2 if part else 1  # of the slashes in train/class/image
+    depth = 2 if part else 1  # slashes in train/class/image
     inner = [name for paths in images.values() for name in paths if name.count("/") > depth]
     notes = alike(classes)
     if inner:
-        below = counted("image{s} in folders below them", inner)
+        below = counted("image{s} in subfolders of them", inner)
         notes.insert(0, f"classes: the folders directly in {part or 'the folder'}; {below}")
     test_images: dict[str, list[str]] = {}
     test_root, test_part = (root, own_test) if test is None else (test, "")
@@ -273,11 +265,11 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
         notes.append("test set: none")
     else:
         test_images = _test_images(test_root, test_part, classes, passed)
-        not_used = f", in the place of {own_test}/" if test is not None and own_test else ""
+        not_used = f", instead of {own_test}/" if test is not None and own_test else ""
         number = sum(map(len, test_images.values()))
         notes.append(f"test set: {number} images in {test or f'{own_test}/'}{not_used}")
         if missing := [name for name in classes if name not in test_images]:
-            notes.append(f"test set: without {counted('class{es}', missing)}")
+            notes.append(f"test set: no images of {counted('class{es}', missing)}")
     return Listed(
         *as_listing(root, numbered(images, classes)),
         *as_listing(test_root, numbered(test_images, classes)),
@@ -287,8 +279,8 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
 
 
 def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
-    """Whether a label file labels by the class folders: where any of its cells is one, or the
-    number of one; what is no table of text never names an image.
+    """Whether the labels of a file are the class folders: if any cell is the name or number of one,
+    or the file is not a table of text, which cannot name images.
     """
     path, column = split_column(labels)
     if path.suffix.lower() not in (".csv", ".tsv", ".txt", ".json", ".jsonl"):
@@ -302,8 +294,8 @@ def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
 
 
 def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Sequence[str]) -> Listed:
-    """Images at any depth of a folder, by a label file. folders_of: its folders that could be
-    classes, and are none.
+    """Images at any depth of a folder, labelled by a file. folders_of: class folders that are not
+    used as classes.
     """
     file = split_column(labels)[0].resolve()
     inside = file.is_relative_to(root.resolve())
@@ -312,7 +304,7 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     images = images_below(root, "", passed)
     others = images_below(test, "", test_passed) if test is not None else []
     if not images:
-        raise DataError(f"{root} holds no images{'; '.join(['', *passed.lines()])}")
+        raise DataError(f"{root} contains no images{'; '.join(['', *passed.lines()])}")
     read = read_image_labels(
         labels, images, [f"{test.name}/{name}" for name in others] if test else ()
     )
@@ -325,7 +317,7 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
         train, held_out, where = ~read.in_test, read.in_test, "marked in the label file"
     elif tests and not set(TRAIN_PARTS).isdisjoint(folders):
         train, held_out = np.isin(folders, TRAIN_PARTS), np.isin(folders, tests[0])
-        where = f"below {tests[0]}/"
+        where = f"in {tests[0]}/"
     labelled = read.labels >= 0
     for at in np.flatnonzero(~labelled).tolist():
         passed.add(UNLABELLED, images[at])
@@ -339,9 +331,9 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     notes = [f"labels: {read.note}", *alike(read.classes)]
     if folders_of:
         folders_unused = counted("folder{s}", folders_of)
-        notes.append(f"classes: the labels; none is the name of one of its {folders_unused}")
+        notes.append(f"classes: the labels in the file; none is the name of its {folders_unused}")
     if test is not None:
-        where = f"in {test}" + (f", in the place of those {where}" if test_rows else "")
+        where = f"in {test}" + (f", instead of those {where}" if test_rows else "")
         test_rows = _labelled_test(test, others, read.classes, test_passed)
     notes.append(f"test set: {len(test_rows)} images {where}" if test_rows else "test set: none")
     listed = Listed(
@@ -355,8 +347,8 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
 
 
 def without_absent(listed: Listed, where: str) -> Listed:
-    """Without the classes that have no training image. Raises DataError where one of them has test
-    images, or is a true label.
+    """Removes classes without training images. Raises DataError if one of them has test images or
+    is a true label.
     """
     occurs = np.bincount(listed.train_labels, minlength=len(listed.classes)) > 0
     if occurs.all():
@@ -366,7 +358,7 @@ def without_absent(listed: Listed, where: str) -> Listed:
     train_labels, test_labels = number[listed.train_labels], number[listed.test_labels]
     if (test_labels < 0).any():
         raise DataError(
-            f"{where}: there are test images and no training image of "
+            f"{where}: there are test images but no training images of "
             f"{counted('class{es}', absent)}"
         )
     clean = listed.clean
@@ -374,8 +366,8 @@ def without_absent(listed: Listed, where: str) -> Listed:
         beyond = clean[(clean >= 0) & (number[clean] < 0)]
         if len(beyond):
             raise DataError(
-                f"{where}: the true label of {len(beyond)} training images is "
-                f"{listed.classes[beyond[0]]!r}, and no given label is"
+                f"{where}: {listed.classes[beyond[0]]!r} is the true label of {len(beyond)} "
+                "training images, but not a given label"
             )
         clean = np.where(clean >= 0, number[clean], -1)
     return replace(
@@ -386,13 +378,13 @@ def without_absent(listed: Listed, where: str) -> Listed:
         clean=clean,
         decisions=(
             *listed.decisions,
-            f"passed over: {counted('class{es} without training images', absent)}",
+            f"skipped: {counted('class{es} without training images', absent)}",
         ),
     )
 
 
 def alike(classes: Sequence[str]) -> list[str]:
-    """A line where names of classes differ in nothing but upper and lower case."""
+    """A line if names of classes differ in upper and lower case only."""
     folded = Counter(name.casefold() for name in classes)
     twice = [name for name in classes if folded[name.casefold()] > 1]
     if not twice:
@@ -404,7 +396,7 @@ def alike(classes: Sequence[str]) -> list[str]:
 def _labelled_test(
     test: Path, images: list[str], classes: tuple[str, ...], passed: Skipped
 ) -> Rows:
-    """Test images of a folder elsewhere: by class folders, else by its own labels.csv. Raises
+    """Test images of a folder elsewhere: by its labels.csv, else by class folders. Raises
     DataError.
     """
     if not (test / LABEL_FILE).is_file():
@@ -412,7 +404,7 @@ def _labelled_test(
     read = read_image_labels(str(test / LABEL_FILE), images)
     if unknown := sorted(set(read.classes) - set(classes)):
         raise DataError(
-            f"{test / LABEL_FILE}: no training image is labelled {unknown[0]!r}; the "
+            f"{test / LABEL_FILE}: no training image has the label {unknown[0]!r}; the "
             f"classes are {_some(classes)}"
         )
     for at in np.flatnonzero(read.labels < 0).tolist():
@@ -427,13 +419,14 @@ def _labelled_test(
 def _test_images(
     root: Path, part: str, classes: tuple[str, ...], passed: Skipped
 ) -> dict[str, list[str]]:
-    """Test images by class. Raises DataError for a class that the training images do not have, and
-    where there are none.
+    """Test images by class. Raises DataError for a class without training images, and if there are
+    no images.
     """
     where = root / part
     if not where.is_dir():
         raise DataError(
-            f"{where} is not a folder: expected class/image in it, for the classes {_some(classes)}"
+            f"{where} is not a directory: expected class/image in it, for the classes "
+            f"{_some(classes)}"
         )
     images = images_by_class(root, part, passed)
     if unknown := [name for name in images if name not in classes]:
@@ -445,29 +438,31 @@ def _test_images(
             "training images, or remove the folder"
         )
     if not images:
-        raise DataError(f"{where} has no images in folders named as the classes: {_some(classes)}")
+        raise DataError(
+            f"{where} has no images in folders named like the classes: {_some(classes)}"
+        )
     return images
 
 
 def _too_few(root: Path, part: str, images: dict[str, list[str]], passed: Skipped) -> DataError:
-    """What is there, and what is expected."""
+    """The error for a folder that is not a data set: what it contains, and what is expected."""
     where = root / part
     if len(images) == 1:
         (name,) = images
         inner = where / name
         if find_parts(inner, Skipped())[0] or len(images_by_class(inner, "", Skipped())) > 1:
             return DataError(
-                f"{where} holds the one folder {name}, which has class folders: name {inner}"
+                f"{where} contains a single folder {name}, which has class folders: use {inner}"
             )
         there = f"images of one class only, {name}"
     elif images:
         there = f"no class folders in {_some(tuple(images))}"
     else:
-        there = "no class folders beside its images" if STRAY in passed.names else "no images"
+        there = "images without class folders" if STRAY in passed.names else "no images"
     details = f" ({'; '.join(passed.lines())})" if passed.names else ""
     return DataError(
         f"{where} is not a folder of images by class: {there}; expected class/image.png or "
-        "train/class/image.png, two classes at least, or a label file "
+        "train/class/image.png, at least two classes, or a label file "
         f"(--labels FILE, or {LABEL_FILE} in it){details}"
     )
 
@@ -482,7 +477,7 @@ def numbered(images: dict[str, list[str]], classes: Sequence[str]) -> Rows:
 
 
 def as_listing(root: Path, rows: Rows) -> tuple[ImageIndex, np.ndarray]:
-    """Rows as what is read of them: images, and class numbers (N,)."""
+    """Converts rows to images and class numbers (N,)."""
     return ImageIndex("folder", str(root), Names.of(name for name, _ in rows)), np.array(
         [number for _, number in rows], np.int64
     )

@@ -1,6 +1,5 @@
-"""Which images a data set has and where they lie: files of a folder, members of tars, rows of a
-table; how one of them is opened, decoded and brought to a size; and images in files that are read
-when they are indexed, in place of an array that would not fit into memory.
+"""Images of a data set: files of a directory, members of tars, rows of a table; opening, decoding
+and resizing them; and lazily read images, for data sets that do not fit into memory.
 """
 
 from __future__ import annotations
@@ -23,32 +22,30 @@ from ..errors import DataError
 T = TypeVar("T")
 Opener = Callable[[int], Any]  # the file of an image, by its position in the index
 
-# the share of the shorter side that is evaluated: 224 of 256
+# share of the shorter side that is used at evaluation: 224 of 256
 CENTRE = 0.875
 SIDE = 224  # pixels
 FITS = ("crop", "pad", "squash")
 _SAMPLE = 64  # images of a streamed set whose changes are listed
-_NAMED = 3  # images that a sentence names
+_NAMED = 3  # images in a sentence
 
-# and no other: EPS is a program, which PIL would have run
+# no others: EPS is a program, which PIL would execute
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-# of images that are streamed, whose pixels are in no key; raised where as_rgb gives other ones
+# of streamed images, whose pixels are in no key; raised when as_rgb changes pixels
 DECODING_VERSION = 2
-LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB on the way to an array
+LARGEST = 1 << 26  # pixels, 8,192 x 8,192: 270 MB while it is decoded
 
 
 class Names(Sequence[str]):
-    """Many texts in two arrays: a million of them are one object, which worker processes share
-    instead of copying.
-    """
+    """Many texts in two arrays, which worker processes share instead of copying."""
 
     def __init__(self, letters: np.ndarray, ends: np.ndarray) -> None:
-        """letters: UTF-8, uint8, one text after the other; ends (N,): where each ends."""
+        """letters: UTF-8, uint8, all texts concatenated; ends (N,): the end of each text."""
         self.letters, self.ends = letters, ends
 
     @classmethod
     def of(cls, texts: Iterable[str]) -> Names:
-        """Texts as they come."""
+        """Names from texts."""
         raw = [text.encode() for text in texts]
         ends = np.cumsum(np.array([len(word) for word in raw], np.int64))
         return cls(np.frombuffer(b"".join(raw), np.uint8), ends)
@@ -63,12 +60,12 @@ class Names(Sequence[str]):
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """N images. kind: `folder`, `tar` or `hfds`; root: of the files, the folder of the tars, or
-    the table's name or folder.
+    """N images. kind: `folder`, `tar` or `hfds`; root: the directory of the files or tars, or the
+    table's name or directory.
 
-    names (N,): paths in the root, members of tars, or `split/row`; sizes (N,), bytes, None where
-    they were not read yet; of tars also `shards`, their paths in the root, which of them (N,), and
-    where in it the image begins (N,). columns: of a table, image and label.
+    names (N,): paths in the root, members of tars, or `split/row`; sizes (N,) in bytes, None if not
+    read yet. For tars also `shards`, their paths in the root, `shard` (N,), the tar of each image,
+    and `offsets` (N,), its position in the tar. columns: image and label of a table.
     """
 
     kind: str
@@ -84,14 +81,14 @@ class ImageIndex:
         return len(self.names)
 
     def where(self, i: int) -> str:
-        """An image as an error names it."""
+        """The name of an image in an error."""
         name = self.names[i]
         if self.shard is not None:
             return f"{name} in {Path(self.root) / self.shards[int(self.shard[i])]}"
         return f"{name} of {self.root}" if self.kind == "hfds" else str(Path(self.root) / name)
 
     def take(self, places: np.ndarray) -> ImageIndex:
-        """Some of the images (n,), or all of them in another order."""
+        """Some of the images (n,), or all in another order."""
         return replace(
             self,
             names=Names.of(self.names[i] for i in places.tolist()),
@@ -101,7 +98,7 @@ class ImageIndex:
         )
 
     def sized(self) -> ImageIndex:
-        """With the sizes of the files. Raises DataError, naming the first that is not there."""
+        """Reads the sizes of the files. Raises DataError, naming the first that is missing."""
         if self.sizes is not None:
             return self
         root, sizes = Path(self.root), np.empty(len(self), np.int64)
@@ -110,18 +107,16 @@ class ImageIndex:
                 status = (root / self.names[i]).stat()
             except (OSError, ValueError) as error:
                 raise DataError(
-                    f"{self.where(i)} is listed, and cannot be read: "
+                    f"{self.where(i)} is listed but cannot be read: "
                     f"{getattr(error, 'strerror', None) or error}"
                 ) from None
             if not S_ISREG(status.st_mode):
-                raise DataError(f"{self.where(i)} is listed, and is no file")
+                raise DataError(f"{self.where(i)} is listed but is not a file")
             sizes[i] = status.st_size
         return replace(self, sizes=sizes)
 
     def fingerprint(self, labels: np.ndarray) -> str:
-        """sha256 over names, labels (N,) and sizes in their order; where the images lie does not
-        matter.
-        """
+        """sha256 of names, labels (N,) and sizes in order; independent of the root."""
         sized = self.sized()
         digest = hashlib.sha256(f"{len(self)} pictures\n".encode())
         for array in (sized.names.ends, sized.sizes, labels):
@@ -132,13 +127,12 @@ class ImageIndex:
 
 @dataclass(frozen=True)
 class Listed:
-    """A streamed set: images and labels (N,) of training, images and labels (M,) of the test,
-    classes in order.
+    """The content of a data set: images and labels (N,) of the training part and (M,) of the test
+    part, and the classes in order.
 
-    clean (N,): the verified labels, -1 for the others; None where none were verified.
-    fair: whether what was verified is a fair sample, incorrect labels and all, so that its share
-    of wrong ones is a rate. decisions: what was passed over, and what was chosen, a line each;
-    notes: sentences on how a table was read.
+    clean (N,): verified labels, -1 for the others; None if none were verified. fair: whether the
+    verified labels are a random sample, including incorrect ones, so that they give a noise rate.
+    decisions: what was skipped and chosen, one line each; notes: how a table was read.
     """
 
     train: ImageIndex
@@ -153,7 +147,9 @@ class Listed:
 
 
 def opener(index: ImageIndex) -> Opener:
-    """What opens an image by its position, without torch. No file stays open between two calls."""
+    """A function that opens an image by its position, without torch. No file stays open between
+    calls.
+    """
     root, tables = Path(index.root), dict[str, Any]()
 
     def open_image(i: int) -> Any:
@@ -177,7 +173,7 @@ def opener(index: ImageIndex) -> Opener:
 
 
 def load_table(name: str, split: str, column: str | None = None) -> Any:
-    """One split; its images as bytes. Raises DataError."""
+    """Loads one split; its images as bytes. Raises DataError."""
     datasets = hub_library()
     try:
         table = datasets.load_dataset(name, split=split)
@@ -187,15 +183,15 @@ def load_table(name: str, split: str, column: str | None = None) -> Any:
 
 
 def hub_library() -> Any:
-    """Hugging Face's `datasets`. Raises DataError where it is not installed."""
+    """Hugging Face's `datasets`. Raises DataError if it is not installed."""
     try:
         import datasets
     except ImportError:
         raise DataError(
-            "hfds: needs Hugging Face's datasets: pip install 'noisebench[stream]'"
+            "hfds: needs the package datasets: pip install 'noisebench[stream]'"
         ) from None
     datasets.disable_progress_bars()
-    # versions below 4 would ask whether to run a table's own script
+    # versions below 4 would offer to run a table's own script
     datasets.config.HF_DATASETS_TRUST_REMOTE_CODE = False
     return datasets
 
@@ -204,18 +200,19 @@ def unreadable_table(name: str, error: Exception) -> DataError:
     """The error for a table that the library cannot read."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return DataError(
-        f"hfds:{name} cannot be read ({reason}): a name of the hub, or a folder of parquet files"
+        f"hfds:{name} cannot be read ({reason}): expected a name on the hub, or a directory of "
+        "parquet files"
     )
 
 
 @dataclass(frozen=True)
 class Fitting:
-    """How an image is brought to height x width pixels, bilinear and antialiased; one of that size
-    stays as it is.
+    """Resizes an image to height x width pixels, bilinear and antialiased; an image of that size is
+    not changed.
 
-    crop: scaled until it covers them, the middle is kept; pad: scaled until it fits in, black
-    around it; squash: each side by itself. centre: of crop, the share of the covering side that the
-    middle is.
+    crop: scales it to cover the size and keeps the middle; pad: scales it to fit and pads with
+    black; squash: scales each side independently. centre: share of the covering side that crop
+    keeps.
     """
 
     height: int
@@ -229,7 +226,7 @@ class Fitting:
         return f"{self.height}x{self.width} pixels{share} ({self.fit})"
 
     def __call__(self, picture: Any) -> Any:
-        """An image of PIL's at this size."""
+        """Returns a PIL image at this size."""
         from PIL import Image
 
         width, height = picture.size
@@ -245,7 +242,7 @@ class Fitting:
             corner = (self.width - small.width) // 2, (self.height - small.height) // 2
             padded.paste(small, corner)
             return padded
-        # as timm's and torchvision's transforms of a test crop
+        # like the test transforms of timm and torchvision
         tall, wide = math.floor(self.height / self.centre), math.floor(self.width / self.centre)
         if width * tall <= height * wide:
             scaled = wide, max(tall, int(wide * height / width))
@@ -270,7 +267,7 @@ class Sizes:
 
     @property
     def median(self) -> int:
-        """Of the shorter sides, rounded."""
+        """Median of the shorter sides, rounded."""
         return int(np.median(self.pixels.min(1)) + 0.5)
 
     def __str__(self) -> str:
@@ -283,7 +280,7 @@ class Sizes:
         )
 
     def too_small(self, fitting: Fitting) -> str:
-        """A sentence that names those of less than half that size; empty where there are none."""
+        """A sentence that names images of less than half that size; empty if there are none."""
         factor = self.pixels.reshape(-1, 2) / np.array([fitting.width, fitting.height])
         small = np.flatnonzero((factor.max(1) if fitting.fit == "pad" else factor.min(1)) < 0.5)
         if not len(small):
@@ -301,7 +298,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Changed:
-    """The size (width, height) of an image in its file, upright, and what was changed, in words."""
+    """The size (width, height) of an image in its file, upright, and the changes in words."""
 
     size: tuple[int, int]
     changes: tuple[str, ...]
@@ -310,8 +307,8 @@ class Changed:
 def read_fitted(
     index: ImageIndex, places: Sequence[int], fitting: Fitting
 ) -> tuple[np.ndarray, list[Changed]]:
-    """Some images (n, height, width, 3), uint8, and what was changed of each. Raises DataError,
-    naming the image that cannot be read.
+    """Reads images (n, height, width, 3), uint8, with the changes of each. Raises DataError, naming
+    the image that cannot be read.
     """
     images = np.empty((len(places), fitting.height, fitting.width, 3), np.uint8)
     changed, opened = [], opener(index)
@@ -327,7 +324,7 @@ def read_fitted(
 def sentences(
     part: str, names: Sequence[str], read: Sequence[Changed], fitting: Fitting
 ) -> tuple[str, ...]:
-    """What was changed of how many images of a part, and which were enlarged."""
+    """Each change with the number of images of a part, and which were enlarged."""
     counts = Counter(change for image in read for change in image.changes)
     small = Sizes(names, np.array([image.size for image in read])).too_small(fitting)
     lines = [f"{n} of {len(read)} {part} images: {change}" for change, n in counts.items()]
@@ -336,12 +333,12 @@ def sentences(
 
 @dataclass(frozen=True)
 class LazyImages:
-    """Images (n, side, side, 3), uint8, in the manner of an array: a slice, a mask or an index
-    array of it has read nothing.
+    """Images (n, side, side, 3), uint8, that behave like an array; slices, masks and index arrays
+    read no image.
 
-    places (n,): in the listing; centre and fit: as Fitting has them; fingerprint: of the whole
-    listing and its labels; workers: processes that read ahead of a training, None for one a core,
-    which changes no result.
+    places (n,): positions in the listing; centre and fit: see Fitting; fingerprint: of the whole
+    listing and its labels; workers: processes that prefetch during training, None for one per core;
+    does not change results.
     """
 
     listing: ImageIndex
@@ -373,12 +370,10 @@ class LazyImages:
         return replace(self, side=side, centre=centre, fit=fit)
 
     def changes(self, part: str) -> tuple[str, ...]:
-        """What is changed of some of them, evenly spread; these are read here and now. Raises
-        DataError.
-        """
+        """The changes of an evenly spaced sample, which is read for it. Raises DataError."""
         sample = np.linspace(0, len(self) - 1, min(_SAMPLE, len(self))).astype(int)
         places = self.places[sample].tolist()
-        resized = f"resized to {self.fitting}"  # as all are
+        resized = f"resized to {self.fitting}"  # applies to all
         read = [
             replace(image, changes=tuple(change for change in image.changes if change != resized))
             for image in read_fitted(self.listing, places, self.fitting)[1]
@@ -387,29 +382,27 @@ class LazyImages:
         return sentences(f"sampled {part}", names, read, self.fitting)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        """All of them, read here and now. Raises DataError, naming the image that cannot be
-        read.
-        """
+        """Reads all images. Raises DataError, naming the image that cannot be read."""
         images, _ = read_fitted(self.listing, self.places.tolist(), self.fitting)
         return images if dtype is None else images.astype(dtype)
 
 
 def decoded(opened: Opener, listing: ImageIndex, i: int) -> Any:
-    """An image of PIL's in RGB. Raises DataError, naming it."""
+    """Reads a PIL image in RGB. Raises DataError, naming the image."""
     return read_picture(opened, listing, i, as_rgb)[0]
 
 
 def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
-    """An opened image of PIL's as 8-bit RGB, upright; and what was changed for that, in words,
-    other than grey to RGB.
+    """Converts an opened PIL image to upright 8-bit RGB; also returns the changes in words, except
+    grey to RGB.
 
-    Raises ValueError for pixels whose range is unknown: floats, and integers of more than 16 bits.
+    Raises ValueError for pixels of unknown range: floats, and integers of more than 16 bits.
     """
     from PIL import Image
 
     several = getattr(picture, "is_animated", False)
     changes = ["only the first of several frames used"] if several else []
-    # of colour PIL itself keeps the high byte; a PPM it scales
+    # PIL itself keeps the high byte of colour images, and scales a PPM
     deep = any(";16" in str(tile[3]) for tile in picture.tile)
     deep |= picture.format == "PPM" and any(
         isinstance(arg, int) and arg > 255 for arg in picture.tile[0][3]
@@ -418,12 +411,12 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
     mode, transparent = picture.mode, picture.info.get("transparency")
     if mode == "F" or (mode == "I" and picture.format not in ("PNG", "PPM")):
         raise ValueError(
-            f"mode {mode}, whose range is unknown: write it with 8 or 16 bits a channel"
+            f"mode {mode}, whose range is unknown: save it with 8 or 16 bits per channel"
         )
     if deep and mode == "RGB" and transparent is not None:
-        raise ValueError("a transparent colour of 16 bits: write it with 8 bits a channel")
+        raise ValueError("a transparent colour of 16 bits: save it with 8 bits per channel")
     if deep or mode.startswith("I"):
-        changes.append("more than 8 bits a channel reduced to the highest 8")
+        changes.append("more than 8 bits per channel reduced to the highest 8")
     if mode.startswith("I"):
         image = _high_byte(picture)
         if image.getextrema()[1] < _DARK:
@@ -445,32 +438,31 @@ def as_rgb(picture: Any) -> tuple[Any, tuple[str, ...]]:
     turn = orientation(picture)
     if turn in _TURNS:
         image = image.transpose(_TURNS[turn])
-        changes.append("turned upright by the EXIF orientation")
+        changes.append("rotated by the EXIF orientation")
     elif turn is None:
         changes.append("damaged EXIF data ignored")
     return image.convert("RGB"), tuple(changes)
 
 
-_DARK = 16  # of 256: 12 bits in the place of 16
+_DARK = 16  # of 256: probably 12 bits instead of 16
 # EXIF orientation -> PIL's Transpose; 6 is a quarter to the right
 _TURNS = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
 
 
 def orientation(picture: Any) -> int | None:
-    """As EXIF has it, 1 for upright, None where it is damaged; PIL turns a TIFF by itself, and says
-    1 then.
+    """The EXIF orientation, 1 for upright, None if the data are damaged. PIL rotates a TIFF itself
+    and then returns 1.
     """
     try:
         return int(picture.getexif().get(0x0112, 1))
     except Exception:
-        # PIL documents no exceptions; the pixels are whole, and viewers show them as they are
-        # stored
+        # PIL documents no exceptions; the pixels are intact, and viewers show them unrotated
         return None
 
 
 def _high_byte(picture: Any) -> Any:
-    """Grey of more than 8 bits as 8: of 16 bits the high byte, which gives back v of v * 256 as of
-    v * 257.
+    """Reduces grey of more than 8 bits to 8: of 16 bits the high byte, which maps both v * 256 and
+    v * 257 to v.
     """
     from PIL import Image
 
@@ -479,17 +471,15 @@ def _high_byte(picture: Any) -> Any:
     values = np.asarray(picture)
     if not 8 < bits <= 16 or values.min() < 0 or values.max() >= 1 << bits:
         raise ValueError(
-            f"grey of {bits} bits from {values.min()} to {values.max()}: write it with 8 or 16 bits"
+            f"grey of {bits} bits from {values.min()} to {values.max()}: save it with 8 or 16 bits"
         )
     grey = (values >> (bits - 8)).astype(np.uint8)
     return Image.fromarray(255 - grey if tags.get(262) == 0 else grey)
 
 
 def read_picture(opened: Opener, index: ImageIndex, i: int, read: Callable[[Any], T]) -> T:
-    """What `read` makes of a file's first image; of a gigantic one, or one of another format,
-    nothing is read but its head.
-
-    Raises DataError.
+    """Applies `read` to a file's first image. Of an image that is too large, or in another format,
+    only the header is read. Raises DataError.
     """
     from PIL import Image
 
@@ -497,11 +487,11 @@ def read_picture(opened: Opener, index: ImageIndex, i: int, read: Callable[[Any]
         with opened(i) as file, Image.open(file, formats=FORMATS) as picture:
             width, height = picture.size
             if width * height > LARGEST:
-                raise ValueError(f"it has {width} x {height} pixels, more than {LARGEST:,}")
+                raise ValueError(f"it has {width} x {height} pixels, the limit is {LARGEST:,}")
             return read(picture)
     except Exception as error:
-        # PIL documents no exceptions; whatever a damaged file makes it throw
+        # PIL documents no exceptions: a damaged file can raise any
         reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(
-            f"{index.where(i)} cannot be read as an image ({reason}): mend or remove it"
+            f"{index.where(i)} cannot be read as an image ({reason}): repair or remove it"
         ) from None

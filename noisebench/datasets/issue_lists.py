@@ -1,5 +1,5 @@
-"""Lists of label issues: as `evaluate --suspects` writes one and the user has edited it, or as
-cleanlab gives one.
+"""Reads lists of label issues: written by `evaluate --suspects` and edited by the user, or made by
+cleanlab.
 """
 
 from __future__ import annotations
@@ -25,30 +25,32 @@ GIVEN, PREDICTED = "given_label", "predicted_label"
 _OLD_NAMES = {"recorded": GIVEN, "suggested": PREDICTED}
 _KEYS = ("path", "index")
 _ISSUE = "is_label_issue"
-# columns that do not say what to do
+# columns without effect
 _IGNORED = {"rank", "score", "split", "label_quality", "label_score"}
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _TABLES, _ARRAYS = (".csv", ".tsv"), (".npy", ".txt", ".json")
-_EMPTY = "it lists no example: there is nothing to do"
+_EMPTY = "it lists no example"
 
 
 def read_review(
     path: Path, shape: Shape, given: np.ndarray, sha256: str | None = None
 ) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Which examples (m,) are listed, the class (m,) predicted for each, None where the list
-    predicts none, and sentences on how it was read. Raises DataError, naming the line.
+    """Returns the listed examples (m,), their predicted classes (m,) (None if the list has none),
+    and notes on how it was read. Raises DataError, naming the line.
 
-    A table has the columns given_label and predicted_label, as cleanlab's, or recorded and
-    suggested, as older versions wrote; one that was made for other given labels (N,) is refused. An
-    array holds the indices of examples, or a flag for each.
+    A table has the columns given_label and predicted_label, like cleanlab's, or recorded and
+    suggested, as in older versions; its given labels must equal `given` (N,). An array contains
+    indices of examples, or a flag for each.
     """
     suffix = path.suffix.lower()
     if suffix not in (*_TABLES, *_ARRAYS):
-        raise DataError(f"{path}: a list of label issues is a {', '.join((*_TABLES, *_ARRAYS))}")
+        raise DataError(
+            f"{path}: a list of label issues must be one of {', '.join((*_TABLES, *_ARRAYS))}"
+        )
     raw = read_checked(path, sha256, ROOM + shape.n * WIDEST)
     with errors_of(path):
         if suffix in _ARRAYS:
-            note = "it does not say for which labels it was made"
+            note = "the list does not contain the labels that it belongs to"
             return _from_array(raw, suffix, shape), None, (note,)
         columns, lines = _read_table(decode(raw), shape.n)
         examples, key = _examples(columns, lines, shape)
@@ -58,11 +60,11 @@ def read_review(
             at = int(differs.argmax())
             now, then = (shape.classes[labels[at]] for labels in (given, listed))
             raise ValueError(
-                f"line {lines[at]}: the label is {now} in this manifest, not "
-                f"{then}: the list was made for other labels"
+                f"line {lines[at]}: the label in this manifest is {now}, not "
+                f"{then}: the list belongs to other labels"
             )
         issues = np.arange(len(lines))
-        if _ISSUE in columns:  # without the rows that cleanlab marks as none
+        if _ISSUE in columns:  # without the rows that cleanlab marks as correct
             flags = [_FLAGS.get(cell.lower()) for cell in columns[_ISSUE]]
             if None in flags:
                 at = flags.index(None)
@@ -99,7 +101,7 @@ def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
             f"shape {values.shape}"
         )
     if values.dtype.kind not in "biuf" or not np.isin(values % 1, 0).all():
-        raise ValueError("expected indices of examples, or flags, got numbers that are not whole")
+        raise ValueError("expected indices of examples, or flags, got fractional numbers")
     if values.dtype == bool or (len(values) == shape.n > 2 and np.isin(values, (0, 1)).all()):
         if len(values) != shape.n:
             raise ValueError(f"it has {len(values)} flags, the data have {shape.n} examples")
@@ -108,23 +110,23 @@ def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
         return np.flatnonzero(values)
     if (strange := (values < 0) | (values >= shape.n)).any():
         raise ValueError(
-            f"no training example has the index {values[strange][0]:.0f}: they go "
-            f"from 0 to {shape.n - 1}"
+            f"no training example has the index {values[strange][0]:.0f}: indices are "
+            f"0 to {shape.n - 1}"
         )
     if len(np.unique(values)) < len(values):
-        raise ValueError("an index stands in it twice")
+        raise ValueError("an index occurs twice")
     return values.astype(np.int64)
 
 
 def _read_table(text: str, n: int) -> tuple[dict[str, list[str]], list[int]]:
-    """The columns, under today's names, and where in the file each row ends; separated by commas,
-    or by semicolons or tabs, as spreadsheets of some countries write.
+    """The columns by their current names, and the line where each row ends. The separator is a
+    comma, or a semicolon or tab, which spreadsheets use in some countries.
     """
     mark = sniff(text.splitlines()[:1])
     rows = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     names = [name.strip().lower() for name in next(rows, [])]
     if len(names) > MOST_COLUMNS:
-        raise ValueError(f"it has {len(names)} columns, and may have {MOST_COLUMNS}")
+        raise ValueError(f"it has {len(names)} columns, the limit is {MOST_COLUMNS}")
     names = [
         name if _OLD_NAMES.get(name) in names else _OLD_NAMES.get(name, name) for name in names
     ]
@@ -134,20 +136,20 @@ def _read_table(text: str, n: int) -> tuple[dict[str, list[str]], list[int]]:
         if not set(_KEYS) & set(names):
             missing.insert(0, "index or path")
         raise ValueError(
-            f"it has no column {', '.join(missing)}: a list is what noisebench evaluate RUN "
-            "--suspects FILE writes, or cleanlab's table"
+            f"it has no column {', '.join(missing)}: use a list written by noisebench evaluate RUN "
+            "--suspects FILE, or cleanlab's table"
         )
     cells: list[list[str]] = []
     lines: list[int] = []
     for row in rows:
         if not any(row):
-            continue  # an empty line, or the ,,,, that a spreadsheet leaves of one
+            continue  # an empty line, or the ,,,, that a spreadsheet writes for one
         if len(row) != len(names):
             raise ValueError(
                 f"line {rows.line_num} has {len(row)} fields, the first has {len(names)}"
             )
         if len(lines) == n:
-            raise ValueError(f"it has more lines than the data have examples, which are {n}")
+            raise ValueError(f"it has more lines than the data set has examples ({n})")
         lines.append(rows.line_num)
         cells.append([cell.strip() for cell in row])
     if not lines:
@@ -166,7 +168,7 @@ def _classes(
         reason = (
             f"is wrong: {error}"
             if words[error.place]
-            else "is empty: delete the line, or name a class"
+            else "is empty: delete the line, or write a class"
         )
         raise ValueError(f"line {lines[error.place]}: {name} {reason}") from None
 
@@ -174,9 +176,9 @@ def _classes(
 def _examples(
     columns: Mapping[str, Sequence[str]], lines: Sequence[int], shape: Shape
 ) -> tuple[np.ndarray, str | None]:
-    """Which example each row is, by path and by index, which must agree; else by a table's own
-    index, which has no name, or another column that names the examples, whose name is returned. A
-    row for every example needs none. Raises ValueError.
+    """The example of each row: by path and index, which must agree; else by a table's unnamed index
+    or another key column, whose name is returned. A table with a row for every example needs no
+    key. Raises ValueError.
     """
     needed = np.ones(len(lines), bool)
     by = {}
@@ -188,12 +190,12 @@ def _examples(
         by[name] = matches[0].examples if matches else np.full(len(cells), NONE)
         if (strange := by[name] < 0).any():
             at = int(strange.argmax())
-            allowed = "" if name == "path" else f": they go from 0 to {shape.n - 1}"
+            allowed = "" if name == "path" else f": indices are 0 to {shape.n - 1}"
             raise ValueError(
                 f"line {lines[at]}: no training example has the {name} {cells[at]!r}{allowed}"
             )
     if not by and "path" in columns:
-        raise ValueError("it goes by path, but the examples of these data have none")
+        raise ValueError("its key is path, but the examples of this data set have no paths")
     if not by:
         ignored = {GIVEN, PREDICTED, *_IGNORED, _ISSUE}
         others = {name: cells for name, cells in columns.items() if name not in ignored}
@@ -202,7 +204,8 @@ def _examples(
             return key[1].examples, key[0]
         if key is not None or len(lines) != shape.n:
             raise ValueError(
-                f"no column names the examples of its {len(lines)} rows: add a column index or path"
+                f"no column identifies the examples of its {len(lines)} rows: add a column "
+                "index or path"
             )
         return np.arange(shape.n), None
     examples = next(iter(by.values()))
@@ -215,7 +218,5 @@ def _examples(
     first = dict[int, int]()
     for line, example in zip(lines, examples.tolist(), strict=True):
         if first.setdefault(example, line) != line:
-            raise ValueError(
-                f"line {line}: example {example} stands in line {first[example]} already"
-            )
+            raise ValueError(f"line {line}: example {example} is already in line {first[example]}")
     return examples, None

@@ -1,5 +1,5 @@
-"""Label files: a table in any common format -> given labels (N,), matched to the examples by a key
-column, else by row order.
+"""Reads label files: a table in any common format -> given labels (N,), matched to the examples by
+a key column, else by row order.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from .label_keys import (
     words_of,
 )
 
-ROOM, WIDEST = 1 << 24, 4096  # bytes that any label file may have, and an example's row: two paths
-_MOST_ROWS = 1 << 16  # rows of images that are no training examples
+ROOM, WIDEST = 1 << 24, 4096  # bytes: of any label file, and of each example's row with two paths
+_MOST_ROWS = 1 << 16  # rows of images that are not training examples
 MOST_COLUMNS = 1000
 _MARKS = ",;\t"
 _TEXTS, _JSON, _ARRAYS = (".csv", ".tsv", ".txt"), (".json", ".jsonl"), (".npy", ".npz")
@@ -43,7 +43,7 @@ _SUFFIXES = (*_TEXTS, *_JSON, *_ARRAYS, ".pt", ".pth")
 _CLEAN_WORDS = {"clean", "true", "truth", "gt", "gold"}
 _CLEAN_NAMES = ("clean_label", "clean", "true_label", "true", "ground_truth", "gt")
 
-# Columns that say which rows are for training: words, or flags of what is not, or of what is.
+# Columns that select the rows for training: by words, or by flags.
 _YES, _NO = {"true", "1", "1.0", "yes"}, {"false", "0", "0.0", "no"}
 _SPLIT_WORDS = {  # name of a column -> words of its rows for training, and of the others
     **dict.fromkeys(
@@ -63,8 +63,8 @@ _SPLIT_WORDS = {  # name of a column -> words of its rows for training, and of t
 
 @dataclass(frozen=True)
 class Annotations:
-    """Given labels (N,), -1 where `left_out` (N,) says that the file has none; true labels (N,), -1
-    where unknown, or None. notes: sentences on how the file was read."""
+    """Given labels (N,), -1 for the examples `left_out` (N,) without a label; true labels (N,), -1
+    where unknown, or None. notes: how the file was read."""
 
     labels: np.ndarray
     clean: np.ndarray | None
@@ -74,12 +74,11 @@ class Annotations:
 
 @dataclass(frozen=True)
 class LabelTable:
-    """The columns of a label file by name, each with one cell per row: numbers, or texts as
-    written.
+    """The columns of a label file by name, each with one cell per row: numbers or texts.
 
-    label, clean, split: the names of the columns of given labels, of true labels, and of the one
-    that marks rows which are not for training; for_training: the rows (m,) that it does not
-    exclude. notes: sentences on what was not used.
+    label, clean, split: names of the columns with given labels, with true labels, and with marks of
+    rows that are not for training; for_training: mask (m,) of the other rows. notes: what was not
+    used.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -94,7 +93,7 @@ class LabelTable:
         return self.columns[self.label]
 
     def find_key(self, shape: Shape, needed: np.ndarray) -> tuple[str, Match] | None:
-        """The other column that names the examples. Raises ValueError as `label_keys.find_key`."""
+        """The column that names the examples. Raises ValueError, see `label_keys.find_key`."""
         others = [name for name in self.columns if name not in (self.label, self.clean, self.split)]
         keys = {
             name: [str(cell).strip() for cell in self.columns[name].tolist()] for name in others
@@ -104,10 +103,9 @@ class LabelTable:
 
 @dataclass(frozen=True)
 class ImageLabels:
-    """Given labels of images (N,) by path, -1 where the file has none, and their classes. clean
-    (N,): true labels, -1 where unknown, None without a column of them. in_test (N,): marked as not
-    for training, None where no column says so. note: how the file was read, and what of it is not
-    used.
+    """Given labels of images (N,), -1 where the file has none, and their classes. clean (N,): true
+    labels, -1 where unknown, None without such a column. in_test (N,): marked as not for training,
+    None without such a column. note: how the file was read, and what is not used.
     """
 
     classes: tuple[str, ...]
@@ -118,7 +116,7 @@ class ImageLabels:
 
     @property
     def best(self) -> np.ndarray:
-        """The true label (N,) where it is known, else the given one."""
+        """The true labels (N,) where known, else the given labels."""
         clean = self.labels if self.clean is None else self.clean
         return np.where(clean >= 0, clean, self.labels)
 
@@ -133,7 +131,7 @@ def split_column(text: str) -> tuple[Path, str | None]:
 
 @contextmanager
 def errors_of(path: Path) -> Iterator[None]:
-    """Turns what reading a table can raise into a DataError that names the file."""
+    """Converts errors of reading a table into a DataError that names the file."""
     try:
         yield
     except UnicodeDecodeError:
@@ -150,14 +148,14 @@ def read_label_table(
     n: int | None = None,
     sha256: str | None = None,
 ) -> LabelTable:
-    """The columns of a label file, and which of them are labels. Raises DataError.
+    """Reads the columns of a label file and finds the labels among them. Raises DataError.
 
-    column: the column of given labels. classes: their names, which decide between columns whose
-    names do not; n: the number of examples, which bounds the file's size.
+    column: the column of given labels. classes: class names, which help to find the labels; n: the
+    number of examples, which limits the file's size.
     """
     suffix = path.suffix.lower()
     if suffix not in _SUFFIXES:
-        raise DataError(f"{path}: a label file is a {', '.join(_SUFFIXES)}")
+        raise DataError(f"{path}: a label file must be one of {', '.join(_SUFFIXES)}")
     raw = read_checked(path, sha256, MAX_BYTES if n is None else ROOM + n * WIDEST)
     comments = 0
     content: Any
@@ -174,45 +172,45 @@ def read_label_table(
         elif not named:
             content = {"labels": content}
         table = _recognize(content, column, classes, named=named)
-    passed = (f"{_count(comments, 'line')} beginning with # passed over",) if comments else ()
+    passed = (f"{_count(comments, 'line')} beginning with # skipped",) if comments else ()
     return replace(table, notes=(*passed, *table.notes))
 
 
 def read_annotations(text: str, shape: Shape, sha256: str | None = None) -> Annotations:
-    """The labels of a FILE or FILE:COLUMN for these examples. Raises DataError."""
+    """Reads the labels of a FILE or FILE:COLUMN for these examples. Raises DataError."""
     path, column = split_column(text)
     table = read_label_table(path, column, classes=shape.classes, n=shape.n, sha256=sha256)
     with errors_of(path):
         key = table.find_key(shape, table.for_training)
         if key is None and len(table.labels) != shape.n:
             raise ValueError(
-                f"it has {len(table.labels)} labels, the data have {shape.n} examples, "
-                "and no column names the examples"
+                f"it has {len(table.labels)} labels, the data set has {shape.n} examples, "
+                "and no column identifies the examples"
             )
         name, match = key or (None, Match("row order", np.arange(shape.n)))
         rows = np.flatnonzero(table.for_training & (match.examples >= 0))
         if not len(rows):
-            raise ValueError("none of its rows is for a training example")
+            raise ValueError("none of its rows belongs to a training example")
         labels, clean, notes = _arrange(table, shape, name, match, rows)
     if marked := int((~table.for_training & (match.examples != TEST)).sum()):
-        rows_marked = f"{_count(marked, 'row')} passed over"
+        rows_marked = f"{_count(marked, 'row')} skipped"
         notes.append(f"{rows_marked} that {table.split!r} marks as not for training")
     left_out = labels < 0
     if left_out.any():
         missing = f"{left_out.sum()} of {shape.n} training images"
-        notes.append(f"{missing} have no row and are left out of training")
+        notes.append(f"{missing} have no row and are excluded from training")
     counts = np.bincount(labels[~left_out], minlength=len(shape.classes))
     if not counts.all():
         unused = [shape.classes[k] for k in np.flatnonzero(counts == 0)]
-        notes.append(f"no example is labelled {join_names(unused)}")
+        notes.append(f"no example has the label {join_names(unused)}")
     return Annotations(labels, clean, left_out if left_out.any() else None, tuple(notes))
 
 
 def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = ()) -> ImageLabels:
-    """The labels of a FILE or FILE:COLUMN for images by path or file name; the classes are the
-    labels that occur, in order.
+    """Reads the labels of a FILE or FILE:COLUMN for images by path or file name; the classes are
+    the labels that occur, sorted.
 
-    others: images that rows may name too, and that are passed over. Raises DataError.
+    others: images that rows can name too, whose rows are skipped. Raises DataError.
     """
     path, column = split_column(text)
     table = read_label_table(path, column)
@@ -239,8 +237,8 @@ def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = 
         key = table.find_key(shape, np.ones(len(names), bool))
         if key is None:
             raise ValueError(
-                "it has no column of paths or file names, so that no label is known to be an "
-                "image's"
+                "it has no column of paths or file names, which is needed to assign labels to "
+                "images"
             )
         rows = np.flatnonzero(key[1].examples >= 0)
         labels, clean, notes = _arrange(table, shape, *key, rows)
@@ -253,7 +251,7 @@ def read_image_labels(text: str, images: Sequence[str], others: Sequence[str] = 
 
 
 def _class_name(cell: Any) -> str:
-    """A label as written; a whole number without its `.0`, which pandas adds."""
+    """A label as text; a whole number without the `.0` that pandas adds."""
     text = str(cell).strip()
     return text.removesuffix(".0") if re.fullmatch(r"\d+\.0", text) else text
 
@@ -262,26 +260,26 @@ def _class_name(cell: Any) -> str:
 
 
 def decode(raw: bytes) -> str:
-    """Text in UTF-8, or in UTF-16 where it begins with its mark. Raises UnicodeDecodeError, or
-    ValueError for zero bytes.
+    """Decodes UTF-8, or UTF-16 with a byte order mark. Raises UnicodeDecodeError, or ValueError for
+    zero bytes.
     """
     utf_16 = raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     text = raw.decode("utf-16" if utf_16 else "utf-8-sig")
     if "\0" in text:
         raise ValueError(
-            "it holds zero bytes, as UTF-16 without its mark does: save it as CSV UTF-8"
+            "it contains zero bytes, as UTF-16 without byte order mark: save it as CSV UTF-8"
         )
     return text
 
 
 def sniff(lines: Sequence[str]) -> str:
-    """The delimiter of a table's first lines: a comma, semicolon or tab that makes rows of one
+    """The delimiter of a table's first lines: the comma, semicolon or tab that gives rows of equal
     width.
     """
     ranks = {}
     for mark in _MARKS if lines else "":
         widths = set[int]()
-        with suppress(csv.Error):  # a whole line as one field may be too long
+        with suppress(csv.Error):  # a whole line as one field can be too long
             widths = {len(row) for row in csv.reader(lines, delimiter=mark) if row}
         width = widths.pop() if len(widths) == 1 else 1
         ranks[mark] = (width > 1, mark in lines[0], width)
@@ -289,8 +287,8 @@ def sniff(lines: Sequence[str]) -> str:
 
 
 def _read_text(text: str, suffix: str, classes: Sequence[str]) -> tuple[Iterator[list[str]], int]:
-    """The rows of a table, of a .txt those of a label a line, of a key and a label separated by
-    blanks, or as in a CSV; and the number of lines beginning with #, which are passed over.
+    """The rows of a table; of a .txt one label per line, a key and a label separated by blanks, or
+    like a CSV; and the number of lines beginning with #, which are skipped.
     """
     all_lines = io.StringIO(text, newline="").readlines()
     lines = [line for line in all_lines if not line.lstrip().startswith("#")]
@@ -307,7 +305,7 @@ def _read_text(text: str, suffix: str, classes: Sequence[str]) -> tuple[Iterator
                     raise ValueError(f"line {at} has no label")
             return iter(pairs), comments
     mark = "\t" if suffix == ".tsv" else sniff(lines[:20])
-    if lines and re.fullmatch(r"sep=[,;\t]\s*", lines[0]):  # as Excel writes and reads it
+    if lines and re.fullmatch(r"sep=[,;\t]\s*", lines[0]):  # written and read by Excel
         mark = lines.pop(0)[4]
     return csv.reader(lines, delimiter=mark), comments
 
@@ -315,11 +313,11 @@ def _read_text(text: str, suffix: str, classes: Sequence[str]) -> tuple[Iterator
 def _columns_of(
     lines: Iterator[list[str]], n: int | None, classes: Sequence[str], column: str | None
 ) -> tuple[dict[str, Sequence[str]], bool]:
-    """Rows as columns, and whether the first row names them: where it holds names and no class or
-    number. Empty rows are left out, but not between the labels of a single column, where one would
-    move all that follow.
+    """Converts rows to columns; also returns whether the first row names them, that is, contains
+    names but no class or number. Empty rows are skipped, but are an error between the labels of a
+    single column, whose order matters.
 
-    Raises ValueError for none, too many, or rows of different widths.
+    Raises ValueError for no rows, too many, or rows of different widths.
     """
     rows: list[list[str]] = []
     empty = False
@@ -329,7 +327,7 @@ def _columns_of(
             continue
         if empty and len(row) == 1:
             raise ValueError(
-                f"line {len(rows) + 1} is empty, and others follow: write its label, "
+                f"line {len(rows) + 1} is empty, but others follow: write its label, "
                 "or add a column of file names or indices"
             )
         rows.append(row)
@@ -338,21 +336,21 @@ def _columns_of(
                 f"row {len(rows) - 1} has {len(row)} fields, the first has {len(rows[0])}"
             )
         if len(row) > MOST_COLUMNS:
-            raise ValueError(f"it has {len(row)} columns, and may have {MOST_COLUMNS}")
+            raise ValueError(f"it has {len(row)} columns, the limit is {MOST_COLUMNS}")
         if n is not None and len(rows) > 2 * n + _MOST_ROWS:
-            raise ValueError(f"it has more than {len(rows) - 1} rows, too many for these data")
+            raise ValueError(f"it has more than {len(rows) - 1} rows, too many for this data set")
     if not rows:
         raise ValueError("it is empty")
     head = [name.strip() for name in rows[0]]
     names_of_columns = LABEL_WORDS | _CLEAN_WORDS | KEY_WORDS
     is_head = any(
-        # every word is one that columns are named by: `image_id`, not `image_0001`
+        # all words are typical of column names: `image_id`, not `image_0001`
         words_of(name) and words_of(name) <= names_of_columns and not re.search(r"[\d./\\]", name)
         for name in head
     ) and not any(name in classes or re.fullmatch(r"-?\d+(\.\d+)?", name) for name in head)
     is_head |= column is not None and column.lower() in map(str.lower, head)
     if is_head and len(set(map(str.lower, head))) < len(head):
-        raise ValueError("a column's name stands twice in its first line")
+        raise ValueError("a column's name occurs twice in its first line")
     names = head if is_head else [f"column {at + 1}" for at in range(len(head))]
     columns = list(zip(*rows[is_head:], strict=True)) or [()] * len(names)
     return dict(zip(names, columns, strict=True)), is_head
@@ -368,15 +366,15 @@ def _read_arrays(raw: bytes, suffix: str, path: Path) -> Any:
     except Exception as error:  # torch.load documents no exceptions
         reason = " ".join(str(error).split()).partition(". ")[0][:100]
         raise DataError(
-            f"{path} is refused: it is damaged, or holds Python or numpy objects, which could run "
-            f"code ({reason}): save tensors and lists by torch.save, arrays by numpy.savez, or a "
-            ".csv"
+            f"{path} is refused: it is damaged, or contains Python or numpy objects, which could "
+            f"run code ({reason}): save tensors and lists by torch.save, arrays by numpy.savez, or "
+            "a .csv"
         ) from None
 
 
 def _read_json(raw: bytes, suffix: str) -> Any:
-    """A list of labels, of rows or of records, in .jsonl one a line; or a mapping from keys to
-    labels, or from names to columns.
+    """A list of labels, rows or records, in .jsonl one per line; or a mapping from keys to labels,
+    or from names to columns.
     """
     if suffix == ".jsonl":
         content: Any = [parse_json(line) for line in raw.splitlines() if line.strip()]
@@ -385,12 +383,15 @@ def _read_json(raw: bytes, suffix: str) -> Any:
     is_dict = isinstance(content, dict)
     values = list(content.values() if is_dict else content) if content else []
     kinds = {dict if isinstance(v, dict) else list if isinstance(v, list) else str for v in values}
-    if kinds == {dict} and any(list(value) != list(values[0]) for value in values):
+    if kinds == {dict} and any(value.keys() != values[0].keys() for value in values):
         raise ValueError(f"its {'columns' if is_dict else 'records'} have different keys")
     if is_dict and kinds == {str}:
         return {"key": list(content), "label": values}
     if is_dict and kinds == {dict}:  # as pandas writes a table
-        return {"": list(values[0]), **{k: list(cells.values()) for k, cells in content.items()}}
+        return {
+            "": list(values[0]),
+            **{k: [cells[key] for key in values[0]] for k, cells in content.items()},
+        }
     if kinds == {dict}:
         return {name: [row[name] for row in values] for name in values[0]}
     if kinds == {list} and not is_dict:
@@ -398,20 +399,20 @@ def _read_json(raw: bytes, suffix: str) -> Any:
     return content
 
 
-# Which columns are labels
+# Finding the columns of labels
 
 
 def _recognize(
     content: Mapping[str, Any], column: str | None, classes: Sequence[str], *, named: bool
 ) -> LabelTable:
-    """Which column holds given labels, which true ones; columns that have not as many cells as the
-    labels are left out. Raises ValueError where that is not clear.
+    """Finds the columns of given and of true labels; columns of another length are omitted. Raises
+    ValueError if the columns are ambiguous.
     """
     arrays = {str(name): _as_column(values) for name, values in content.items()}
     flat = {name: array for name, array in arrays.items() if array.ndim == 1}
     if len(arrays) == 1 and not flat:
         (array,) = arrays.values()
-        raise ValueError(f"expected one label an example, got shape {array.shape}")
+        raise ValueError(f"expected one label per example, got shape {array.shape}")
     label = next((name for name in flat if column and name.lower() == column.lower()), None)
     others = [name for name in flat if name != label]
     exact = [name for name in others if name.lower() in _CLEAN_NAMES]
@@ -431,7 +432,7 @@ def _recognize(
         raise ValueError("it has no rows")
     columns = {name: array for name, array in flat.items() if len(array) == n}
     if column is not None and not named:
-        raise ValueError(f"its labels have no names: leave :{column} out")
+        raise ValueError(f"its columns have no names: omit :{column}")
     if column is not None and label is None:
         raise ValueError(f"it has no column {column!r}; it has {join_names(list(columns))}")
     splits = {}
@@ -444,13 +445,13 @@ def _recognize(
         unclear = [name for name in columns if name != clean and name not in splits]
         label = _label_column(columns, unclear, classes, named=named)
     odd = [name for name in arrays if name not in columns]
-    notes = (f"not used, since of another length: {join_names(odd)}",) if odd else ()
+    notes = (f"not used because of another length: {join_names(odd)}",) if odd else ()
     split, for_training = next(iter(splits.items()), (None, np.ones(n, bool)))
     return LabelTable(columns, label, clean, split, for_training, notes)
 
 
 def _as_column(values: Any) -> np.ndarray:
-    """Numbers as they are, and other lists as objects: as texts of one width they could fill the
+    """Numbers unchanged, other lists as objects: as texts of fixed width they could fill the
     memory.
     """
     if isinstance(values, list | tuple) and not all(
@@ -464,7 +465,7 @@ def _as_column(values: Any) -> np.ndarray:
 def _label_column(
     columns: Mapping[str, np.ndarray], names: list[str], classes: Sequence[str], *, named: bool
 ) -> str:
-    """The one column that could be the label: by its name, or since most of its cells are
+    """The only column that could be the label, by its name or because most of its cells are
     classes.
     """
     if len(columns) == 1 and names:
@@ -480,7 +481,7 @@ def _label_column(
     candidates = candidates or by_name or ([] if named or classes else names[-1:])
     if len(candidates) > 1 and classes:
         rows = np.arange(len(columns[candidates[0]]))
-        with suppress(ValueError):  # one of them holds other words than classes
+        with suppress(ValueError):  # one of them contains words other than classes
             first, *others = (
                 _numbers(columns[name], rows, tuple(classes), "true label") for name in candidates
             )
@@ -494,7 +495,7 @@ def _label_column(
     if len(candidates) > 1:
         raise ValueError(
             f"{len(candidates)} of its columns could be the label, {join_names(candidates)}: name "
-            "one as FILE:COLUMN; a column of true labels is called clean_label"
+            "one as FILE:COLUMN; name a column of true labels clean_label"
         )
     if not candidates:
         raise ValueError(
@@ -513,8 +514,8 @@ def _count(count: int, what: str) -> str:
 def _arrange(
     table: LabelTable, shape: Shape, key: str | None, match: Match, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray | None, list[str]]:
-    """Given and true labels (N,) in the order of the examples, from the rows that name them; and
-    sentences on how the table was read. Raises ValueError.
+    """Given and true labels (N,) in the order of the examples, from the matching rows; and notes on
+    how the table was read. Raises ValueError.
     """
     examples = match.examples[rows]
     given = _numbers(table.labels, rows, shape.classes, "label")
@@ -531,12 +532,12 @@ def _arrange(
     if unused := [name for name in table.columns if name not in used]:
         notes.append(f"not used: {join_names(unused)}")
     if count := int((match.examples == TEST).sum()):
-        notes.append(f"{_count(count, 'row')} of test images passed over")
+        notes.append(f"{_count(count, 'row')} of test images skipped")
     return labels, clean, notes
 
 
 def _scatter(values: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
-    """Values (m,) at their indices of an array (n,), -1 elsewhere."""
+    """An array (n,) with values (m,) at their indices, -1 elsewhere."""
     scattered = np.full(n, -1, np.int64)
     scattered[indices] = values
     return scattered
@@ -545,14 +546,14 @@ def _scatter(values: np.ndarray, indices: np.ndarray, n: int) -> np.ndarray:
 def _numbers(
     cells: np.ndarray, rows: np.ndarray, classes: tuple[str, ...], what: str
 ) -> np.ndarray:
-    """The rows (m,) of a column of classes, by name or number, as numbers (m,); an empty cell is -1
-    unless it is a `label`. Raises ValueError, naming the row.
+    """Class numbers (m,) of the rows (m,) of a column of class names or numbers; an empty cell is
+    -1 unless it is a `label`. Raises ValueError, naming the row.
     """
     values = cells[rows].astype(str) if cells.dtype.kind == "S" else cells[rows]
     texts = [str(value) for value in values.tolist()]
     empty = () if what == "label" else ("", "nan", "-1", "-1.0")
     kinds = sorted({text for text in texts if text.strip() not in empty})
-    # words of an array are names: its numbers would be numbers
+    # texts in an array are names; numbers would have a numeric dtype
     known = tuple(map(str, range(len(classes)))) if values.dtype.kind in "iu" else classes
     try:
         numbers = class_numbers(kinds, known, names_win=values.dtype != object)

@@ -1,4 +1,4 @@
-"""Which example each row of a label file is: by an index, a path or a file name in any column."""
+"""Matches rows of a label file to examples, by an index, a path or a file name in any column."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unicodedata import normalize
 
 import numpy as np
 
-TEST, NONE = -2, -1  # in place of a training example: a test image, or no example
+TEST, NONE = -2, -1  # instead of a training example: a test image, or no example
 
 # Columns are recognized by the words of their names: `label_noisy` is a label, `image_id` a key.
 LABEL_WORDS = frozenset(
@@ -22,15 +22,15 @@ INDEX_WORDS = frozenset(("index", "idx", "i"))
 PATH_WORDS = frozenset(("path", "file", "filename", "filepath"))
 KEY_WORDS = INDEX_WORDS | PATH_WORDS | {"id", "image", "img", "name", "key", "unnamed"}
 
-_SAMPLE = 64  # keys that are looked up before all are
-_DEEPEST = 32  # folders that all keys share
-_SHOWN, _LONGEST_SHOWN = 12, 100  # columns or classes that a sentence names, letters of a cell
+_SAMPLE = 64  # keys that are looked up first
+_DEEPEST = 32  # leading folders that all keys share
+_SHOWN, _LONGEST_SHOWN = 12, 100  # columns or classes in a sentence, characters of a cell
 
 
 @dataclass(frozen=True)
 class Shape:
-    """The examples that labels are for: their number and classes; `ids`, their paths where they are
-    files, and `test_ids`, those of the test images.
+    """The examples to be labelled: their number and classes; `ids`, their paths if they are files,
+    and `test_ids`, those of the test images.
     """
 
     n: int
@@ -41,8 +41,8 @@ class Shape:
 
 @dataclass(frozen=True)
 class Match:
-    """One reading of a column as keys: `how`, and the training example of each row (m,), TEST or
-    NONE.
+    """One interpretation of a column as keys: `how`, and the training example of each row (m,),
+    TEST or NONE.
     """
 
     how: str
@@ -50,7 +50,7 @@ class Match:
 
     @property
     def number(self) -> int:
-        """How many rows name an image."""
+        """The number of rows that name an image."""
         return int((self.examples != NONE).sum())
 
     def complete(self, needed: np.ndarray) -> bool:
@@ -84,10 +84,10 @@ def holds_classes(cells: Sequence[object], classes: Sequence[str]) -> bool:
 def find_key(
     keys: Mapping[str, Sequence[str]], shape: Shape, needed: np.ndarray
 ) -> tuple[str, Match] | None:
-    """The column that names the examples, whatever it is called; None where the rows come in the
-    order of the examples.
+    """The column that names the examples, regardless of its name; None if the rows are in the order
+    of the examples.
 
-    Raises ValueError where two columns or readings disagree, or where a column could be a key and
+    Raises ValueError if two columns or interpretations disagree, or if a column could be a key but
     does not name an example in each needed row (m,).
     """
     matches = {name: match_keys(cells, shape, needed, name) for name, cells in keys.items()}
@@ -102,17 +102,16 @@ def find_key(
         for name, match in sure
         if match.how != "index" and not all(map(str.isdigit, keys[name]))
     ]
-    sure = by_name or sure  # beside file names a number may count anything
+    sure = by_name or sure  # next to file names a number can mean anything
     for name, match in sure[1:]:
         if np.array_equal(match.examples, sure[0][1].examples):
             continue
         if name == sure[0][0]:
             raise ValueError(
-                f"its column {name!r} could hold indices or file names: call it index or file"
+                f"its column {name!r} could be indices or file names: rename it to index or file"
             )
         raise ValueError(
-            f"its columns {sure[0][0]!r} and {name!r} name different examples: "
-            "leave one of them out"
+            f"its columns {sure[0][0]!r} and {name!r} name different examples: remove one of them"
         )
     if sure:
         return sure[0]
@@ -120,7 +119,7 @@ def find_key(
     for name, cells in keys.items():
         words = words_of(name)
         is_label = words & LABEL_WORDS or holds_classes(cells, shape.classes)
-        # other labels, or the rows' numbers, say nothing of the order of the rows
+        # other labels and row numbers do not contradict the order of the rows
         if not (is_label and not words & KEY_WORDS) and not (
             _counts_rows(cells) and len(cells) == shape.n
         ):
@@ -134,7 +133,9 @@ def find_key(
 def match_keys(
     keys: Sequence[str], shape: Shape, needed: np.ndarray, name: str = ""
 ) -> list[Match]:
-    """Every complete reading of keys as indices or paths; else the one that matches most rows."""
+    """Every complete interpretation of keys as indices or paths; else the one that matches most
+    rows.
+    """
     words, matches = words_of(name), []
     if not words & PATH_WORDS:
         number = {str(at): at for at in range(shape.n)}
@@ -147,14 +148,14 @@ def match_keys(
 
 
 def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Match]:
-    """Paths, with or without their first folder, or file names, each with suffix or without; behind
-    folders that all keys share. Ends at the first complete match.
+    """Matches keys as paths, with or without their first folder, or file names, each with or
+    without suffix, after leading folders that all keys share. Stops at the first complete match.
     """
     matches = []
     keys = [normalize("NFC", key).replace("\\", "/").removeprefix("./") for key in keys]
     first, last = min(keys), max(keys)
     same = takewhile(lambda at: first[at] == last[at], range(min(len(first), len(last))))
-    ends = [at + 1 for at in same if first[at] == "/"][:_DEEPEST]  # of the folders they share
+    ends = [at + 1 for at in same if first[at] == "/"][:_DEEPEST]  # of the shared folders
     number_of = cache(lambda view: _numbered(shape, view))
     for prefix in ("", *(first[:end] for end in ends)):
         rest = [key[len(prefix) :] for key in keys]
@@ -163,7 +164,7 @@ def _by_path(keys: Sequence[str], shape: Shape, needed: np.ndarray) -> list[Matc
             number = number_of(view)
             if any(key in number for key in sample):
                 examples = np.array([number.get(key, NONE) for key in rest], np.int64)
-                match = Match(how + (f" behind {prefix}" if prefix else ""), examples)
+                match = Match(how + (f" after {prefix}" if prefix else ""), examples)
                 matches.append(match)
                 if match.complete(needed):
                     return [match]
@@ -185,7 +186,7 @@ _VIEWS: tuple[tuple[str, Callable[[str], str]], ...] = (
 
 
 def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
-    """The example of each name, without names that two training examples share."""
+    """The example of each name, without names shared by two training examples."""
     # macOS writes NFD
     number = {view(normalize("NFC", path)): TEST for path in shape.test_ids}
     names = [view(normalize("NFC", path)) for path in shape.ids]
@@ -195,15 +196,15 @@ def _numbered(shape: Shape, view: Callable[[str], str]) -> dict[str, int]:
 
 
 def _counts_rows(cells: Sequence[str]) -> bool:
-    """Whether a column only numbers the rows from 0 or 1 on, as a table's own index does."""
+    """Whether a column only numbers the rows from 0 or 1, like a table's own index."""
     return list(cells[:1]) in (["0"], ["1"]) and all(
         cell == str(at) for at, cell in enumerate(cells, int(cells[0]))
     )
 
 
 def _is_sure(name: str, cells: Sequence[str], match: Match, shape: Shape) -> bool:
-    """Whether a match makes a column a key where its name does not say so: row numbers do not, and
-    numbers are indices in a table's shuffled index, or where each index occurs once.
+    """Whether a matching column is a key, by its name or its content: row numbers are not a key;
+    numbers are indices in a table's shuffled index, or if each index occurs once.
     """
     words = words_of(name)
     if words & (INDEX_WORDS | PATH_WORDS | {"id", "key"}):
@@ -219,7 +220,7 @@ def _why_no_key(
     shape: Shape,
     needed: np.ndarray,
 ) -> str:
-    """What is wrong with the column that comes nearest to a key, and what to do."""
+    """What is wrong with the column that is most likely a key, and what to do."""
     name = max(
         names,
         key=lambda name: (
@@ -233,16 +234,16 @@ def _why_no_key(
         columns = (
             f"column {name!r} names" if len(names) == 1 else f"columns {join_names(names)} name"
         )
-        ways = "indices, paths or file names" if shape.ids else "which have indices and no paths"
+        ways = "indices, paths or file names" if shape.ids else "which have indices but no paths"
         return (
-            f"its {columns} none of the examples ({ways}), and rows are not taken in their order: "
-            "leave it out, or add a column index"
+            f"its {columns} none of the examples ({ways}), so rows are not matched by order: "
+            "remove the column, or add a column index"
         )
     if (strange := needed & (match.examples == NONE)).any():
         row, what = int(strange.argmax()), name
         if not name or name.startswith("column "):
             what = "index" if match.how == "index" else "key"
-        hint = f"; indices go from 0 to {shape.n - 1}" if match.how == "index" else ""
+        hint = f"; indices are 0 to {shape.n - 1}" if match.how == "index" else ""
         return (
             f"row {row} has the {what} {cells[row][:_LONGEST_SHOWN]!r}, "
             "which no training example has "
@@ -254,5 +255,5 @@ def _why_no_key(
         return f"{cells[row][:_LONGEST_SHOWN]!r} has more than one row in {name!r}"
     return (
         f"its column {name!r} could be indices of {len(cells)} of the {shape.n} examples: "
-        "call it index if it is, else leave it out"
+        "rename it to index if it is, else remove it"
     )

@@ -1,6 +1,6 @@
-"""A data set by name or path; its labels alone, or with its images: from the package, from
-`<data-dir>/<name>.npz`, from the files as they were published, downloaded where they are not there;
-or its images left where they are, to be streamed.
+"""Finds a data set by name or path and reads its labels, or labels and images: from the package,
+from `<data-dir>/<name>.npz`, or from the published files, which are downloaded if missing. Images
+of streamed sets are read during training.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ ImageArray = np.ndarray | LazyImages
 
 @dataclass(frozen=True)
 class Labels:
-    """The training labels of a set (N,), int64, all correct unless the set is known for incorrect
-    ones; `ids`: the paths of the examples where they are files, `test_ids` of the test images.
+    """The training labels (N,) of a data set, int64, correct unless the set is known to have
+    incorrect ones; `ids`: paths of the examples if they are files, `test_ids`: of the test images.
 
-    clean (N,): the verified labels, -1 for the others. fair: whether the verified ones are a sample
-    of all, incorrect ones included.
+    clean (N,): verified labels, -1 for the others. fair: whether the verified labels are a random
+    sample, including incorrect ones.
     """
 
     dataset: Dataset
@@ -64,10 +64,10 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """A set in memory, or, streamed, in files: images (N, height, width, channels) uint8, labels
-    (N,) int64.
+    """A data set in memory, or in files if streamed: images (N, height, width, channels) uint8,
+    labels (N,) int64.
 
-    changed: of a set in memory, what was changed of how many images, in sentences.
+    changed: for a set in memory, each change of images with the number of images.
     """
 
     dataset: Dataset
@@ -80,8 +80,8 @@ class Images:
 
     @cached_property
     def fingerprint(self) -> str:
-        """sha256 over every byte that a result depends on; of images in files over their names,
-        sizes and labels. Where they lie does not matter.
+        """sha256 of all images and labels; for images in files of their names, sizes and labels,
+        independent of the directory.
         """
         train, test = self.train_images, self.test_images
         if isinstance(train, LazyImages) and isinstance(test, LazyImages):
@@ -98,22 +98,22 @@ def find_dataset(
     labels: str | None = None,
     offline: bool = False,
 ) -> Dataset:
-    """The catalogue's entry, or a user data set by path: a .npz in MedMNIST's layout, a folder of
-    images, or one to be streamed (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
+    """A built-in data set by name, or a user data set by path: a .npz in MedMNIST's layout, a
+    folder of images, or one to be streamed (`folder:DIR`, `tar:`, `wds:`, `hfds:`).
 
-    A relative path is looked for here and under `roots`, in the last of which what tars hold is
-    kept; `test` is where a folder's test images lie, if not in its test/ or val/; `labels` the
+    A relative path is searched for here and in `roots`; the last root also caches the index of
+    tars. `test`: the directory of a folder's test images, if not its test/ or val/; `labels`: the
     label file of a folder, FILE or FILE:COLUMN. Raises UnknownName or DataError.
     """
     if name in DATASETS:
         if test is not None:
-            raise DataError(f"--test is for a folder of images: {name} has its own test set")
+            raise DataError(f"--test is for folders of images only: {name} has its own test set")
         return with_listing(DATASETS[name], *roots) if DATASETS[name].reader else DATASETS[name]
     reader, rest = split_reader(name)
     if reader:
         candidates = [root / rest for root in (Path(), *roots)]
         folders = candidates
-        if reader == "wds" and re.search(r"[{*]", rest):  # a pattern: where its shards are
+        if reader == "wds" and re.search(r"[{*]", rest):  # a pattern: the directory of its shards
             folders = [
                 next(parent for parent in path.parents if not re.search(r"[{*]", str(parent)))
                 for path in candidates
@@ -130,8 +130,8 @@ def find_dataset(
     if "/" in name or "\\" in name or name.endswith(".npz"):
         streams = ", ".join(f"{reader}:..." for reader in READERS)
         raise DataError(
-            f"no such file or folder: {name} (a data set is a name, a .npz, a folder "
-            f"of images, or {streams} to stream)"
+            f"{name} does not exist; expected the name of a data set, a .npz, a folder "
+            f"of images, or {streams} to stream"
         )
     raise UnknownName("dataset", name, DATASETS, "datasets")
 
@@ -139,8 +139,8 @@ def find_dataset(
 def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
-    """The training labels: no image, no torch and no network for a set whose labels are in
-    the package. `tell` is called with the progress of a download.
+    """Reads the training labels, without images; if they are in the package, without torch and
+    network. `tell` receives the progress of a download.
     """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
@@ -169,18 +169,18 @@ def read_images(
     workers: int | None = None,
     tell: ProgressCallback = silent,
 ) -> Images:
-    """Images and true labels, checked against what is known of the set; of a streamed set no image
-    is read yet. Raises DataError.
+    """Reads images and true labels and checks them against the known facts of the data set; images
+    of a streamed set are not read yet. Raises DataError.
 
-    fitting: to another size than the data set's own; workers: processes that will read ahead; tell:
-    called with the progress of a download.
+    fitting: a size other than the data set's own; workers: processes that prefetch; tell: receives
+    the progress of a download.
     """
     if dataset.reader:
         listed, fitting = _listed(dataset, data_dir), fitting or dataset.fitting
         if fitting.height != fitting.width:
             raise DataError(
-                f"{dataset.name} is streamed, which is for squares, not for {fitting}: "
-                "name it without its reader, in memory"
+                f"{dataset.name}: streamed images must be square, got {fitting}: "
+                "use the data set in memory, without its reader"
             )
         train, test = (
             LazyImages(
@@ -222,8 +222,8 @@ def _check_set(
     ids: tuple[str, ...] = (),
     changed: tuple[str, ...] = (),
 ) -> Images:
-    """Arrays as a set in memory. Raises DataError where images and labels do not fit each other,
-    or are not those of the catalogue's set.
+    """Arrays as a data set in memory. Raises DataError if images and labels do not fit each other,
+    or differ from the built-in data set's.
     """
     images = Images(
         dataset,
@@ -244,7 +244,7 @@ def _check_set(
         if labels.max() >= dataset.num_classes:
             raise DataError(
                 f"{where}: {part} label {labels.max()} is out of range, {dataset.name} has "
-                f"classes 0 to {dataset.num_classes - 1}"
+                f"the classes 0 to {dataset.num_classes - 1}"
             )
     if shape != images.test_images.shape[1:]:
         raise DataError(
@@ -265,7 +265,7 @@ def _check_set(
 
 
 def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
-    """Images (n, h, w, c), uint8, at another size, as grey or colour (channels: 1 or 3)."""
+    """Resizes images (n, h, w, c), uint8, and converts to grey or colour (1 or 3 channels)."""
     shape = (fitting.height, fitting.width, channels)
     if images.shape[1:] == shape and fitting.centre == 1:
         return images
@@ -281,8 +281,8 @@ def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarra
 
 
 def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Images:
-    """A set in memory with all its images at another size, grey as colour or back. Raises DataError
-    where they do not fit into memory.
+    """Resizes all images of a set in memory and converts between grey and colour. Raises DataError
+    if they do not fit into memory.
     """
     train, test = images.train_images, images.test_images
     assert isinstance(train, np.ndarray) and isinstance(test, np.ndarray)
@@ -298,24 +298,22 @@ def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Im
 
 
 def describe_fitting(shape: tuple[int, ...], fitting: Fitting, channels: int) -> str:
-    """What is done with images of a shape (height, width, channels) for it, in words; empty for
-    nothing.
-    """
+    """The changes of images of a shape (height, width, channels), in words; empty for none."""
     changes = []
     if shape[:2] != (fitting.height, fitting.width) or fitting.centre != 1:
         changes.append(f"resized to {fitting}")
     if (shape[2], channels) == (1, 3):
         changes.append("grey copied to three channels")
     if (shape[2], channels) == (3, 1):
-        changes.append("colour turned grey")
+        changes.append("colour converted to grey")
     return f"all images of {shape[0]}x{shape[1]}: {', '.join(changes)}" if changes else ""
 
 
 def image_rows(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Callable[[np.ndarray], np.ndarray]:
-    """Which training examples (n,) -> their images (n, H, W, C), uint8; those in files are read at
-    first use.
+    """A function from training examples (n,) to their images (n, H, W, C), uint8; images in files
+    are read at first use.
     """
     if dataset.reader or dataset.listed:
         index = _listed(dataset, data_dir).train
@@ -325,7 +323,7 @@ def image_rows(
 
 
 def at_hand(dataset: Dataset, data_dir: Path) -> bool:
-    """Whether its images lie here, so that reading them takes no network."""
+    """Whether the images can be read without network."""
     if dataset.reader:
         return dataset.listed is not None
     known = DATASETS[dataset.merged[0]] if dataset.merged else dataset
@@ -333,15 +331,15 @@ def at_hand(dataset: Dataset, data_dir: Path) -> bool:
 
 
 def images_fingerprint(images: ImageArray) -> str:
-    """Of images in memory every byte; of images in files their names, sizes and labels."""
+    """sha256 of images in memory by every byte, of images in files by names, sizes and labels."""
     return images.fingerprint if isinstance(images, LazyImages) else fingerprint(images)
 
 
 def _listed(dataset: Dataset, data_dir: Path) -> Listed:
     if dataset.listed is None:
         raise DataError(f"{dataset.name} is not in {data_dir}: put it into "
-                        f"{data_dir / dataset.name}/ as its authors lay it out, "
-                        "or name another --data-dir")  # fmt: skip
+                        f"{data_dir / dataset.name}/ in its authors' layout, "
+                        "or use another --data-dir")  # fmt: skip
     return dataset.listed
 
 
@@ -369,7 +367,7 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
     if not len(listed.test):
         raise DataError(
             f"{path} has no test images: put them into {path / 'test'}/class/ beside "
-            f"{path / 'train'}/class/, or name --test"
+            f"{path / 'train'}/class/, or use --test"
         )
     check_memory(path, len(listed.train) + len(listed.test), fitting.height, fitting.width)
     train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting)
@@ -385,7 +383,7 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
 def _published(
     dataset: Dataset, data_dir: Path, *, offline: bool, tell: ProgressCallback
 ) -> Images:
-    """From the files as they were published; downloaded unless offline, and then kept as a .npz."""
+    """Reads the published files; unless offline, downloads them and stores them as .npz."""
     name = dataset.name
     if original := find_raw(name, data_dir):
         return _check_set(dataset, read_raw(name, original), original)
@@ -393,7 +391,7 @@ def _published(
         raise _missing(dataset, data_dir, "without --offline it would be downloaded")
     folder = data_dir / DOWNLOADS / name
     with download_lock(folder, tell):
-        if archive := _archive(dataset, data_dir):  # of the process that had the lock before
+        if archive := _archive(dataset, data_dir):  # from the process that had the lock before
             return _check_set(dataset, read_arrays(archive, _NAMES), archive)
         try:
             fetched = [fetch(file, folder, tell) for file in FILES[name]]
@@ -402,7 +400,7 @@ def _published(
         path = folder if len(fetched) > 1 else fetched[0]
         arrays = read_raw(name, path)
         images = _check_set(dataset, arrays, path)
-        # here, so that half of one is removed by the next process after a kill
+        # in this directory, so that the next process removes a partial file after a kill
         npz_file = folder / f"{name}.npz"
         atomic_write(npz_file, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
         npz_file.replace(data_dir / npz_file.name)
@@ -416,5 +414,5 @@ def _missing(dataset: Dataset, data_dir: Path, why: str) -> DataError:
     original = f"{FOLDERS[name]}/" if name in FOLDERS else FILES[name][0].name
     return DataError(
         f"{name} is not in {data_dir}, and {why}: put {name}.npz there ({', '.join(_NAMES)}), or "
-        f"{original} as it was published, or name another --data-dir"
+        f"the published {original}, or use another --data-dir"
     )

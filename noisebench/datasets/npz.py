@@ -1,5 +1,5 @@
-"""Arrays out of a .npz, never a pickle, in the layout of MedMNIST, {train,test}_{images,labels}, or
-of Keras; and their fingerprint.
+"""Reads arrays from a .npz without pickle, in the layout of MedMNIST, {train,test}_{images,labels},
+or Keras; and computes fingerprints.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ KERAS = {
     "test_labels": "y_test",
 }
 _CHUNK = 1 << 20  # examples hashed at a time
-_SHOWN = 10  # names that an error names
+_SHOWN = 10  # names in an error
 
 
 def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.ndarray]:
-    """The named arrays, those of a data set by Keras' names too, or all. Raises DataError where the
-    file is missing, damaged or has no such array.
+    """Reads the named arrays, also by Keras' names, or all. Raises DataError if the file is
+    missing, damaged or lacks an array.
     """
     with _opened(path, names) as (file, keys):
         arrays = npz_arrays(file, keys.values())
@@ -37,15 +37,15 @@ def read_arrays(path: Path, names: Iterable[str] | None = None) -> dict[str, np.
 
 
 def unused_arrays(path: Path, names: Iterable[str]) -> list[str]:
-    """The names of the arrays that are not among these, by either layout. Raises DataError."""
+    """The names of all other arrays, in either layout. Raises DataError."""
     with _opened(path, names) as (file, keys):
         return [name for name in npz_names(file) if name not in keys.values()]
 
 
 @contextmanager
 def _opened(path: Path, names: Iterable[str] | None) -> Iterator[tuple[IO[bytes], dict[str, str]]]:
-    """A .npz file, while it is read, and under which key it has each of the named arrays, or all of
-    its own. Raises DataError for another file, and where it lacks one of them.
+    """An open .npz file, and the key of each of the named arrays, or of all. Raises DataError for
+    another file, and if it lacks an array.
     """
     try:
         with open_regular(path) as file:
@@ -56,11 +56,9 @@ def _opened(path: Path, names: Iterable[str] | None) -> Iterator[tuple[IO[bytes]
                 {name: KERAS.get(name, name) for name in names},
             )
             matches = [len(set(layout.values()) & set(stored)) for layout in layouts]
-            keys = layouts[matches.index(max(matches))]  # MedMNIST's where neither is nearer
+            keys = layouts[matches.index(max(matches))]  # MedMNIST's if both match equally
             if missing := [key for key in keys.values() if key not in stored]:
-                layout = (
-                    f": a data set has {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
-                )
+                layout = f": expected {', '.join(KERAS)}, or Keras' {', '.join(KERAS.values())}"
                 raise DataError(
                     f"{path} lacks {', '.join(missing)}; it has "
                     f"{', '.join(stored[:_SHOWN]) or 'no array'}"
@@ -69,7 +67,7 @@ def _opened(path: Path, names: Iterable[str] | None) -> Iterator[tuple[IO[bytes]
             yield file, keys
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read as .npz ({error}): it may be truncated; fetch or write it again"
+            f"{path} cannot be read as .npz ({error}): it may be truncated: save it again"
         ) from None
 
 
@@ -82,31 +80,28 @@ def as_labels(values: np.ndarray, where: str) -> np.ndarray:
     is_whole = is_whole and bool((values == np.floor(values)).all())
     if not is_whole or values.min() < 0:
         raise DataError(
-            f"{where}: labels must be one class number >= 0 an example, got shape "
+            f"{where}: labels must be one class number >= 0 per example, got shape "
             f"{values.shape} of {values.dtype}"
         )
     if float(values.max()) >= MOST_CLASSES:
         raise DataError(
-            f"{where}: a label is {values.max()}; classes are numbered from 0, and "
-            f"there are at most {MOST_CLASSES}"
+            f"{where}: the label {values.max()} is too large: classes are 0 to {MOST_CLASSES - 1}"
         )
     return values.astype(np.int64)
 
 
 def class_count(labels: np.ndarray, test_labels: np.ndarray, where: str) -> int:
-    """How many classes there are, by number from 0. Raises DataError for a class without a training
-    example.
-    """
+    """The number of classes. Raises DataError for a class without a training example."""
     counts = np.bincount(labels)
     if len(missing := np.flatnonzero(counts == 0)):
         raise DataError(
             f"{where}: no training label is {_first(missing)}, but the largest is "
-            f"{labels.max()}: number the classes from 0 on"
+            f"{labels.max()}: number the classes consecutively from 0"
         )
     if len(beyond := np.unique(test_labels[test_labels >= len(counts)])):
         count = int((test_labels >= len(counts)).sum())
         raise DataError(
-            f"{where}: {count} test labels are {_first(beyond)}, and no training label is: the "
+            f"{where}: {count} test labels are {_first(beyond)}, but no training label is: the "
             f"classes are 0 to {len(counts) - 1}"
         )
     return len(counts)
@@ -144,7 +139,7 @@ def as_images(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """sha256 of arrays of whole numbers, by shape and value."""
+    """sha256 of integer arrays, by shape and value."""
     digest = hashlib.sha256()
     for array in arrays:
         digest.update(repr(array.shape).encode())

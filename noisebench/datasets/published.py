@@ -1,5 +1,5 @@
-"""Published sets of images as their authors lay them out, under `<data-dir>/<name>/`: which
-images, which labels, who has verified which. Only lists and folders are read, no image.
+"""Published data sets in their authors' layout, in `<data-dir>/<name>/`: images, labels and
+verified labels. Only lists and directories are read, no image.
 
 Layouts: Clothing1M, its README (key lists and `*_label_kv.txt`, at its root or in annotations/);
 WebVision 1.0, info/*.txt, of which papers take Google's images of the first 50 classes;
@@ -30,7 +30,7 @@ def imagenet(root: Path) -> Listed:
     folders = ("", "ILSVRC/Data/CLS-LOC/", "Data/CLS-LOC/")
     below = next((part for part in folders if (root / part / "train").is_dir()), None)
     if below is None:
-        raise DataError(f"{root} has no train/ with a folder for each of ImageNet's classes")
+        raise DataError(f"{root} has no train/ with a folder for each class of ImageNet")
     solution = root / "LOC_val_solution.csv"
     if solution.exists():
         rows = [line.split(",", 1) for line in _lines(solution)[1:]]
@@ -45,8 +45,8 @@ def imagenet(root: Path) -> Listed:
 
 
 def clothing1m(root: Path) -> Listed:
-    """The million noisy images and the clean test set; a training label that clean_label_kv.txt
-    has too is known.
+    """The million noisy images and the clean test set; training labels that are also in
+    clean_label_kv.txt are verified.
     """
     lists = root / "annotations" if (root / "annotations").is_dir() else root
     noisy, clean = (dict(_pairs(lists / f"{kind}_label_kv.txt")) for kind in ("noisy", "clean"))
@@ -54,7 +54,7 @@ def clothing1m(root: Path) -> Listed:
     for name, labels in (("noisy_train", noisy), ("clean_test", clean)):
         keys = list(filter(None, _lines(lists / f"{name}_key_list.txt")))
         if missing := [key for key in keys if key not in labels]:
-            raise DataError(f"{lists}: {missing[0]} is in a key list, and has no label")
+            raise DataError(f"{lists}: {missing[0]} is in a key list but has no label")
         sides.append([(key, labels[key]) for key in keys])
     train, test = sides
     verified = np.array([clean.get(key, -1) for key, _ in train], np.int64)
@@ -62,7 +62,7 @@ def clothing1m(root: Path) -> Listed:
 
 
 def webvision(root: Path) -> Listed:
-    """Google's images of the first 50 classes; the test is the validation set's part of these."""
+    """Google's images of the first 50 classes; the test set is their part of the validation set."""
     folders = [
         name
         for name in ("val_images_256", "val_images_resized", "val_images")
@@ -94,8 +94,8 @@ def animal10n(root: Path) -> Listed:
 
 
 def food101n(root: Path) -> Listed:
-    """All listed images, by folder; the labels that were verified and are right are known. The
-    test is Food-101's, which lies in food-101/, here or beside.
+    """All listed images, by folder; the labels verified as correct are known. The test set is
+    Food-101's, in food-101/ here or next to this directory.
     """
     root = root / "Food-101N_release" if (root / "Food-101N_release").is_dir() else root
     keys = [
@@ -126,7 +126,7 @@ def food101n(root: Path) -> Listed:
     if other is None:
         raise DataError(
             f"{root} has no test set: put Food-101 (images/, meta/test.txt) into "
-            f"{root / 'food-101'} or beside it"
+            f"{root / 'food-101'} or next to it"
         )
     test = [
         (f"images/{key}.jpg", _number(FOOD101, key.partition("/")[0], other / "meta" / "test.txt"))
@@ -151,7 +151,7 @@ def tinyimagenet(root: Path) -> Listed:
     else:
         test = by_folder(root, "val", wnids, passed)
     names = wnids
-    if (root / "words.txt").exists():  # WordNet's first word for each, where no word occurs twice
+    if (root / "words.txt").exists():  # WordNet's first word for each, if it is unique
         words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
         first = [words.get(wnid, wnid).split(",")[0].strip() for wnid in wnids]
         count = Counter(first)
@@ -170,15 +170,15 @@ LAYOUTS: dict[str, Callable[[Path], Listed]] = {
 
 
 def by_folder(root: Path, part: str, classes: Sequence[str], passed: Skipped) -> Rows:
-    """Images of `part/CLASS/`, at any depth below, by class and name. Raises DataError for a folder
-    that is no class.
+    """Images in `part/CLASS/`, at any depth, by class and name. Raises DataError for a folder that
+    is not a class.
     """
     where = root / part
     if not where.is_dir():
-        raise DataError(f"{where} is not there: expected a folder for each class in it")
+        raise DataError(f"{where} does not exist; expected it to contain a folder for each class")
     images = images_by_class(root, part, passed)
     if strange := sorted(set(images) - set(classes)):
-        raise DataError(f"{where / strange[0]} is no class of this set")
+        raise DataError(f"{where / strange[0]} is not a class of this data set")
     return numbered(images, classes)
 
 
@@ -193,20 +193,20 @@ def _listed(
     test_root: Path | None = None,
     passed: Skipped | None = None,
 ) -> Listed:
-    """Raises DataError where a part is empty, or a list names what lies elsewhere."""
+    """Raises DataError if a part is empty, or a list names files outside the directory."""
     for rows, what in ((train, "training"), (test, "test")):
         if not rows:
-            raise DataError(f"{root} holds no {what} images")
+            raise DataError(f"{root} contains no {what} images")
         if strange := next(
             (name for name, _ in rows if name.startswith("/") or ".." in name.split("/")), None
         ):
-            raise DataError(f"{root} lists {strange!r}, which lies outside it")
+            raise DataError(f"{root} lists {strange!r}, which is outside of it")
     sides = as_listing(root, train), as_listing(test_root or root, test)
     return Listed(*sides[0], *sides[1], classes, clean, fair, passed.lines() if passed else ())
 
 
 def _lines(path: Path) -> list[str]:
-    """Raises DataError where the file is not there."""
+    """The lines of a file. Raises DataError if it cannot be read."""
     try:
         return [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
@@ -216,7 +216,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _pairs(path: Path, mark: str = " ") -> Rows:
-    """Lines `path number`; with a tab as mark behind a head. Raises DataError for another line."""
+    """Lines `path number`; with a tab as mark after a header. Raises DataError for other lines."""
     rows = []
     for line in filter(None, _lines(path)[mark == "\t" :]):
         name, _, number = line.rpartition(mark)
@@ -230,4 +230,4 @@ def _number(classes: Sequence[str], name: str, path: Path) -> int:
     try:
         return classes.index(name)
     except ValueError:
-        raise DataError(f"{path}: {name!r} is no class of this set") from None
+        raise DataError(f"{path}: {name!r} is not a class of this data set") from None

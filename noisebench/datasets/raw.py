@@ -1,6 +1,6 @@
-"""Data sets as they were published, and as torchvision leaves them: MNIST's idx files, and CIFAR's
-pickled batches and CIFAR-N's human labels (CC BY-NC 4.0, never shipped), which are unpickled only
-after their checksum matched.
+"""Reads published files, also as torchvision stores them: MNIST's idx files, CIFAR's pickled
+batches and CIFAR-N's human annotations (CC BY-NC 4.0, not shipped). Files are unpickled only if
+their checksum is the published one.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ _IDX = {
 
 @dataclass(frozen=True)
 class Batches:
-    """CIFAR's archive: its folder, the training and test batches with their md5, and the key of the
-    labels.
+    """CIFAR's archive: its directory, the training and test batches with their md5, and the key of
+    the labels.
     """
 
     folder: str
@@ -77,8 +77,8 @@ BATCHES = {
 
 
 def find_raw(name: str, data_dir: Path) -> Path | None:
-    """Where torchvision left a set, or the archive as published; None where it is missing or
-    incomplete.
+    """The path of a set as stored by torchvision, or of the published archive; None if it is
+    missing or incomplete.
     """
     if name in BATCHES:
         folder, archive = data_dir / BATCHES[name].folder, data_dir / FILES[name][0].name
@@ -90,10 +90,10 @@ def find_raw(name: str, data_dir: Path) -> Path | None:
 
 
 def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
-    """Its images and labels, {train,test}_{images,labels}, uint8. Raises DataError where a file is
-    not what was published.
+    """Reads images and labels, {train,test}_{images,labels}, uint8. Raises DataError if a file is
+    not the published one.
 
-    path: of CIFAR the archive or its unpacked folder, of MNIST the folder of its four files.
+    path: the archive or its unpacked directory for CIFAR, the directory of the files for MNIST.
     """
     if name not in BATCHES:
         return {part: _read_idx(name, path, part) for part in _IDX}
@@ -116,7 +116,7 @@ def read_raw(name: str, path: Path) -> dict[str, np.ndarray]:
 
 
 def _from_archive(name: str, archive: Path, batches: Batches) -> dict[str, Any]:
-    """The batches alone, read from the archive: nothing is unpacked onto the disk."""
+    """Reads the batches from the archive without unpacking it to disk."""
     contents = {}
     try:
         if not FILES[name][0].is_at(archive):
@@ -135,7 +135,7 @@ def _from_archive(name: str, archive: Path, batches: Batches) -> dict[str, Any]:
 def _read_idx(name: str, folder: Path, part: str) -> np.ndarray:
     path, (stem, shape) = _idx_file(name, folder, part), _IDX[part]
     if path is None:
-        raise DataError(f"{folder} has no complete {stem}, nor its .gz")
+        raise DataError(f"{folder} has neither a complete {stem} nor its .gz")
     raw = read_checked(path)
     if path.suffix == ".gz":
         file = next(file for file in FILES[name] if file.name == path.name)
@@ -144,17 +144,17 @@ def _read_idx(name: str, folder: Path, part: str) -> np.ndarray:
         raw = gzip.decompress(raw)
     header = _header(shape)
     if not raw.startswith(header) or len(raw) != len(header) + prod(shape):
-        raise _other(path, f"it does not hold {shape} bytes")
+        raise _other(path, f"it does not contain {shape} bytes")
     return np.frombuffer(raw, np.uint8, offset=len(header)).reshape(shape)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
-    """The first bytes of an idx file of bytes."""
+    """The header of an idx file of bytes."""
     return bytes([0, 0, 8, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape)
 
 
 def _idx_file(name: str, folder: Path, part: str) -> Path | None:
-    """The unpacked file or the published one, whichever has its full length."""
+    """The unpacked or the published file, whichever is complete."""
     stem, shape = _IDX[part]
     if _length(folder / stem) == len(_header(shape)) + prod(shape):
         return folder / stem
@@ -167,7 +167,7 @@ def _length(path: Path) -> int:
 
 
 def _checked(path: Path, md5: str) -> bytes:
-    """The published bytes of a file, which may be unpickled. Raises DataError."""
+    """Reads a file that is safe to unpickle. Raises DataError if it is not the published one."""
     raw = read_checked(path)
     if (actual := hashlib.md5(raw, usedforsecurity=False).hexdigest()) != md5:
         raise _other(path, f"its md5 is {actual}, not {md5}")
@@ -175,7 +175,7 @@ def _checked(path: Path, md5: str) -> bytes:
 
 
 def _other(path: Path, why: str) -> DataError:
-    return DataError(f"{path} is not the published file: {why}; delete it to have it fetched again")
+    return DataError(f"{path} is not the published file: {why}; delete it to download it again")
 
 
 # CIFAR-10N and CIFAR-100N
@@ -183,8 +183,8 @@ def _other(path: Path, why: str) -> DataError:
 
 @dataclass(frozen=True)
 class HumanFile:
-    """One published file and its md5; and where published the same labels in TensorFlow's order,
-    with the order, each a file and its md5.
+    """A published file and its md5; if published, also the same labels in TensorFlow's order, and
+    that order, each a file and its md5.
     """
 
     name: str
@@ -195,7 +195,7 @@ class HumanFile:
 
 @dataclass(frozen=True)
 class HumanColumn:
-    """One set of labels: of which images, in which file, under which names (the .npy's second)."""
+    """One set of labels: its data set, its file and its names there (in the .npy the second)."""
 
     dataset: str
     file: HumanFile
@@ -227,14 +227,12 @@ HUMAN = {
 def check_column(name: str, dataset: str) -> None:
     """Raises DataError for an unknown column, or one of another data set."""
     if name not in HUMAN:
-        raise DataError(
-            f"no column of human labels is called {name!r}: there are {', '.join(HUMAN)}"
-        )
+        raise DataError(f"there are no human annotations {name!r}; available: {', '.join(HUMAN)}")
     if HUMAN[name].dataset != dataset:
         columns = ", ".join(key for key, other in HUMAN.items() if other.dataset == dataset)
         hint = f"; {dataset} has {columns}" if columns else ""
         raise DataError(
-            f"human labels {name!r} are for {HUMAN[name].dataset}, not for {dataset}{hint}"
+            f"the human annotations {name!r} are for {HUMAN[name].dataset}, not {dataset}{hint}"
         )
 
 
@@ -247,8 +245,8 @@ def read_human(
     offline: bool = False,
     tell: ProgressCallback = silent,
 ) -> np.ndarray:
-    """A column's labels (N,), once the file's own true labels were found to equal `clean`. Raises
-    DataError.
+    """Reads a column's labels (N,). Raises DataError, also if the file's true labels differ from
+    `clean` (N,).
     """
     check_column(name, dataset)
     column, file = HUMAN[name], HUMAN[name].file
@@ -257,14 +255,14 @@ def read_human(
         path = data_dir / file.ordered[0]
         raw = _checked(path, file.ordered[1])
         order = _checked(data_dir / file.order[0], file.order[1])
-        content = np.load(io.BytesIO(raw), allow_pickle=True).item()  # the published bytes
+        content = np.load(io.BytesIO(raw), allow_pickle=True).item()  # checksum verified
         indices = np.argsort(np.load(io.BytesIO(order), allow_pickle=False))
         content = {key: np.asarray(labels)[indices] for key, labels in content.items()}
     else:
         hint = f"put {file.name} from {HUMAN_HOSTS[0]}{file.name} there (CC BY-NC 4.0)"
         if offline and not path.exists():
             raise DataError(
-                f"{path} is not there: {hint}; without --offline it would be downloaded"
+                f"{path} does not exist: {hint}; without --offline it would be downloaded"
             )
         folder = data_dir / DOWNLOADS / "human"
         if not path.exists():
@@ -273,7 +271,7 @@ def read_human(
                     if not path.exists():  # else another process has downloaded it meanwhile
                         fetch(human_file(file.name, file.md5), folder, tell).replace(path)
                 except NoHost as error:
-                    raise DataError(f"{path} is not there, and {error}: {hint}") from None
+                    raise DataError(f"{path} does not exist, and {error}: {hint}") from None
         import torch
 
         content = torch.load(io.BytesIO(_checked(path, file.md5)), weights_only=False)
@@ -287,8 +285,8 @@ def read_human(
     published, labels = arrays
     if not np.array_equal(published, clean):
         raise DataError(
-            f"{path}: its clean labels are not those of {dataset} in number, order "
-            "or value: it is not used"
+            f"{path}: its clean labels differ from those of {dataset} in number, order "
+            "or value, so it cannot be used"
         )
     if len(labels) != len(clean) or labels.max() > clean.max():
         raise DataError(

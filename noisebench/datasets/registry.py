@@ -1,7 +1,5 @@
-"""The classes of published sets, in the published order.
-
-What is known of a data set before a byte of it is read: classes, sizes, and what one trains on it
-by default.
+"""The built-in data sets: classes in the published order, sizes, and the default network and
+recipe.
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ from pathlib import Path
 from ..core.classes import SUPERCLASS, SUPERCLASS_NAMES
 from .images import CENTRE, Fitting, Listed, Sizes
 
-# ILSVRC 2012's identifiers in their order, each with WordNet's first word for it; two words stand
-# for two classes each, which have their identifiers behind them.
+# ILSVRC 2012's identifiers in order, each with WordNet's first word for it. Two words occur for two
+# classes each; these are followed by their identifiers.
 _SYNSETS = (
     files("noisebench.datasets")
     .joinpath("data", "imagenet_synsets.txt")
@@ -41,8 +39,7 @@ CLOTHING1M = (
     "Vest",
     "Underwear",
 )
-# As its authors list them; some who looked at the images take 4 and 5 for each other. No number
-# depends on it.
+# In the authors' order; some reports exchange 4 and 5. No result depends on it.
 ANIMAL10N = (
     "cat",
     "lynx",
@@ -78,13 +75,12 @@ class Dataset:
     """One data set. `shape` is (height, width, channels); `crop` the padding of a random crop, in
     pixels.
 
-    reader: `folder`, `tar`, `wds` or `hfds` of a streamed set; its images are brought to `shape`, a
-    training's random crop takes a share of the image from `area` on, and `centre` is the share of
-    the shorter side that is used at inference. recorded: whether it is trained on as it is unless a
-    noise is named, since it is unknown which of its labels are incorrect. mixed: whether the
-    images, of different sizes, are brought to `shape`; sizes: those in the files, of a folder in
-    memory. mislabelled: whether some of its own labels are known to be incorrect, so that no noise
-    is sampled on top of them.
+    reader: `folder`, `tar`, `wds` or `hfds` for a streamed set, whose images are resized to
+    `shape`; `area`: minimum share of the image in a random crop; `centre`: share of the shorter
+    side that is used at inference. recorded: whether the default is to train on its own labels,
+    since it is unknown which of them are incorrect. mixed: whether images of different sizes are
+    resized to `shape`; sizes: the sizes in the files, of a folder in memory. mislabelled: whether
+    some of its labels are known to be incorrect, so that it cannot be corrupted.
     """
 
     name: str
@@ -100,10 +96,10 @@ class Dataset:
     flip: bool = False
     source: str = ""
     path: Path | None = None  # of a user data set
-    test: Path | None = None  # of a user data set: where its test images lie, if elsewhere
-    # of a folder: the label file that was named for it, FILE or FILE:COLUMN
+    test: Path | None = None  # of a user data set: directory of its test images, if elsewhere
+    # of a folder: its label file, FILE or FILE:COLUMN
     labels: str | None = None
-    # another set's images, and its class -> this one's
+    # the data set with the same images, and the mapping of its classes to these
     merged: tuple[str, tuple[int, ...]] | None = None
     reader: str = ""
     area: float = 0.0
@@ -112,9 +108,9 @@ class Dataset:
     mislabelled: bool = False
     mixed: bool = False
     sizes: Sizes | None = field(default=None, compare=False, repr=False)
-    # what was found of it where it lies
+    # the content of its directory
     listed: Listed | None = field(default=None, compare=False, repr=False)
-    # what was passed over, and what was chosen
+    # what was skipped and chosen, one line each
     decisions: tuple[str, ...] = field(default=(), compare=False)
 
     @property
@@ -123,7 +119,7 @@ class Dataset:
 
     @property
     def augmentation(self) -> dict[str, int | float | bool]:
-        """The recipe's settings that the data set decides unless they are set."""
+        """Settings of the recipe with defaults from the data set."""
         if self.reader:
             return {
                 "size": self.shape[0],
@@ -139,7 +135,7 @@ class Dataset:
 
     @property
     def fitting(self) -> Fitting:
-        """How its images are brought to `shape`, unless another size is requested."""
+        """How images are resized to `shape`, unless another size is requested."""
         return Fitting(*self.shape[:2], centre=self.centre or 1.0)
 
 
@@ -169,7 +165,7 @@ _FASHION = (
     "Ankle boot",
 )
 
-AREA = 0.08  # least share of a random crop of images, as in the field
+AREA = 0.08  # minimum share of the image in a random crop, as usual
 
 
 _streamed = partial(Dataset, flip=True, reader="folder", recorded=True, area=AREA, centre=CENTRE)
@@ -180,7 +176,7 @@ DATASETS = {
     for entry in (
         Dataset(
             "digits",
-            "1,797 handwritten digits, 8x8, inside the package",
+            "1,797 handwritten digits, 8x8, in the package",
             _DIGITS,
             (8, 8, 1),
             1297,
@@ -193,7 +189,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar10",
-            "60,000 small photographs of 10 things",
+            "60,000 photographs, 32x32, of 10 classes",
             _CIFAR10,
             (32, 32, 3),
             50_000,
@@ -207,7 +203,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar100",
-            "60,000 small photographs of 100 things",
+            "60,000 photographs, 32x32, of 100 classes",
             _CIFAR100,
             (32, 32, 3),
             50_000,
@@ -221,7 +217,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar20",
-            "cifar100's photographs, 20 superclasses",
+            "the photographs of cifar100, 20 superclasses",
             SUPERCLASS_NAMES,
             (32, 32, 3),
             50_000,
@@ -262,7 +258,7 @@ DATASETS = {
         ),
         _streamed(
             "imagenet",
-            "1,281,167 photographs of 1,000 things, ILSVRC 2012",
+            "1,281,167 photographs of 1,000 classes, ILSVRC 2012",
             IMAGENET,
             (224, 224, 3),
             1_281_167,
@@ -273,7 +269,7 @@ DATASETS = {
         ),
         _streamed(
             "clothing1m",
-            "1,000,000 pieces of clothing from shops, labels from the text beside them",
+            "1,000,000 pieces of clothing from shops, labelled by the text next to them",
             CLOTHING1M,
             (224, 224, 3),
             1_000_000,
@@ -297,7 +293,7 @@ DATASETS = {
         ),
         _small(
             "animal10n",
-            "50,000 animals of five pairs that look alike, about 8 % mislabelled",
+            "50,000 animals, five pairs of similar classes, about 8 % mislabelled",
             ANIMAL10N,
             (64, 64, 3),
             50_000,
@@ -321,7 +317,7 @@ DATASETS = {
         ),
         _small(
             "tinyimagenet",
-            "100,000 photographs, 64x64, of 200 of ImageNet's classes",
+            "100,000 photographs, 64x64, of 200 classes of ImageNet",
             tuple(map(str, range(200))),
             (64, 64, 3),
             100_000,

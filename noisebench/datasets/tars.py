@@ -1,8 +1,7 @@
-"""Images in tars, and in webdataset's shards: each tar is looked through once, and what it holds
-is kept beside the data.
+"""Images in tars and in webdataset's shards: each tar is scanned once, and its index is cached.
 
-timm's reader of shards goes through them in a row and cannot fetch an image by name, which a
-manifest asks for; so shards are read as tars are, by where their members lie.
+Shards are read like tars, by the positions of their members: timm's reader reads shards
+sequentially and cannot find an image by name, which a manifest requires.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _FORMAT = 4
 def index_tars(
     root: Path, tars: Sequence[str], cache: Path, *, keyed: bool
 ) -> tuple[ImageIndex, np.ndarray, tuple[str, ...]]:
-    """The images of tars at paths in the root, in order, the label (N,) of each, -1 where it has
-    none, and a line for each reason for which something was passed over. keyed: as webdataset has
-    them, `key.jpg` beside `key.cls` or `key.json`.
+    """The images of tars at paths in the root, in order, their labels (N,), -1 for none, and a line
+    for each reason to skip members. keyed: webdataset's layout, `key.jpg` next to `key.cls` or
+    `key.json`.
 
-    The result is kept in the folder `cache` for as long as the tars are of the same size and time.
+    The result is cached in the directory `cache` as long as the tars have the same size and time.
     Raises DataError.
     """
     try:
@@ -54,9 +53,9 @@ def index_tars(
         with cache_file.open("rb") as file:
             columns = npz_arrays(file, _COLUMNS, _LARGEST_INDEX)
         passed = tuple(bytes(columns["passed"]).decode().splitlines())
-    except (OSError, ValueError):  # not there, or damaged
+    except (OSError, ValueError):  # missing or damaged
         columns, passed = _look_through(root, tars, keyed=keyed)
-        with suppress(DataError):  # where one cannot write they are looked through again
+        with suppress(DataError):  # not writable: they are scanned again next time
             atomic_write(cache_file, lambda file: file.write(packed_npz(columns)))
     index = ImageIndex(
         "tar",
@@ -73,11 +72,11 @@ def index_tars(
 def _look_through(
     root: Path, tars: Sequence[str], *, keyed: bool
 ) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The columns of the file in the cache, and the last of them as lines."""
+    """The columns of the cached file, and the last of them as lines."""
     skipped = Skipped()
     rows: list[tuple[str, int, int, int, int]] = []
     for number, name in enumerate(tars):
-        # one of several tars is a folder to its members, called as it is
+        # each of several tars is a folder for its members, with the tar's name
         stem = f"{name.removesuffix('.tar')}/" if len(tars) > 1 else ""
         if keyed:
             rows += [
@@ -98,8 +97,8 @@ def _look_through(
 
 
 def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
-    """Name, offset and size of every file that lies within the tar, behind the one before; but of
-    links, devices and what is hidden or below a hidden folder. Raises DataError.
+    """Name, offset and size of each file in the tar; links, devices and hidden files are skipped.
+    Raises DataError, also for members that overlap or are incomplete.
     """
     try:
         with path.open("rb") as file:
@@ -108,14 +107,14 @@ def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
             with tarfile.open(fileobj=heads, mode="r:") as tar:
                 before = -1
                 while (member := tar.next()) is not None:
-                    tar.members.clear()  # type: ignore[attr-defined]  # else a kilobyte for each
+                    tar.members.clear()  # type: ignore[attr-defined]  # saves a kilobyte per member
                     end = member.offset_data + max(member.size, 0)
                     if member.offset <= before or member.size < 0 or end > length:
                         raise ValueError(
-                            f"{member.name!r} lies outside it: it is damaged or truncated"
+                            f"{member.name!r} is outside of it: it is damaged or truncated"
                         )
                     if member.sparse is not None:
-                        raise ValueError(f"{member.name!r} is stored with holes")
+                        raise ValueError(f"{member.name!r} is a sparse file")
                     before, name = member.offset, member.name.removeprefix("./")
                     is_valid = "\0" not in name and is_text(name)
                     if member.isreg() and not is_valid:
@@ -127,21 +126,19 @@ def _members(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int]]:
                     elif not member.isreg():
                         passed.add("link{s} or device{s} in a tar", name)
                     elif name.lower().endswith(".tar"):
-                        raise DataError(f"{path}: {name} is a tar within a tar: unpack it first")
+                        raise DataError(f"{path}: {name} is a tar inside a tar: unpack it first")
                     else:
                         yield name, member.offset_data, member.size
                 file.seek(tar.offset)
-                # the library stops silently at what is neither a member nor the end
+                # the library stops silently at damaged members
                 if any(file.read(min(tarfile.BLOCKSIZE, max(length - tar.offset, 0)))):
                     raise ValueError(f"it is damaged at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError, OverflowError) as error:
-        raise DataError(
-            f"{path} cannot be read as a tar that is not compressed ({error})"
-        ) from None
+        raise DataError(f"{path} cannot be read as an uncompressed tar ({error})") from None
 
 
 class _Heads:
-    """A file of which only heads are read: a head that says it is gigantic is none."""
+    """A file of which only headers are read; a header that claims to be huge is refused."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self._file = file
@@ -149,13 +146,13 @@ class _Heads:
 
     def read(self, count: int) -> bytes:
         if not 0 <= count <= _LARGEST_HEAD:
-            raise ValueError(f"a head of {count} bytes")
+            raise ValueError(f"a header of {count} bytes")
         return self._file.read(count)
 
 
 def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
-    """Images of a shard by their keys, each with its offset, its size, and the label beside it.
-    Raises DataError, naming a key without one.
+    """Images of a shard by key, each with offset, size and label. Raises DataError, naming a key
+    without a label.
     """
     images: dict[str, tuple[int, int]] = {}
     texts: dict[str, dict[str, tuple[int, int]]] = {"cls": {}, "json": {}}
@@ -174,9 +171,7 @@ def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
                 images[key] = (offset, size)
             elif suffix not in ("cls", "json"):
                 if is_image(name, passed):
-                    passed.add(
-                        "image{s} of a shard beside those of their keys, such as masks", name
-                    )
+                    passed.add("additional image{s} of a key, such as masks", name)
             elif size <= _LARGEST_LABEL:
                 texts[suffix][key] = (offset, size)
         for suffix, places in texts.items():
@@ -186,7 +181,7 @@ def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
                 if label is not None and labels.setdefault(key, label) != label:
                     raise DataError(
                         f"{path}: the label of {key!r} is {labels[key]} in its .cls "
-                        f"and {label} in its .json: correct one"
+                        f"but {label} in its .json: correct one"
                     )
     if missing := [key for key in images if key not in labels]:
         raise DataError(
@@ -198,7 +193,7 @@ def _keyed(path: Path, passed: Skipped) -> Iterator[tuple[str, int, int, int]]:
 
 
 def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> int | None:
-    """The class number in a .cls or .json, None where there is none. Raises DataError for another
+    """The class number in a .cls or .json, None if there is none. Raises DataError for another
     label, if one is `needed`.
     """
     with suppress(ValueError, AttributeError, TypeError, OverflowError, RecursionError):
@@ -207,5 +202,5 @@ def _label(key: str, suffix: str, raw: bytes, path: Path, *, needed: bool) -> in
             return None if label is None else int(label)
     if needed:
         classes = f"from 0 to {MOST_CLASSES - 1}"
-        raise DataError(f"{path}: {key}.{suffix} holds no class number {classes}")
+        raise DataError(f"{path}: {key}.{suffix} contains no class number {classes}")
     return None

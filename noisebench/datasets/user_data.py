@@ -1,6 +1,5 @@
-"""Data sets that are not in the catalogue, by path: a .npz in MedMNIST's layout or a folder of
-images `[train/]class/image`, in memory; or streamed, `folder:DIR`, `tar:FILE|DIR`,
-`wds:PATTERN|DIR`, `hfds:NAME|DIR`.
+"""User data sets by path: a .npz in MedMNIST's layout or a folder of images `[train/]class/image`,
+in memory; or streamed, `folder:DIR`, `tar:FILE|DIR`, `wds:PATTERN|DIR`, `hfds:NAME|DIR`.
 
 Training and test part are found by the usual names: train, and test, else validation or val.
 """
@@ -52,16 +51,16 @@ from .tars import index_tars
 
 READERS = ("folder", "tar", "wds", "hfds")
 _WORD = re.compile(rf"(?<![a-z])({'|'.join((*TRAIN_PARTS, *TEST_PARTS))})(?![a-z])", re.IGNORECASE)
-_SHARE = 0.45  # of the free memory, for images that are copied once on their way to the device
+_SHARE = 0.45  # of the free memory: images are copied once on the way to the device
 _SMALLEST_SIDE = 8  # pixels
-_QUARTER_TURNS = (5, 6, 7, 8)  # of EXIF's orientations, those that exchange width and height
+_QUARTER_TURNS = (5, 6, 7, 8)  # EXIF orientations that exchange width and height
 
 
 def describe_user_data(path: Path, test: Path | None = None, labels: str | None = None) -> Dataset:
-    """What can be known of a user data set from its labels and one image. Raises DataError.
+    """Describes a user data set by its labels and image headers. Raises DataError.
 
-    Its name is the path's last part and the beginning of its labels' fingerprint: two sets of one
-    name stay apart, and one set has one name wherever it lies.
+    Its name is the last part of the path and the beginning of the labels' fingerprint, so that sets
+    with equal directory names differ, and a set keeps its name when it is moved.
     """
     listed, file_sizes = None, None
     decisions: tuple[str, ...] = ()
@@ -71,13 +70,13 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
         train_labels, classes = listed.train_labels, listed.classes
         sizes = len(listed.train), len(listed.test)
         file_sizes = image_sizes(listed.train)
-        # images that are all of one size, square or not, keep it
+        # images of equal size, square or not, are not resized
         height, width = file_sizes.pixels[0, ::-1].tolist()
         if not file_sizes.equal:
             height = width = min(max(file_sizes.median, _SMALLEST_SIDE), SIDE)
         shape = height, width, 3
     elif test is not None:
-        raise DataError(f"--test is for a folder of images: {path} has its own test arrays")
+        raise DataError(f"--test is for folders of images only: {path} has its own test arrays")
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_labels", "test_labels"))
         train_labels, test_labels = (as_labels(array, str(path)) for array in arrays.values())
@@ -85,10 +84,10 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
         classes = tuple(map(str, range(class_count(train_labels, test_labels, str(path)))))
         shape = image_shape(read_shape(path, "train_images"), str(path))
         if unused := unused_arrays(path, KERAS):
-            decisions = (f"passed over: arrays that are not read: {', '.join(unused)}",)
+            decisions = (f"skipped: unknown arrays: {', '.join(unused)}",)
     else:
         raise DataError(
-            f"{path}: a data set is a catalogue name, a .npz in MedMNIST's layout or "
+            f"{path} is not a data set: expected a name, a .npz in MedMNIST's layout or "
             "a folder of images"
         )
     model = "timm:resnet18"
@@ -119,8 +118,8 @@ def _name_of(stem: str, labels: np.ndarray) -> str:
 
 
 def by_path(listed: Listed) -> Listed:
-    """The images of both parts in the order of their paths, as sets in memory have them:
-    `a-b/0.png` comes before `a/0.png`.
+    """Sorts the images of both parts by path, the order of sets in memory: `a-b/0.png` comes before
+    `a/0.png`.
     """
     train, test = (
         np.array(sorted(range(len(part)), key=list(part.names).__getitem__), np.int64)
@@ -137,10 +136,8 @@ def by_path(listed: Listed) -> Listed:
 
 
 def image_sizes(index: ImageIndex) -> Sizes:
-    """Width and height of each image, from its first bytes; without those that cannot be read,
-    which `check_files` names all at once.
-
-    Raises DataError where none can be read.
+    """Width and height of each image, from its header. Images that cannot be read are omitted here;
+    `check_files` reports all of them. Raises DataError if none can be read.
     """
 
     def upright(picture: Any) -> tuple[int, int]:
@@ -160,16 +157,14 @@ def image_sizes(index: ImageIndex) -> Sizes:
 
 
 def check_memory(path: Path | str, n: int, height: int, width: int, channels: int = 3) -> None:
-    """Raises DataError where n images would not fit into what is free of the memory; says what to
-    do.
-    """
+    """Raises DataError if n images do not fit into the free memory."""
     needed, free = n * height * width * channels, free_memory()
     if free is not None and needed > _SHARE * free:
         stream = f", or stream them as folder:{path}" if isinstance(path, Path) else ""
         raise DataError(
-            f"{path}: {n} images of {height}x{width} are {needed / 1e9:.1f} GB in memory, of "
-            f"which {free / 1e9:.1f} GB are free: "
-            f"give a smaller --img-size{stream}"
+            f"{path}: {n} images of {height}x{width} need {needed / 1e9:.1f} GB of memory, but "
+            f"{free / 1e9:.1f} GB are free: "
+            f"use a smaller --img-size{stream}"
         )
 
 
@@ -191,22 +186,23 @@ def describe_stream(
     labels: str | None = None,
     offline: bool = False,
 ) -> Dataset:
-    """What is known of a streamed set without an image being read. cache: where what tars hold is
-    kept. Raises DataError.
+    """Describes a streamed set without reading images. cache: directory for the index of tars.
+    Raises DataError.
     """
     if test is not None and reader != "folder":
-        raise DataError(f"--test is for a folder of images: {reader}:{where} has its own test part")
+        raise DataError(
+            f"--test is for folders of images only: {reader}:{where} has its own test part"
+        )
     name = f"{reader}:{where}"
     if reader == "folder":
         if not where.is_dir():
             raise DataError(
-                f"{name} is no folder: expected train/class/image and test/ or val/ in it"
+                f"{name} is not a directory; expected train/class/image and test/ or val/ in it"
             )
         listed = list_folder(where, test, labels)
         if not len(listed.test):
             raise DataError(
-                f"{name} has no test images: put them into "
-                f"{where / 'test'}/class/ beside train/, or name --test"
+                f"{name} has no test images: put them into {where / 'test'}/class/, or use --test"
             )
     elif reader == "tar":
         listed = _tar(where, cache)
@@ -219,7 +215,7 @@ def describe_stream(
     location = where.resolve()
     stem = location.parent.name if re.search(r"[{*]", location.name) else location.stem
     return Dataset(
-        # the same labels in memory are another set: of other pixels
+        # a streamed set differs from the same set in memory: its pixels differ
         _name_of(f"{stem}-{reader}", listed.train_labels),
         "by path",
         listed.classes,
@@ -241,8 +237,8 @@ def describe_stream(
 
 
 def with_listing(entry: Dataset, *roots: Path) -> Dataset:
-    """A catalogue's streamed set with what lies in the folder of its name, if there is one. Raises
-    DataError.
+    """A built-in streamed set with the content of its directory in one of the roots, if it exists.
+    Raises DataError.
     """
     where = next((root / entry.name for root in roots if (root / entry.name).is_dir()), None)
     if where is None:
@@ -266,25 +262,25 @@ def _check(listed: Listed, where: str) -> None:
     ):
         if labels.max() >= len(listed.classes):
             raise DataError(
-                f"{where}: a {part} label is {labels.max()}, the classes go from 0 to "
+                f"{where}: a {part} label is {labels.max()}, but classes are 0 to "
                 f"{len(listed.classes) - 1}"
             )
         if len(set(names)) < len(names):
-            raise DataError(f"{where}: two {part} images have one name")
+            raise DataError(f"{where}: two {part} images have the same name")
 
 
 def _tar(where: Path, cache: Path) -> Listed:
-    """One tar with train/class/image in it, or a folder of tars, whose names are the beginning of
+    """A tar that contains train/class/image, or a directory of tars, whose names are prepended to
     their members' paths.
     """
     root, tars = (where.parent, [where.name]) if where.is_file() else (where, _tars_in(where))
     if not tars:
-        raise DataError(f"tar:{where} is no tar, and no folder of tars")
+        raise DataError(f"tar:{where} is neither a tar nor a directory with tars")
     index, _, lines = index_tars(root, tars, cache, keyed=False)
     labels, words = [], []
     for name in index.names:
         path = name.split("/")
-        # the first folder of a part's name, but the last one, which is a class
+        # the first folder named like a part, except the last folder, which is a class
         at = next((i for i, word in enumerate(path[:-2]) if _WORD.match(word)), None)
         words.append("" if at is None else _part(path[at]))
         labels.append("" if at is None else path[at + 1])
@@ -300,7 +296,7 @@ def _tar(where: Path, cache: Path) -> Listed:
     classes = sorted({labels[i] for i in train})
     if strange := sorted({labels[i] for i in test} - set(classes)):
         raise DataError(
-            f"tar:{where}: its test part has the class {strange[0]!r}, the training part has not"
+            f"tar:{where}: the test part has the class {strange[0]!r}, the training part does not"
         )
     number = {name: at for at, name in enumerate(classes)}
     numbers = np.array([number.get(name, -1) for name in labels], np.int64)
@@ -315,9 +311,7 @@ def _tar(where: Path, cache: Path) -> Listed:
 
 
 def _part(word: str) -> str:
-    """The part that a name is of, as one writes it: `Training` is train, `set-val` val; "" for
-    another name.
-    """
+    """The part that a name refers to: train for `Training`, val for `set-val`, "" for others."""
     match = _WORD.search(word)
     part = match[1].lower() if match else ""
     return TRAIN_PARTS[0] if part in TRAIN_PARTS else part
@@ -328,12 +322,12 @@ def _tars_in(where: Path) -> list[str]:
 
 
 def _shards(where: Path, cache: Path) -> Listed:
-    """A folder of shards, or a pattern such as `DIR/set-{train,val}-{000..099}.tar`, whose names
-    say the part.
+    """A directory of shards, or a pattern such as `DIR/set-{train,val}-{000..099}.tar`; their names
+    give the part.
     """
     root, tars = (where, _tars_in(where)) if where.is_dir() else _expanded(where)
     parts = np.array([_part(name.rpartition("/")[2]) or _part(name) for name in tars])
-    expected = "shards whose names have train, and test, validation or val in them"
+    expected = "shards with train, and with test, validation or val in their names"
     sides: list[tuple[ImageIndex, np.ndarray]] = []
     passed: list[str] = []
     for places in _two_parts(parts, f"wds:{where}", expected):
@@ -342,10 +336,10 @@ def _shards(where: Path, cache: Path) -> Listed:
         keys = list(index.names)
         if not keys:
             raise DataError(
-                f"wds:{root}: no images in {chosen[0]}: expected key.jpg, .png or .webp beside "
+                f"wds:{root}: no images in {chosen[0]}: expected key.jpg, .png or .webp next to "
                 "key.cls"
             )
-        if len(set(keys)) < len(keys):  # keys that begin anew in each shard
+        if len(set(keys)) < len(keys):  # keys that start again in each shard
             assert index.shard is not None
             shards = [name.rpartition("/")[2].removesuffix(".tar") for name in chosen]
             unique = (f"{shards[at]}/{key}" for at, key in zip(index.shard, keys, strict=True))
@@ -359,8 +353,8 @@ def _shards(where: Path, cache: Path) -> Listed:
 
 
 def _expanded(pattern: Path) -> tuple[Path, list[str]]:
-    """The files of a pattern with braces and stars, by the folder above all of these marks. Raises
-    DataError for one that is not there.
+    """The files of a pattern with braces and stars, relative to the directory without such
+    characters. Raises DataError for a missing file.
     """
     try:
         from braceexpand import braceexpand
@@ -371,14 +365,14 @@ def _expanded(pattern: Path) -> tuple[Path, list[str]]:
     for name in braceexpand(str(pattern)):
         files = plain.glob(str(Path(name).relative_to(plain)))
         if not (matches := sorted(path.relative_to(plain).as_posix() for path in files)):
-            raise DataError(f"wds:{pattern}: there is no {name}")
+            raise DataError(f"wds:{pattern}: {name} does not exist")
         tars += matches
     return plain, tars
 
 
 def _two_parts(parts: np.ndarray, where: str, expected: str) -> list[np.ndarray]:
-    """The places of the training part and of the first of the test parts. Raises DataError where
-    one is missing.
+    """The indices of the training part and of the first of the test parts. Raises DataError if one
+    is missing.
     """
     test = next((part for part in TEST_PARTS if (parts == part).any()), None)
     if test is None or not (parts == "train").any():

@@ -1,5 +1,5 @@
-"""A data set and a noise -> a manifest of noisy labels: the inputs of the noise are read here, and
-its rates are counted here.
+"""Builds a manifest from a data set and a noise: reads the inputs of the noise and counts its
+rates.
 """
 
 from __future__ import annotations
@@ -55,18 +55,18 @@ from .manifest import FORMAT, LARGEST_T, Manifest, read_manifest
 from .subset import SubsetInputs, expand_to_full, share_of_each, subset_of
 
 VAL_SPLITS = ("after", "before")
-_DIGITS = 16  # of a file's sha256, kept in the noise's text
+_DIGITS = 16  # of a file's sha256 in the noise text
 
 
 @dataclass(frozen=True)
 class LabelRequest:
-    """The labels that are requested.
+    """A request for noisy labels.
 
-    val_fraction: the share of the validation split, sampled `after` corruption, by noisy class, or
-    `before` it, by true class, each part then corrupted by itself. convention: the paper whose
-    noise it is. trusted: the share of the training labels, by true class, that are verified: made
-    correct and marked. subset: the number of training images; None for all. Noise and shares are of
-    these.
+    val_fraction: share of the validation split, sampled `after` corruption, stratified by noisy
+    class, or `before` it, by true class; the parts are then corrupted separately. convention: the
+    paper that defines the noise. trusted: share of the training labels, stratified by true class,
+    that are verified: corrected and marked. subset: number of training images, None for all; noise
+    and shares refer to these.
     """
 
     noise: str
@@ -85,7 +85,7 @@ class LabelRequest:
             (
                 self.subset is None or self.subset >= 1,
                 "--subset",
-                "a number of training images from 1 on",
+                "a positive number of training images",
                 self.subset,
             ),
             (
@@ -96,14 +96,14 @@ class LabelRequest:
             ),
         ):
             if not valid:
-                raise ConfigError(f"{option} is {allowed}, got {value}")
+                raise ConfigError(f"{option} must be {allowed}, got {value}")
 
 
 @dataclass(frozen=True)
 class DatasetInputs:
-    """The inputs of a noise, read for one data set. `find`: another data set by name or path;
-    `root`: the workspace, to which relative paths may refer too; `tell`: receives the progress of a
-    download.
+    """The inputs of a noise for one data set. `find`: returns another data set by name or path;
+    `root`: the workspace, which relative paths can also refer to; `tell`: receives the progress of
+    a download.
     """
 
     data: Labels
@@ -114,8 +114,8 @@ class DatasetInputs:
     tell: ProgressCallback = silent
 
     def dataset_path(self, dataset: Dataset) -> str:
-        """A user data set's path as one names it, with how it is streamed; a hub's table by its
-        name.
+        """A user data set's path as typed, with its reader if it is streamed; a table of the hub by
+        its name.
         """
         assert dataset.path is not None
         on_hub = dataset.reader == "hfds" and not dataset.path.exists()
@@ -123,7 +123,7 @@ class DatasetInputs:
         return f"{dataset.reader}:{path}" if dataset.reader else path
 
     def label_file(self, text: str) -> str:
-        """FILE or FILE:COLUMN for a manifest."""
+        """FILE or FILE:COLUMN as a manifest stores it."""
         path, column = split_column(text)
         return relative_path(path, self.root) + (f":{column}" if column else "")
 
@@ -161,8 +161,8 @@ class DatasetInputs:
         )
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
-        """True labels are the file's own; else the labels of a catalogue's set, unless some of them
-        are incorrect; else those that were verified.
+        """True labels come from the file, else from a built-in data set unless some of its labels
+        are incorrect, else from verified labels.
         """
         dataset, labels = self.data.dataset, self.data.labels
         verified = np.full_like(labels, -1) if self.data.clean is None else self.data.clean
@@ -175,7 +175,7 @@ class DatasetInputs:
             if differs.any():
                 at = int(differs.argmax())
                 raise DataError(
-                    f"{path}: its clean labels are not those of {dataset.name}: example "
+                    f"{path}: its clean labels differ from those of {dataset.name}: example "
                     f"{at} is {published[at]}, not {read.clean[at]}"
                 )
         clean = verified if read.clean is None else read.clean
@@ -188,8 +188,8 @@ class DatasetInputs:
         )
 
     def _annotations(self, path: str, sha256: str | None) -> Annotations:
-        """From a label file, or a manifest, less what it drops. Raises DataError where the labels
-        of a manifest are of other images.
+        """Labels of a label file, or of a manifest without the examples that it drops. Raises
+        DataError if the manifest replaces images.
         """
         labels, ids = self.data.labels, self.data.ids
         file = split_column(path)[0]
@@ -202,15 +202,15 @@ class DatasetInputs:
         manifest.verify(labels, ids, classes=self.data.dataset.num_classes)
         if manifest.source is not None:
             raise DataError(
-                f"{path} puts in images of {manifest.meta['source']}, which labels alone "
-                f"cannot: train --manifest {path}"
+                f"{path} also replaces images by those of {manifest.meta['source']}: use it as "
+                f"a manifest, train --manifest {path}"
             )
-        parts = {"validation split": manifest.val, "marks of verified labels": manifest.trusted}
+        parts = {"validation split": manifest.val, "marks of trusted labels": manifest.trusted}
         notes = ["labels of a manifest"]
         notes += [f"its {name} not used" for name, part in parts.items() if part is not None]
         if manifest.dropped is not None:
             count = int(manifest.dropped.sum())
-            notes.append(f"{count} training images that it drops are left out of training")
+            notes.append(f"{count} training images that it drops are excluded from training")
         return Annotations(manifest.labels, manifest.clean_labels, manifest.dropped, tuple(notes))
 
     def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
@@ -222,7 +222,7 @@ class DatasetInputs:
         images_of = [one.merged[0] if one.merged else one.name for one in (source, data)]
         if images_of[0] == images_of[1]:
             raise LanguageError(
-                f"openset: the source {dataset!r} is the data set itself: name another"
+                f"openset: the source {dataset!r} is the data set itself: choose another data set"
             )
         facts = {"source": source.name}
         if source.path:
@@ -231,23 +231,23 @@ class DatasetInputs:
 
 
 def relative_path(path: Path, root: Path) -> str:
-    """A path for a file of the workspace: relative to its root where it lies within, so that both
-    can move.
+    """A path as stored in a file of the workspace: relative to its root if it is inside, so that
+    the workspace can be moved.
     """
     absolute, root = path.resolve(), root.resolve()
     return str(absolute.relative_to(root) if absolute.is_relative_to(root) else absolute)
 
 
 def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str]:
-    """How the images of a folder or a streamed set are brought to one size, and which are enlarged.
-    fitting: to another size than the data set's own.
+    """How the images of a folder or a streamed set are resized, and which are enlarged. fitting: a
+    size other than the data set's own.
     """
     if dataset.sizes is None and not dataset.reader:
         return []
     if fitting is None and not dataset.mixed and not dataset.reader:
         used = "used as they are"
     else:
-        used = f"used at {fitting or dataset.fitting}; --img-size and --fit change that"
+        used = f"resized to {fitting or dataset.fitting}; change with --img-size and --fit"
     if dataset.sizes is None:
         return [f"images: streamed; {used}"]
     sentences = [f"images: {dataset.sizes}; {used}"]
@@ -257,7 +257,7 @@ def size_sentences(dataset: Dataset, fitting: Fitting | None = None) -> list[str
 
 
 def noise_for(dataset: Dataset, text: str | Expression) -> Call:
-    """The noise's one form on these data: the data set's own map where none is named."""
+    """The canonical form of a noise on this data set, with the data set's map if none is named."""
     call = normal_noise(text)
     has_map = any(p.name == "map" for p in NOISES[call.name].parameters)
     if dataset.map and has_map and "map" not in dict(call.kwargs):
@@ -267,7 +267,7 @@ def noise_for(dataset: Dataset, text: str | Expression) -> Call:
 
 
 def check_noise(dataset: Dataset, text: str) -> None:
-    """Check a noise on these data without sampling it. Raises NoisebenchError."""
+    """Check a noise on this data set without sampling it. Raises NoisebenchError."""
     call = noise_for(dataset, text)
     values = dict(call.kwargs)
     _refuse_on_top(dataset, call)
@@ -278,24 +278,24 @@ def check_noise(dataset: Dataset, text: str) -> None:
         isinstance(inner, Call) and not is_class_conditional(inner) for inner in call.args
     ):
         raise LanguageError(
-            f"{call.name} takes class-conditional noise for the images that stay, "
+            f"{call.name}: the noise for the other images must be class-conditional, "
             f"got {call.args[0]}"
         )
     for inner in call.args:
         check_noise(dataset, str(inner))
-    # a file is read when its labels are made
+    # a file is read when the labels are generated
     if is_class_conditional(call) and "file" not in values:
         build_noise(call, dataset.num_classes, dataset.classes)
 
 
 def _refuse_on_top(dataset: Dataset, call: Call) -> None:
-    """Raises ConfigError for noise on top of given labels of which some are incorrect already, so
-    that the rate would be unknown.
+    """Raises ConfigError for noise on a data set with incorrect labels, since the rate would be
+    unknown.
     """
     if dataset.mislabelled and is_random(call):
         raise ConfigError(
-            f"some of {dataset.name}'s own labels are wrong, so that the rate of {call.name} on "
-            "top of them would be unknown: take them as they are (--labels own), or --labels FILE"
+            f"{dataset.name} already has incorrect labels, so the rate after {call.name} would be "
+            "unknown: use its labels unchanged (--labels own), or --labels FILE"
         )
 
 
@@ -306,7 +306,7 @@ def make_manifest(
     *,
     outside: DatasetInputs | None = None,
 ) -> Manifest:
-    """Sample or read noisy labels for a data set; a text requests that noise. Raises
+    """Sample or read noisy labels for a data set; `request` can be a noise text. Raises
     NoisebenchError.
     """
     request = LabelRequest(request, noise_seed) if isinstance(request, str) else request
@@ -315,16 +315,16 @@ def make_manifest(
     _refuse_on_top(data.dataset, call)
     if data.dataset.path and data.clean is not None and is_random(call):
         raise ConfigError(
-            f"{data.dataset.path}: its label file has given and true labels, and {call.name} is "
-            "drawn on labels that are all right: "
-            "train on the given ones (--labels own), or leave only the true ones in the file"
+            f"{data.dataset.path}: its label file has given and true labels, but {call.name} needs "
+            "labels that are all correct: use the given labels (--labels own), or a file with the "
+            "true labels only"
         )
     indices = subset_of(data, request.subset)
     if indices is None:
         return _make(data, call, request, outside, outside)
     sources = SubsetInputs(outside, data.labels, indices)
     part = _make(data.take(indices), call, request, outside, sources)
-    # labels that are not sampled exist for all examples
+    # labels from files exist for all examples
     others = NoisyLabels(data.labels) if is_random(call) else apply_noise(call, data, 0, outside)
     return expand_to_full(part, data, indices, others)
 
@@ -332,7 +332,7 @@ def make_manifest(
 def _make(
     data: Labels, call: Call, request: LabelRequest, outside: DatasetInputs, sources: NoiseInputs
 ) -> Manifest:
-    """The manifest of all examples of `data`; `sources`: the inputs of their noise."""
+    """The manifest of all examples of `data`; `sources`: the inputs of the noise."""
     dataset, K = data.dataset, data.dataset.num_classes
     seed = request.seed if is_random(call) or request.val_fraction or request.trusted else 0
     val, before = None, request.val_split == "before"
@@ -350,7 +350,7 @@ def _make(
     if request.trusted:
         trusted = _verified(noisy, clean, val, request.trusted, seed)
         noisy = replace(noisy, labels=np.where(trusted, clean, noisy.labels))
-    # labels of which only correct ones were verified say nothing of the rate
+    # if only correct labels were verified, the rate is unknown
     countable = clean if data.fair or noisy.clean is None else np.full_like(clean, -1)
     meta = {
         "noisebench_manifest": FORMAT,
@@ -389,7 +389,7 @@ def _make(
 def apply_noise(
     call: Call, data: Labels, seed: int, sources: NoiseInputs, parts: np.ndarray | None = None
 ) -> NoisyLabels:
-    """What a noise makes of a data set's labels; exact counts are so in each of the `parts`
+    """Applies a noise to a data set's labels; exact counts are exact within each of the `parts`
     (N,).
     """
     return apply(
@@ -401,8 +401,8 @@ def apply_noise(
 def _verified(
     noisy: NoisyLabels, clean: np.ndarray, val: np.ndarray | None, fraction: float, seed: int
 ) -> np.ndarray:
-    """Whose labels (N,) are trusted: a share of each true class among the training examples whose
-    true label is known.
+    """Mask (N,) of trusted labels: a share of each true class among the training examples with a
+    known true label.
     """
     can_be = clean >= 0
     if noisy.source is not None:
@@ -411,11 +411,15 @@ def _verified(
         if part is not None:
             can_be &= ~part
     if not can_be.any():
-        raise ConfigError("--trusted: the clean label of every training example is unknown")
+        raise ConfigError(
+            "--trusted needs true labels, and none is known for the training examples"
+        )
     trusted = np.zeros(len(clean), bool)
     trusted[can_be] = share_of_each(clean[can_be], fraction, (seed, TRUSTED), int(clean.max()) + 1)
     if not trusted.any():
-        raise ConfigError(f"--trusted {fraction} of {int(can_be.sum())} examples is none")
+        raise ConfigError(
+            f"--trusted {fraction} of {int(can_be.sum())} examples selects none: use a larger share"
+        )
     return trusted
 
 
@@ -426,7 +430,7 @@ def held_out(
     num_classes: int,
     left_out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Which examples (N,) are held out, none of those `left_out` (N,)."""
+    """Mask (N,) of the validation split, without the examples `left_out` (N,)."""
     included = np.ones(len(labels), bool) if left_out is None else ~left_out
     chosen = np.zeros(len(labels), bool)
     chosen[included] = share_of_each(labels[included], fraction, (seed, VALIDATION), num_classes)
@@ -439,7 +443,7 @@ def held_out(
 
 
 def _located(call: Call, outside: DatasetInputs) -> Call:
-    """A noise with the paths of its files as they are found from here."""
+    """A noise with the paths of its files resolved, also from the workspace."""
     values = dict(call.kwargs)
     for key, value in call.kwargs:
         path = split_column(str(value))[0]
@@ -451,8 +455,8 @@ def _located(call: Call, outside: DatasetInputs) -> Call:
 
 
 def rates(noisy: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
-    """The realised shares of incorrect labels, of those that are kept and known to be right or
-    wrong; None where none is.
+    """The realised shares of incorrect labels among included examples with a known true label; None
+    if there are none.
     """
     known = clean >= 0
     if noisy.dropped is not None:
@@ -470,8 +474,8 @@ def rates(noisy: NoisyLabels, clean: np.ndarray, K: int) -> dict[str, Any]:
 
 
 def as_recorded(call: Call, noisy: NoisyLabels) -> Call:
-    """A noise that reads a file says its name and the beginning of its checksum, not where it lies;
-    a source its name.
+    """The noise as a manifest stores it: files by name and the beginning of their checksum, without
+    their directory; a source by name.
     """
     values = dict(call.kwargs)
     if noisy.source is not None:

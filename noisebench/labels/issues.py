@@ -1,8 +1,5 @@
-"""Label issues: given labels that a network's predictions contradict, ranked by label quality. No
-true label is used.
-
-
-A manifest and a reviewed list of its label issues -> a new manifest.
+"""Label issues: given labels that a network's predictions contradict, ranked by label quality
+without use of true labels; and the manifest after a review of their list.
 """
 
 from __future__ import annotations
@@ -27,29 +24,29 @@ from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
 SCORES = ("early", "last")
-_FORGOTTEN = 2 / 3  # of its early issues, below which a network has memorized the others
+_FORGOTTEN = 2 / 3  # share of the early issues below which labels count as memorized
 
 
 def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
-    """A run's predictions for its training examples, from its checked arrays: `last`, at the end;
-    `early`, mean p over the first half of the epochs, since networks learn correct labels before
-    they memorize incorrect ones (Arpit et al. 2017).
+    """A run's predictions for its training examples, from its checked arrays: `last`, by the final
+    network; `early`, mean p over the first half of the epochs, since networks learn correct labels
+    before they memorize incorrect ones (Arpit et al. 2017).
 
-    Examples held out for validation are predicted at the end in both. Raises DataError where no
-    mean was kept: an older run, or more than 100 classes.
+    The validation split is predicted by the final network in both. Raises DataError if the run has
+    no early predictions: it is of an older version, or has more than 100 classes.
     """
     if score == "early" and "early_classes" not in arrays:
         raise DataError(
-            "early predictions are kept for up to 100 classes, and not by older "
-            "versions: --score last"
+            "the run has no early predictions (more than 100 classes, or an older "
+            "version): use --score last"
         )
     given = arrays["recorded_labels"].astype(np.int64)
     return Predictions.load(arrays, "early" if score == "early" else "train", given, given)
 
 
 def combine(runs: Sequence[Predictions], given: np.ndarray) -> Predictions:
-    """The mean p of several runs for the same examples with given labels (N,). Of more than 100
-    classes these are the likeliest that each run kept; what a run did not keep counts as 0.
+    """The mean p of several runs for the same examples with given labels (N,). With more than 100
+    classes each run stores the likeliest ones only; the others count as 0.
     """
     if len(runs) == 1:
         return runs[0]
@@ -75,8 +72,8 @@ def _log(p: np.ndarray) -> np.ndarray:
 
 
 def better_score(arrays: dict[str, np.ndarray]) -> str:
-    """`early` where the network at its end has fewer than two thirds of the label issues that it
-    had early, since it has memorized the others; else `last`. No true label is used.
+    """`early` if the final network has fewer than two thirds of the early label issues, since it
+    has memorized the others; else `last`. Uses no true labels.
     """
     if "early_classes" not in arrays:
         return "last"
@@ -92,7 +89,7 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
 def label_issues(
     predictions: Predictions, given: np.ndarray, excluded: np.ndarray | None = None
 ) -> np.ndarray:
-    """The examples (m,) whose given label (N,) is not the likeliest class, the lowest label quality
+    """The examples (m,) whose given label (N,) is not the predicted class, lowest label quality
     first, ties by index; without those excluded (N,).
     """
     differs = predictions.predicted != given
@@ -101,15 +98,15 @@ def label_issues(
 
 
 def verified_or_dropped(manifest: Manifest) -> np.ndarray:
-    """Examples (N,) that are never listed: their label was verified, or they are dropped."""
+    """Mask (N,) of examples that are never listed: trusted or dropped."""
     return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
 def write_suspects(path: Path, predictions: Predictions, manifest: Manifest) -> int:
     """Write a CSV of the label issues; returns their number.
 
-    Columns: rank, index, path where the examples are files, given_label and predicted_label by
-    name, label_quality (p of the given label, in [0, 1]), split where some are held out.
+    Columns: rank, index, path if the examples are files, given_label and predicted_label by
+    name, label_quality (p of the given label, in [0, 1]), split if there is a validation split.
     """
     listed = label_issues(predictions, manifest.labels, verified_or_dropped(manifest))
     names = [as_cell(name) for name in manifest.meta["classes"]]
@@ -130,8 +127,8 @@ def write_suspects(path: Path, predictions: Predictions, manifest: Manifest) -> 
 
 
 def precision_text(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:
-    """How well the label issues find incorrect labels, where true ones are known: AUROC ... over
-    all examples that can be listed, and the precision of the list; None where it is unknown.
+    """How well the label issues find incorrect labels, by known true labels: AUROC and others over
+    all examples that can be listed, and the precision of the list; None if unknown.
     """
     excluded = verified_or_dropped(manifest)
     issues = label_issues(predictions, manifest.labels, excluded)
@@ -151,8 +148,8 @@ def precision_text(predictions: Predictions, manifest: Manifest) -> dict[str, An
 
 @dataclass(frozen=True)
 class Reviewed:
-    """A review: the manifests before and after, the number of listed examples, those that changed
-    (c,), and how the list was read.
+    """A review: the manifests before and after, the number of listed examples, the changed examples
+    (c,), and notes on how the list was read.
     """
 
     before: Manifest
@@ -163,7 +160,7 @@ class Reviewed:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """Counts. wrong: of the examples whose true label is known; None where none is."""
+        """Counts; those of incorrect labels are None if no true label is known."""
         truth = self.before.true_labels[self.changed]
         were_wrong = (self.before.labels[self.changed] != truth)[truth != -1]
         return {
@@ -181,10 +178,8 @@ class Reviewed:
 def review_manifest(
     data: Labels, before: Manifest, suspects: Path, action: str, outside: DatasetInputs
 ) -> Reviewed:
-    """Drop or relabel the listed examples. Raises DataError where the list does not fit the
-    manifest, names a verified label, or would leave nothing.
-
-    The validation split stays as it is.
+    """Drop or relabel the listed examples; the validation split is not dropped. Raises DataError if
+    the list does not fit the manifest, contains a trusted label, or leaves no training example.
     """
     before.verify(data.labels, data.ids, classes=data.dataset.num_classes)
     call = normal_noise(
@@ -197,14 +192,14 @@ def review_manifest(
     review = outside.review(str(suspects), None, before.labels)
     if before.trusted is not None and (verified := before.trusted[review.examples]).any():
         raise DataError(
-            f"{suspects}: the label of example {review.examples[verified][0]} has been "
-            "verified: delete its line"
+            f"{suspects}: the label of example {review.examples[verified][0]} is trusted "
+            "(verified): delete its line"
         )
     noisy = NoisyLabels(before.labels, source=before.source, dropped=before.dropped)
     noisy = after_review(noisy, action, review)
     if action == DROP and before.val is not None and noisy.dropped is not None:
         noisy = replace(noisy, dropped=noisy.dropped & ~before.val)
-    # a file is named without its folder; the inner noise stands in the manifest as it is
+    # the list is stored without its directory; the inner noise as in the manifest
     named = as_recorded(replace(call, args=()), NoisyLabels(noisy.labels))
     clean = before.clean_labels
     if before.source is not None:
@@ -220,7 +215,7 @@ def review_manifest(
     after = replace(before, meta=meta, labels=noisy.labels, dropped=noisy.dropped)
     if not after.in_training.any():
         raise DataError(
-            f"{suspects} lists every training example: nothing would be left to train on"
+            f"{suspects} lists every training example: no example would remain for training"
         )
     changed = np.flatnonzero((after.labels != before.labels) | (after.included != before.included))
     return Reviewed(before, after, len(review.examples), changed, review.notes)

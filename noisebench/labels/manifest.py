@@ -1,9 +1,9 @@
-"""A manifest: a set of noisy labels on disk, the source of truth of every run on them.
+"""A manifest: a file with a set of noisy labels, which every run on them reads.
 
-`#` lines hold YAML (`key: value`), the last of them the sha256 of every other byte; then one row an
-example, `index,label,clean_label[,id][,split][,source][,trusted]`. `pandas.read_csv(path,
-comment="#")` reads it. Empty clean_label: unknown, or, where there is a source, none. The same text
-may be compressed (`.csv.gz`) or in columns (`.parquet`).
+`#` lines contain YAML (`key: value`), the last one the sha256 of all other bytes; then follows one
+row per example, `index,label,clean_label[,id][,split][,source][,trusted]`. `pandas.read_csv(path,
+comment="#")` reads it. An empty clean_label is unknown or, if there is a source, does not exist.
+The same text can be compressed (`.csv.gz`) or stored in columns (`.parquet`).
 """
 
 from __future__ import annotations
@@ -74,13 +74,13 @@ Header = TypedDict(
 
 
 FORMAT = 1
-OPEN = -2  # the "true label" of an image that is of no class
-LARGEST_T = 100  # classes up to which T stands in the header
+OPEN = -2  # the "true label" of an image that belongs to no class
+LARGEST_T = 100  # classes up to which the header contains T
 _COMPRESSION = 6
-_LARGEST = 1 << 36  # bytes: of a hundred million paths
-_LARGEST_HEADER = 1 << 23  # bytes: of 65,536 classes with their rates it has half of that
-_DEPTH = 3  # of the header: T is rows in a list under a name
-# Header keys that say where or why, not what:
+_LARGEST = 1 << 36  # bytes: a hundred million paths
+_LARGEST_HEADER = 1 << 23  # bytes: 65,536 classes with their rates take half of that
+_DEPTH = 3  # of the header: T is a list of rows under a key
+# Header keys that do not affect the labels:
 _INFORMATION = (
     "path",
     "test_path",
@@ -91,27 +91,45 @@ _INFORMATION = (
     "decisions",
     "images",
 )
-# beside a checksum it is information too
+# next to a checksum the name of a file does not affect them either
 _FILE_NAME = re.compile(rf"(?:{'|'.join(FILES)})='(?:[^'\\]|\\.)*', ")
-# characters it wants escaped
+# characters that YAML requires to be escaped
 _NOT_IN_YAML = re.compile("[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff\ud800-\udfff]")
 
 
 @dataclass(eq=False)
 class Manifest:
-    """Noisy labels (N,) and, where known, true ones (N,), -1 elsewhere; `meta` is the header.
+    """Noisy labels of N training examples with everything that is known about them.
 
-    val (N,): held out for validation; source (N,): the image of `meta["source"]` that replaces an
-    example's own, -1 for none; trusted (N,): verified labels, which equal the true ones; dropped
-    (N,): not in the subset, or dropped by a review. Dropped examples are neither trained on nor
-    counted, but keep their rows, so that an index means the same example.
+        manifest = nb.read_manifest("manifests/digits-sym0.4-s0.csv")
+        wrong = manifest.labels != manifest.true_labels      # if all true labels are known
+        x, y = images[manifest.in_training], manifest.labels[manifest.in_training]
 
-    Computed from these: `included` (N,): in the subset, not dropped; `in_training` (N,): trained
-    on; `true_labels` (N,): -1 unknown, OPEN for an image of no class, each label of which is
-    incorrect; `splits`: "train" (N,), and where they exist "val" and "dropped"; `num_examples`: of
-    the subset, or all; `known_fraction`: the share of the included examples whose true label is
-    known; `num_wrong`: how many of these have an incorrect label, None where nothing is known;
-    `dataset_text`: `fashionmnist`, or `fashionmnist, of which 10,000`.
+    Fields:
+
+    - `meta`: the header, a dict.
+    - `labels` (N,): noisy labels, int64.
+    - `clean_labels` (N,): true labels, -1 where unknown.
+    - `ids`: paths of the examples, empty for data sets without files.
+    - `val` (N,): bool, the validation split.
+    - `source` (N,): index of the image of `meta["source"]` that replaces the example's own, else
+      -1.
+    - `trusted` (N,): bool, verified labels, which equal the true ones.
+    - `dropped` (N,): bool, outside the subset or dropped by a review. Dropped examples are neither
+      trained on nor counted. They keep their rows, so that an index always means the same example.
+
+    The last four are None if no example has the property. Derived attributes:
+
+    - `included` (N,): bool, not dropped.
+    - `in_training` (N,): bool, neither dropped nor in the validation split.
+    - `true_labels` (N,): -1 where unknown, -2 (`OPEN`) for an image of no class, whose labels are
+      all incorrect.
+    - `splits`: dict of masks (N,), "train" and, if they exist, "val" and "dropped".
+    - `num_classes`, `num_examples` (of the subset, if there is one).
+    - `known_fraction`: share of the included examples with a known true label.
+    - `num_wrong`: number of included examples with an incorrect label, None if no true label is
+      known.
+    - `dataset_text`: name of the data set, `fashionmnist, of which 10,000` for a subset.
     """
 
     meta: dict[str, Any]
@@ -146,7 +164,7 @@ class Manifest:
 
     @property
     def rate(self) -> float | None:
-        """The nominal rate, else the realised overall one; None where neither is known."""
+        """The nominal rate, else the realised rate; None if neither is known."""
         return (
             self.meta["realised_rate"]
             if self.meta["nominal_rate"] is None
@@ -156,24 +174,24 @@ class Manifest:
     @property
     def expected_share(self) -> float | None:
         """The expected share of incorrect labels: 1 - sum_k pi_k T_kk, with pi the class shares of
-        the correct labels; trusted labels are correct. Where counts are rounded down, and without a
-        transition matrix, the realised share, else the nominal rate; None where neither is known.
+        the true labels; trusted labels are correct. If counts are rounded down or T is unknown: the
+        realised rate, else the nominal rate; None if neither is known.
         """
         known = self.included & (self.clean_labels >= 0)
         rounded_down = "exact_over='pair'" in self.meta["noise"]
         T = self.transition if self.source is None and known.any() and not rounded_down else None
         if T is not None:
-            drawn = self.clean_labels[known if self.trusted is None else known & ~self.trusted]
-            counts = np.bincount(drawn, minlength=self.num_classes)
+            sampled = self.clean_labels[known if self.trusted is None else known & ~self.trusted]
+            counts = np.bincount(sampled, minlength=self.num_classes)
             return round(float(counts @ (1 - np.diag(T)) / known.sum()), 6)
         realised = self.meta["realised_rate"]
         return self.meta["nominal_rate"] if realised is None else realised
 
     @property
     def noise_seed(self) -> int | None:
-        """The seed of what was sampled; None where labels were taken as they are."""
-        drawn = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
-        return int(self.meta["noise_seed"]) if drawn else None
+        """The seed of the noise; None if nothing was sampled."""
+        sampled = is_random(self.meta["noise"]) or self.val is not None or self.trusted is not None
+        return int(self.meta["noise_seed"]) if sampled else None
 
     @property
     def held_out_text(self) -> str:
@@ -189,13 +207,13 @@ class Manifest:
 
     @property
     def transition(self) -> np.ndarray | None:
-        """T (K, K) of the noise model; None where there is none, or it is unknown here."""
+        """T (K, K) of the noise, rows = true class; None if there is none or it is unknown."""
         if self.meta.get("transition") is not None:
             return np.asarray(self.meta["transition"], np.float64)
-        # a file may lie anywhere by now
+        # the file may have moved
         if self.num_classes <= LARGEST_T or "file=" in self.meta["noise"]:
             return None
-        # instance-dependent noise, or of a plugin that is not loaded: T is unknown
+        # T is unknown for instance-dependent noise, and for plugins that are not loaded
         with suppress(NoisebenchError):
             return build_noise(
                 self.meta["noise"], self.num_classes, tuple(self.meta["classes"])
@@ -204,8 +222,8 @@ class Manifest:
 
     @property
     def empirical_transition(self) -> np.ndarray:
-        """(K, K): the share of each true class that has each noisy label; a class without examples
-        keeps its label.
+        """T (K, K) estimated from the labels: the share of each true class with each noisy label; a
+        class without examples has 1 on the diagonal.
         """
         counts = self.confusion.astype(np.float64)
         counts += np.diag(counts.sum(1) == 0)
@@ -213,8 +231,8 @@ class Manifest:
 
     @property
     def confusion(self) -> np.ndarray:
-        """Counts (K, K) of the kept examples whose true label is known, rows = true class,
-        columns = noisy class. Raises DataError where that is too large.
+        """Counts (K, K) of the included examples with a known true label, rows = true class,
+        columns = noisy class. Raises DataError if the table does not fit into memory.
         """
         check_table(self.num_classes)
         K, known = self.num_classes, self.included & (self.clean_labels >= 0)
@@ -229,18 +247,17 @@ class Manifest:
         *,
         classes: int = 0,
     ) -> None:
-        """Assert that this manifest belongs to data with these labels (N,), and, where its noise
-        looked at the images, to these images; `classes`: how many the data have, 0 for unknown.
-        Raises ManifestError.
+        """Check that this manifest belongs to data with these labels (N,) and ids and, if its noise
+        depends on the images, to these images. `classes`: number of classes of the data, 0 if
+        unknown. Raises ManifestError.
         """
         if fingerprint(np.asarray(clean_labels)) != self.meta["labels_sha256"] or (
             self.ids and ids != self.ids
         ):
             raise ManifestError(
-                f"the manifest is for other data: it was made for {self.meta['dataset']} with "
-                f"{len(self.labels)} examples, "
-                f"these {len(clean_labels)} differ in number, order or labels; run noisebench "
-                "corrupt on these data"
+                f"the manifest is for other data: it belongs to {self.meta['dataset']} with "
+                f"{len(self.labels)} examples; these {len(clean_labels)} examples differ in "
+                "number, order or labels: run noisebench corrupt on these data"
             )
         if classes not in (0, self.num_classes):
             raise ManifestError(
@@ -253,19 +270,19 @@ class Manifest:
             and self.meta.get("images_sha256", images_sha256) != images_sha256
         ):
             raise ManifestError(
-                "the manifest is for other images: its noise was drawn looking "
-                f"at another copy of {self.meta['dataset']}"
+                "the manifest is for other images: its noise depends on another copy of "
+                f"{self.meta['dataset']}"
             )
 
     @cached_property
     def sha256(self) -> str:
-        """Of every byte but the checksum's own line."""
+        """Checksum of all bytes except the line with the checksum."""
         return hashlib.sha256(_header(self.meta) + self._rows).hexdigest()
 
     @cached_property
     def content_hash(self) -> str:
-        """The checksum without what is information alone, such as the path of a user data set: the
-        same labels wherever.
+        """Checksum without header keys that do not affect the labels, such as the path of a user
+        data set.
         """
         meta = {key: value for key, value in self.meta.items() if key not in _INFORMATION}
         if "sha256=" in meta["noise"]:
@@ -274,11 +291,11 @@ class Manifest:
 
     @property
     def content(self) -> bytes:
-        """The file, byte for byte."""
+        """The bytes of the file."""
         return _header(self.meta) + f"# sha256: {self.sha256}\n".encode() + self._rows
 
     def matches_file(self, path: Path) -> bool:
-        """Whether the file at `path` holds the same labels, by the same convention."""
+        """Whether the file at `path` has the same labels and the same convention."""
         try:
             if _read_bytes(path) == self.content:
                 return True
@@ -289,8 +306,9 @@ class Manifest:
         return same_convention and other.content_hash == self.content_hash
 
     def write(self, path: Path, *, replace: bool = True) -> bool:
-        """Write the file; the suffix decides: `.csv`, `.csv.gz`, `.parquet`. Without `replace`
-        False where there is one, even a moment old.
+        """Write the file in the format of the suffix: `.csv`, `.csv.gz` or `.parquet`. Without
+        `replace`, returns False if the file exists, and does not change it. Raises DataError if it
+        cannot be written.
         """
         content = self.content
         if path.suffix == ".parquet":
@@ -304,7 +322,7 @@ class Manifest:
 
     @cached_property
     def _rows(self) -> bytes:
-        """One row an example as CSV, the column names first."""
+        """One row per example as CSV, after the column names."""
         columns: dict[str, Iterable[str]] = {
             "index": map(str, range(len(self.labels))),
             "label": map(str, self.labels.tolist()),
@@ -327,18 +345,18 @@ class Manifest:
 
 
 def of_which(count: int) -> str:
-    """The size of a subset, behind the name of its data set."""
+    """The size of a subset, to follow the name of its data set."""
     return f"of which {count:,}"
 
 
 def file_name(manifest: Manifest, dataset: Dataset) -> str:
-    """`cifar10-asym0.3-s0.csv`; what is not the default stands in the name, and the seed where
-    something was sampled.
+    """`cifar10-asym0.3-s0.csv`: data set, noise, all settings that are not the default, and the
+    seed if something was sampled.
     """
     meta, call = manifest.meta, normal_noise(manifest.meta["noise"])
     data = [dataset.name, str(meta["subset"])] if "subset" in meta else [dataset.name]
     words = noise_words(call, dataset.map)
-    if "convention" in meta and not call.args:  # which fixes all but the rate
+    if "convention" in meta and not call.args:  # which determines all but the rate
         words = words[:1]
     parts = [*data, *map("".join, words), *filter(None, [meta.get("convention")])]
     if "val_fraction" in meta:
@@ -358,8 +376,8 @@ def file_name(manifest: Manifest, dataset: Dataset) -> str:
 
 
 def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]:
-    """A noise in short: `("sym", "0.4")`, then a word for each value that is not the default,
-    `own_map` among these.
+    """The short notation of a noise: `("sym", "0.4")`, then a word for each value that is not the
+    default; `own_map` is the default map.
     """
     values = dict(call.kwargs)
     words: list[tuple[str, ...]] = [
@@ -381,8 +399,8 @@ def noise_words(call: Call, own_map: str | None = None) -> list[tuple[str, ...]]
 
 
 def short_noise(text: str, dataset: str = "") -> str:
-    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column's head; the data set's own map
-    goes without saying.
+    """`sym 0.4`, `asym 0.3 cifar10-two-way`: a noise as a column heading, without the data set's
+    own map.
     """
     try:
         call = normal_noise(text)
@@ -402,20 +420,25 @@ def _word(key: str, value: Any) -> str:
 
 
 def read_manifest(path: str | Path) -> Manifest:
-    """Read and check a manifest: every byte by its checksum, then every value. Raises
-    ManifestError.
+    """Reads a manifest, `.csv`, `.csv.gz` or `.parquet`, and checks its checksum and all values.
+
+        manifest = nb.read_manifest("manifests/digits-sym0.4-s0.csv")
+        manifest.labels        # noisy labels (N,), int64
+
+    Raises ManifestError if the file is missing, damaged, was edited, or has the format of another
+    version.
     """
     path = Path(path)
     raw = _read_bytes(path)
     start = raw.find(b"\n# sha256: ") + 1
     if not raw.startswith(b"# noisebench_manifest: ") or not start:
         what = "empty" if not raw else "not a noisebench manifest, or truncated"
-        raise ManifestError(f"{path} is {what}; write it with noisebench corrupt")
+        raise ManifestError(f"{path} is {what}: create one with noisebench corrupt")
     end = raw.find(b"\n", start) + 1 or len(raw)
     head, body = raw[:start], raw[end:]
     if raw[start:end] != f"# sha256: {hashlib.sha256(head + body).hexdigest()}\n".encode():
         raise ManifestError(
-            f"{path} is damaged or was edited: its checksum does not match; write "
+            f"{path} is damaged or was edited: its checksum does not match; create "
             "it again with noisebench corrupt"
         )
     try:
@@ -427,13 +450,13 @@ def read_manifest(path: str | Path) -> Manifest:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, LanguageError) as error:
         reason = " ".join(str(error).split())
         raise ManifestError(
-            f"{path} is not a manifest of this version ({reason}); write it with noisebench corrupt"
+            f"{path} is not a manifest of this version ({reason}): run noisebench corrupt"
         ) from None
     return manifest
 
 
 def _read_bytes(path: Path) -> bytes:
-    """The manifest's text out of a file of any suffix."""
+    """Reads the manifest's text from a file in any format."""
     try:
         if path.suffix == ".gz":
             return read_gzip(path)
@@ -455,7 +478,7 @@ def _header(meta: dict[str, Any]) -> bytes:
 
 
 def _flow(value: Any) -> str:
-    """A value in YAML's flow style on one line."""
+    """A value as one line of YAML in flow style."""
     if isinstance(value, list):
         return "[" + ", ".join(_flow(item) for item in value) + "]"
     if isinstance(value, float):
@@ -469,16 +492,16 @@ def _flow(value: Any) -> str:
 
 def _parse_header(head: bytes) -> dict[str, Any]:
     if len(head) > _LARGEST_HEADER:
-        raise ManifestError(f"its header has {len(head)} bytes, and may have {_LARGEST_HEADER}")
+        raise ManifestError(f"its header has {len(head)} bytes, the limit is {_LARGEST_HEADER}")
     try:
         text = "\n".join(line.removeprefix("# ") for line in head.decode().split("\n"))
         meta = read_yaml(text, _DEPTH)
     except ValueError as error:
-        raise ManifestError(f"of its header: {error}") from None
+        raise ManifestError(f"its header: {error}") from None
     if meta["noisebench_manifest"] != FORMAT:
         raise ManifestError(
             f"it has format {str(meta['noisebench_manifest'])[:20]}, this version "
-            f"reads {FORMAT}: update noisebench"
+            f"reads format {FORMAT}: update noisebench"
         )
     try:
         check_plain(meta)
@@ -488,14 +511,14 @@ def _parse_header(head: bytes) -> dict[str, Any]:
     K, T = meta["num_classes"], meta.get("transition")
     for name in ("classes", "per_class_rate"):
         if len(meta[name]) != K:
-            raise ManifestError(f"its header's {name} are {len(meta[name])}, its classes {K}")
+            raise ManifestError(f"its header has {len(meta[name])} {name} for {K} classes")
     if T is not None and (len(T) != K or any(len(row) != K for row in T)):
         raise ManifestError(f"its header has a transition that is not {K} by {K}")
     return dict(meta)
 
 
 def _check(manifest: Manifest) -> None:
-    """Raises ManifestError where header and rows disagree."""
+    """Raises ManifestError if header and rows disagree."""
     meta, K, labels, clean = (
         manifest.meta,
         manifest.num_classes,
@@ -514,7 +537,7 @@ def _check(manifest: Manifest) -> None:
         ),
         (
             val is not None and not {"val_fraction", "val_split"} <= set(meta),
-            "its header and its rows disagree about what is held out for validation",
+            "its header and its rows disagree about the validation split",
         ),
         (
             (trusted is not None) != ("trusted" in meta),
@@ -522,15 +545,15 @@ def _check(manifest: Manifest) -> None:
         ),
         (
             trusted is not None and (labels != clean)[trusted].any(),
-            "a trusted label is not the clean one",
+            "a trusted label differs from the clean label",
         ),
         (
             "subset" in meta and not manifest.included.sum() <= meta["subset"] < meta["n"],
-            "its header and its rows disagree about a subset",
+            "its header and its rows disagree about the subset",
         ),
         (
             not manifest.in_training.any(),
-            "every example is held out for validation or dropped",
+            "every example is dropped or in the validation split",
         ),
     ):
         if wrong:

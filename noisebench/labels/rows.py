@@ -1,5 +1,5 @@
-"""A manifest's rows: CSV text -> arrays; and a manifest's text in a parquet file, the rows as
-columns, the `#` lines as the file's metadata. Parquet needs pyarrow.
+"""Reads a manifest's rows from CSV text, and converts its text from and to parquet: the rows become
+columns, the `#` lines the file's metadata. Parquet needs pyarrow.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _ESCAPED = {ord(c): f"%{ord(c):02X}" for c in '%#,"\r\n'}
-# at the beginning of a cell, where a spreadsheet would compute it
+# at the beginning of a cell, which a spreadsheet would evaluate
 _FIRST = {**_ESCAPED, **{ord(c): f"%{ord(c):02X}" for c in "=+-@\t"}}
 _DTYPES: Any = {
     "index": "int64",
@@ -32,17 +32,17 @@ _DTYPES: Any = {
     "trusted": str,
 }
 _NEEDED, _OPTIONAL = ("index", "label", "clean_label"), ("id", "split", "source", "trusted")
-_SHOWN, _LONGEST_SHOWN = 10, 200  # columns that an error names, and its letters
+_SHOWN, _LONGEST_SHOWN = 10, 200  # columns and characters in an error
 _HEADER = b"noisebench"
-_ROWS = 1 << 20  # made into text at a time
-_LEAST = 6  # bytes of a row as text
+_ROWS = 1 << 20  # rows converted at a time
+_LEAST = 6  # smallest number of bytes of a row as text
 SPLITS = ("train", "val", "dropped")
 TRUSTED = ("", "yes")
 
 
 def read_table(body: bytes) -> pd.DataFrame:
-    """Rows of text as a table, an unknown true label missing. Raises ValueError for what is no
-    table of numbers.
+    """Parses rows of text; an unknown true label is NA. Raises ValueError if it is not a table of
+    numbers.
     """
     import pandas as pd
 
@@ -56,26 +56,26 @@ def read_table(body: bytes) -> pd.DataFrame:
                 na_values={"clean_label": [""]},
             )
         except RuntimeWarning:
-            raise ValueError("a label has more digits than a number can") from None
+            raise ValueError("a label is too large") from None
 
 
 def check_columns(names: Sequence[str]) -> None:
-    """Raises ManifestError for other columns than a manifest has, or in another order."""
+    """Raises ManifestError for unknown columns or another order."""
     if tuple(names[:3]) != _NEEDED or list(names[3:]) != [
         name for name in _OPTIONAL if name in names
     ]:
         shown = ", ".join(names[:_SHOWN])[:_LONGEST_SHOWN]
-        raise ManifestError(f"this version does not understand the columns {shown}")
+        raise ManifestError(f"this version cannot read the columns {shown}")
 
 
 def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
-    """The arrays and ids of a Manifest from its rows. Raises ManifestError where these are not n,
-    or ValueError for what is no table of numbers.
+    """The arrays and ids of a Manifest from its rows. Raises ManifestError if there are not n rows,
+    ValueError if they are not a table of numbers.
     """
     end = body.find(b"\n") + 1 or len(body)
     check_columns(body[:end].decode().rstrip("\r\n").split(","))
     if (count := body.count(b"\n", end) + (len(body) > end and not body.endswith(b"\n"))) != n:
-        raise ManifestError(f"it has {count} rows, its header says {n}")
+        raise ManifestError(f"it has {count} rows, but n in its header is {n}")
     import pandas as pd
 
     table = read_table(body)
@@ -83,11 +83,11 @@ def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
         (not isinstance(table.index, pd.RangeIndex), "its rows have more fields than columns"),
         (
             not np.array_equal(table["index"], np.arange(len(table))),
-            "its index does not count 0, 1, 2, ...",
+            "its index is not 0, 1, 2, ...",
         ),
         (
             (table["clean_label"] < 0).any(),
-            "a clean label is negative: an unknown one is empty",
+            "a clean label is negative: leave unknown ones empty",
         ),
     ):
         if wrong:
@@ -103,8 +103,8 @@ def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
         )
     for name, words in (("split", SPLITS), ("trusted", TRUSTED)):
         if name in table and not table[name].isin(words).all():
-            choices = " nor ".join(word or "empty" for word in words)
-            raise ManifestError(f"a {name} is neither {choices}")
+            choices = ", ".join(word or "empty" for word in words)
+            raise ManifestError(f"a {name} must be one of {choices}")
     if "split" in table:
         val, dropped = ((table["split"] == part).to_numpy() for part in SPLITS[1:])
         rows["val"] = val if val.any() or not dropped.any() else None
@@ -113,7 +113,7 @@ def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
         prefix = f"{escape(source_name)}:"
         pattern = re.compile(f"(?:{re.escape(prefix)}[0-9]{{1,12}})?")
         if not all(pattern.fullmatch(word) for word in table["source"]):
-            raise ManifestError(f"a source is neither empty nor {prefix}NUMBER")
+            raise ManifestError(f"a source must be empty or {prefix}NUMBER")
         numbers = [int(word[len(prefix) :]) if word else -1 for word in table["source"]]
         rows["source"] = np.array(numbers, np.int64)
     if "trusted" in table:
@@ -122,12 +122,12 @@ def read_rows(body: bytes, n: int, source_name: str) -> dict[str, Any]:
 
 
 def escape(name: str) -> str:
-    """A name as one cell that is no formula; `read_rows` reads it."""
+    """A name as a CSV cell that is not a formula; `read_rows` reverses it."""
     return name[:1].translate(_FIRST) + name[1:].translate(_ESCAPED)
 
 
 def to_parquet(text: bytes) -> bytes:
-    """The file's bytes for a manifest's text. Raises ManifestError without pyarrow."""
+    """Converts a manifest's text to parquet. Raises ManifestError without pyarrow."""
     arrow = _pyarrow()
     start = text.find(b"\n", text.rfind(b"\n#") + 1) + 1
     table = arrow.Table.from_pandas(
@@ -139,8 +139,8 @@ def to_parquet(text: bytes) -> bytes:
 
 
 def from_parquet(raw: bytes) -> bytes:
-    """The manifest's text, byte for byte. Raises ManifestError for another file, one that holds
-    more than it can, or without pyarrow.
+    """Converts parquet back to the same text. Raises ManifestError for another file, for an
+    implausible size, or without pyarrow.
     """
     import pandas as pd
 
@@ -148,7 +148,7 @@ def from_parquet(raw: bytes) -> bytes:
     try:
         schema = arrow.parquet.read_schema(io.BytesIO(raw))
         check_columns(schema.names)
-        # numbers and words alone: a word may occur a million times, and have a million letters
+        # only numbers and texts: a text can occur a million times and have a million letters
         for name, kind in zip(schema.names, schema.types, strict=True):
             is_word = (
                 arrow.types.is_string(kind)
@@ -156,7 +156,7 @@ def from_parquet(raw: bytes) -> bytes:
                 or arrow.types.is_dictionary(kind)
             )
             if not (is_word if name in _OPTIONAL else arrow.types.is_integer(kind)):
-                raise ManifestError(f"its column {name} is of {str(kind)[:_LONGEST_SHOWN]}")
+                raise ManifestError(f"its column {name} has the type {str(kind)[:_LONGEST_SHOWN]}")
         header: bytes = schema.metadata[_HEADER]
         words = [name for name in schema.names if name in _OPTIONAL]
         file = arrow.parquet.ParquetFile(io.BytesIO(raw), read_dictionary=words)
@@ -165,7 +165,7 @@ def from_parquet(raw: bytes) -> bytes:
         check_room([len(header), *sizes], len(raw))
         body = io.BytesIO()
         for batch in file.iter_batches(_ROWS):
-            # each word may stand in the file once and occur a million times
+            # a text that is stored once can occur a million times
             lengths = [
                 arrow.compute.take(arrow.compute.binary_length(column.dictionary), column.indices)
                 for column in batch.columns
@@ -191,6 +191,6 @@ def _pyarrow() -> ModuleType:
         import pyarrow.parquet
     except ImportError:
         raise ManifestError(
-            "a .parquet manifest needs pyarrow: pip install 'noisebench[parquet]', or write .csv.gz"
+            "a .parquet manifest needs pyarrow: pip install 'noisebench[parquet]', or use .csv.gz"
         ) from None
     return pyarrow

@@ -1,5 +1,5 @@
-"""A subset of the training images: which they are, noise on these alone, and its manifest with a
-row for every image.
+"""A subset of the training images: which images, noise on these only, and a manifest with a row for
+every image.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from ..noise.registry import NoiseInputs
 from ..noise.sampling import choose_smallest, expected
 from .manifest import Manifest
 
-_SEED = (0, SUBSET)  # of every subset, whatever the seed of the noise
+_SEED = (0, SUBSET)  # of every subset, regardless of the seed of the noise
 
 
 def check_subset(count: int, name: str, n: int) -> None:
-    """Raises ConfigError for more images than a data set has."""
+    """Raises ConfigError if a data set has fewer than `count` images."""
     if count > n:
         raise ConfigError(f"--subset {count}: {name} has {n} training images")
 
 
 def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
-    """The examples (n,) of a subset of so many, in order; None for all of them.
+    """The examples (n,) of a subset with `count` images, in order; None for all images.
 
-    At random, each class with its share of the data set's own labels (largest remainder), with one
-    seed: the same for every noise, method and seed. A smaller subset lies within a larger one, but
-    for at most one example a class where the shares are no whole numbers. Raises ConfigError where
-    there are not so many, or a class would have none.
+    Sampled at random and stratified by the data set's labels (largest remainder), with a fixed
+    seed: the same for every noise, method and seed. A smaller subset is contained in a larger one,
+    except for at most one example per class if the shares are not whole numbers. Raises ConfigError
+    if there are too few images, or a class would have none.
     """
     if count is None or count == len(data.labels):
         return None
@@ -46,8 +46,8 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
         name = data.dataset.classes[int(lost.argmax())]
         enough = -(-len(data.labels) // int(sizes[sizes > 0].min()))
         raise ConfigError(
-            f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: from "
-            f"{enough} on each class has one"
+            f"--subset {count} of {len(data.labels)} leaves no image of the class {name}: use "
+            f"{enough} or more"
         )
     return chosen.nonzero()[0]
 
@@ -55,7 +55,7 @@ def subset_of(data: Labels, count: int | None) -> np.ndarray | None:
 def share_of_each(
     labels: np.ndarray, fraction: float, seed: tuple[int, int], num_classes: int
 ) -> np.ndarray:
-    """Examples (N,) at random: the expected number of all, and of each class but for one."""
+    """A stratified random mask (N,): the expected number overall, and per class up to one."""
     sizes = np.bincount(labels, minlength=num_classes)
     shares = fraction * sizes
     counts = np.floor(shares + 1e-9).astype(np.int64)
@@ -66,8 +66,8 @@ def share_of_each(
 
 @dataclass(frozen=True)
 class SubsetInputs:
-    """The inputs of a noise on a subset: of the inputs for all examples the part at `indices` (n,)
-    among all labels (N,).
+    """The inputs of a noise on a subset: the inputs for all examples at `indices` (n,); `labels`
+    (N,) are those of all examples.
     """
 
     full: NoiseInputs
@@ -79,7 +79,7 @@ class SubsetInputs:
         return lambda which: rows(self.indices[which])
 
     def images_sha256(self) -> str:
-        """Of all images: a training on some of them has them all."""
+        """Fingerprint of all images: a training on some of them reads all."""
         return self.full.images_sha256()
 
     def teacher(self, path: str, sha256: str | None) -> Teaching:
@@ -114,7 +114,7 @@ class SubsetInputs:
 
 
 def scatter(values: np.ndarray, indices: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Values (N,): those at `indices` from `values` (n,), the rest from `others` (N,)."""
+    """Returns `others` (N,) with `values` (n,) at `indices`."""
     full = others.copy()
     full[indices] = values
     return full
@@ -124,7 +124,7 @@ def expand_to_full(
     part: Manifest, data: Labels, indices: np.ndarray, beyond: NoisyLabels
 ) -> Manifest:
     """The manifest of a subset with a row for every example, so that an index means the same image;
-    the others are dropped, with the labels `beyond` (N,).
+    examples outside the subset are dropped and have the labels `beyond` (N,).
     """
     n = len(data.labels)
 

@@ -1,9 +1,9 @@
-"""Label noise: true labels -> probabilities -> one sample. Knows no dataset."""
+"""Label noise: true labels -> probabilities -> sampled labels. Independent of the data sets."""
 
 from importlib import import_module
 from pkgutil import iter_modules
 
-from . import class_conditional  # the first in every list
+from . import class_conditional  # first, so that its noises head every list
 
 # isort: split
 from .class_conditional import MAPS, ClassMap, class_map
@@ -59,5 +59,5 @@ __all__ = [
     "transition",
 ]
 
-for module in iter_modules(__path__):  # each registers its noises
+for module in iter_modules(__path__):  # each module registers its noises
     import_module(f"{__name__}.{module.name}")

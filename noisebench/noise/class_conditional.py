@@ -1,6 +1,6 @@
 """Class-conditional noise: (K, parameters) -> T (K, K), T[i, j] = P(noisy label j | true label i).
 
-The named maps of asymmetric noise, `{true: noisy}` by class number, and matrices from files.
+Also the named maps of asymmetric noise, `{true: noisy}` by class number, and matrices from files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _OverPair: TypeAlias = Annotated[str | None, OneOf((OVER[0], OVER[2]))]
 
 @register_noise(
     short="sym",
-    option=NoiseOption("--sym", "RATE", "Symmetric noise, exclusive of the true class."),
+    option=NoiseOption("--sym", "RATE", "Symmetric noise: each other class is equally likely."),
     overall="rate; inclusive: rate x (K - 1) / K",
     paper="Angluin & Laird 1988; van Rooyen et al. 2015",
     fill_defaults=complete_counts,
@@ -44,17 +44,21 @@ def symmetric(
     exact: bool = True,
     exact_over: _OverOrEqual = None,
 ) -> np.ndarray:
-    """Every label is wrong with probability rate, uniformly among the other classes.
+    """Each label is incorrect with probability rate, uniformly over the other classes.
 
-    inclusive: among all classes, the true one too, so only rate (K - 1) / K are wrong (DivideMix,
-    ELR, SOP, GJS). exact: the number of incorrect labels per class is the expected one, rounded;
-    else each label flips by itself. exact_over: class (the default); set: exactly rate of all
-    examples are sampled anew, what falls on each class is chance (DivideMix, ELR, GJS, D2L,
-    LNL-toolbox's "global"); pair: for each true and noisy class, rounded down (ANL, JAL, cleanlab);
-    equal: the same count in every class whatever its size, rounded down (SL and APL on MNIST).
+    - rate: noise rate.
+    - inclusive: sample from all classes including the true one, so that only rate (K - 1) / K of
+      the labels are incorrect (DivideMix, ELR, SOP, GJS).
+    - exact: if true, the number of incorrect labels per class equals the expected number, rounded;
+      otherwise each label flips independently.
+    - exact_over: groups in which the number is exact. class (default); set: exactly rate of all
+      examples are resampled, the number per class is random (DivideMix, ELR, GJS, D2L,
+      LNL-toolbox's "global"); pair: each pair of true and noisy class, rounded down (ANL, JAL,
+      cleanlab); equal: the same number in each class regardless of its size, rounded down (SL and
+      APL on MNIST).
     """
     if num_classes < 2:
-        raise LanguageError(f"symmetric noise needs two classes, the data have {num_classes}")
+        raise LanguageError(f"symmetric noise needs two or more classes, got {num_classes}")
     check_table(num_classes)
     wrong = rate / num_classes if inclusive else rate / (num_classes - 1)
     table = np.full((num_classes, num_classes), wrong)
@@ -63,7 +67,7 @@ def symmetric(
 
 
 def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
-    """Write the seed of a random map out; refuse one that has no effect."""
+    """Fills in the seed of a random map. Raises LanguageError for a seed without effect."""
     values = complete_counts(values)
     name, seed = values["map"], values["pairs_seed"]
     if name in MAPS and MAPS[str(name)].random:
@@ -75,7 +79,7 @@ def _complete_asymmetric(values: dict[str, Value]) -> dict[str, Value]:
 
 @register_noise(
     short="asym",
-    option=NoiseOption("--asym", "RATE", "Asymmetric noise by a named --map."),
+    option=NoiseOption("--asym", "RATE", "Asymmetric noise: classes flip by the named --map."),
     overall="by map",
     paper="Patrini et al. 2017",
     fill_defaults=_complete_asymmetric,
@@ -90,18 +94,22 @@ def asymmetric(
     exact: bool = True,
     exact_over: _Over = None,
 ) -> np.ndarray:
-    """Some classes are recorded as a similar one with probability rate, by a named map; the others
-    stay clean.
+    """Some classes become a similar class with probability rate, by a named map.
 
-    The overall rate is smaller than `rate` wherever the map leaves classes alone. pairs_seed: of a
-    random map. flip_back: of two classes that exchange labels the lower goes first, and its wrong
-    labels flip back with probability rate, as in code that picks from labels it has already changed
-    (APL, ALFs, ELR, GJS): 0.4 makes 24 % of the cats dogs. exact, exact_over (class, set, pair): as
-    for symmetric.
+    Classes that are not in the map keep correct labels, so that the overall rate is smaller than
+    rate.
+
+    - rate: noise rate of the classes in the map.
+    - map: name of the map; default: the data set's.
+    - pairs_seed: seed of a random map.
+    - flip_back: if two classes exchange labels, the lower one flips first, and its incorrect labels
+      flip back with probability rate, as in code that selects from labels that it has already
+      changed (APL, ALFs, ELR, GJS): at 0.4, 24 % of the cats become dogs.
+    - exact, exact_over (class, set, pair): as for symmetric.
     """
     if map is None:
         raise LanguageError(
-            "asymmetric noise on these data needs a map: name one with --map "
+            "asymmetric noise on this data set needs a map: name one with --map "
             "(noisebench list noises asymmetric)"
         )
     flips = class_map(map, num_classes).flips(num_classes, pairs_seed or 0)
@@ -118,7 +126,7 @@ def asymmetric(
 
 @register_noise(
     short="pair",
-    option=NoiseOption("--pair", "RATE", "Pair-flip, class i to i + 1."),
+    option=NoiseOption("--pair", "RATE", "Pair flip: class i becomes i + 1."),
     overall="rate",
     paper="Han et al. 2018",
     fill_defaults=complete_counts,
@@ -126,19 +134,20 @@ def asymmetric(
 def pairflip(
     num_classes: int, rate: Rate, exact: bool = True, exact_over: _Over = None
 ) -> np.ndarray:
-    """Class i is recorded as i + 1 (mod K) with probability rate.
+    """Pair flip: class i becomes i + 1 (mod K) with probability rate.
 
-    exact, exact_over (class, set, pair): as for symmetric.
+    - rate: noise rate.
+    - exact, exact_over (class, set, pair): as for symmetric.
     """
     return _flip(num_classes, class_map("next", num_classes).flips(num_classes, 0), rate)
 
 
 @register_noise(
     option=NoiseOption(
-        "--matrix", "FILE", "Any transition matrix: .csv, .npy or .yaml.", parameter="file"
+        "--matrix", "FILE", "Transition matrix from a .csv, .npy or .yaml file.", parameter="file"
     ),
     overall="as given",
-    paper="anyone's own T",
+    paper="your own T",
     fill_defaults=complete_counts,
 )
 def matrix(
@@ -150,14 +159,15 @@ def matrix(
     *,
     exact_over: _OverPair = None,
 ) -> np.ndarray:
-    """Any transition matrix, rows = true class, from a .csv, .npy or .yaml, by class names or
-    numbers.
+    """Labels flip by a transition matrix from a file.
 
-    Each row must be a distribution. sha256: how the file's checksum must begin; a manifest says it.
-    exact: the number of incorrect labels per class is the expected one, rounded; else each label is
-    drawn by itself. exact_over: class (the default); pair: for each true and noisy class,
-    rounded down, as in cleanlab's generate_noisy_labels (whose matrix is the transpose of this
-    one).
+    - file: a .csv, .npy or .yaml with T (K, K), rows = true class, by class names or numbers; rows
+      must sum to 1.
+    - sha256: prefix of the file's checksum, which is verified; manifests contain it.
+    - exact: if true, the number of incorrect labels per class equals the expected number, rounded;
+      otherwise each label flips independently.
+    - exact_over: class (default), or pair: each pair of true and noisy class, rounded down, as in
+      cleanlab's generate_noisy_labels (whose matrix is the transpose of this one).
     """
     return read_matrix(file, classes, sha256)
 
@@ -176,10 +186,9 @@ _BLOCK5 = tuple(k // 5 for k in range(100))
 
 @dataclass(frozen=True)
 class ClassMap:
-    """A map: its classes (None: any number), its paper, what flips, and `(K, seed) -> {clean:
-    recorded}`.
-
-    share: the overall rate of incorrect labels over the rate, classes of one size.
+    """A map of asymmetric noise. num_classes: None for any number. flips: `(K, seed) -> {true:
+    noisy}`. share: the overall rate of incorrect labels divided by the rate, for classes of equal
+    size.
     """
 
     num_classes: int | None
@@ -191,7 +200,7 @@ class ClassMap:
 
 
 def _next_in(groups: tuple[int, ...]) -> dict[int, int]:
-    """Each class -> the next of its group, the last -> the first."""
+    """Each class -> the next class of its group, the last -> the first."""
     flips: dict[int, int] = {}
     for group in set(groups):
         members = [k for k, g in enumerate(groups) if g == group]
@@ -200,7 +209,7 @@ def _next_in(groups: tuple[int, ...]) -> dict[int, int]:
 
 
 def _pair_in(groups: tuple[int, ...], seed: int) -> dict[int, int]:
-    """In each group two random classes exchange labels."""
+    """Two random classes of each group exchange labels."""
     keys = np.random.PCG64(seed).random_raw(len(groups))  # raw bits: the same on every numpy
     flips: dict[int, int] = {}
     for group in sorted(set(groups)):
@@ -214,7 +223,7 @@ MAPS: dict[str, ClassMap] = {
     "cifar10": ClassMap(
         10,
         "Patrini et al. 2017",
-        "truck->automobile, bird->airplane, deer->horse, cat<->dog: the literature's one-way five",
+        "truck->automobile, bird->airplane, deer->horse, cat<->dog: the usual map, mostly one-way",
         0.5,
         lambda K, seed: {9: 1, 2: 0, 4: 7, 3: 5, 5: 3},
     ),
@@ -243,14 +252,14 @@ MAPS: dict[str, ClassMap] = {
     "block5-next": ClassMap(
         100,
         "Patrini et al. 2017, code",
-        "the next of five consecutive fine ids, circular: what most published code does",
+        "the next of five consecutive fine ids, circular: as in most published code",
         1.0,
         lambda K, seed: _next_in(_BLOCK5),
     ),
     "block5-pair": ClassMap(
         100,
         "Wang et al. 2019, code",
-        "two random of five consecutive fine ids, both ways",
+        "two random classes of five consecutive fine ids, both ways",
         0.4,
         lambda K, seed: _pair_in(_BLOCK5, seed),
         random=True,
@@ -264,7 +273,7 @@ MAPS: dict[str, ClassMap] = {
     ),
     "fashionmnist": ClassMap(
         10,
-        "our reading of Zhang & Sabuncu 2018",
+        "our interpretation of Zhang & Sabuncu 2018",
         "ankle boot->sneaker, sneaker->sandal, pullover->shirt, coat<->dress",
         0.5,
         lambda K, seed: {9: 7, 7: 5, 2: 6, 4: 3, 3: 4},
@@ -272,7 +281,7 @@ MAPS: dict[str, ClassMap] = {
     "next": ClassMap(
         None,
         "Tan et al. 2021 (Co-learning)",
-        "the next class of all, circular; any number of classes",
+        "the next class, circular; any number of classes",
         1.0,
         lambda K, seed: {k: (k + 1) % K for k in range(K)},
     ),
@@ -280,39 +289,39 @@ MAPS: dict[str, ClassMap] = {
 
 
 def class_map(name: str, num_classes: int) -> ClassMap:
-    """The named map. Raises UnknownName, or LanguageError if it is for another number of
+    """Returns the named map. Raises UnknownName, or LanguageError if it is for another number of
     classes.
     """
     if name not in MAPS:
         raise UnknownName("asymmetric map", name, MAPS, "noises asymmetric")
     if num_classes < 2:
-        raise LanguageError(f"labels that flip need two classes, the data have {num_classes}")
+        raise LanguageError(f"flipping labels needs two or more classes, got {num_classes}")
     if MAPS[name].num_classes not in (None, num_classes):
         raise LanguageError(
             f"map {name!r} is for {MAPS[name].num_classes} classes, the data have "
-            f"{num_classes}: name another --map"
+            f"{num_classes}: choose another --map"
         )
     return MAPS[name]
 
 
 _SHOWN = 12  # names in an error
-_ROOM, _WIDEST = 1 << 20, 64  # bytes that any matrix may have, and each of its numbers and names
+_ROOM, _WIDEST = 1 << 20, 64  # bytes: of any matrix, and of each number and name
 _DEPTH = 2  # a list of lists, a mapping of mappings
-_TOLERANCE = 1e-6  # by which a row's sum may miss 1
+_TOLERANCE = 1e-6  # of a row's sum
 
 
 def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) -> np.ndarray:
-    """T (K, K), rows = true class, in the order of `classes`.
+    """Reads T (K, K), rows = true class, in the order of `classes`.
 
-    .npy: a table. .csv: a table, bare or with class names or numbers above and at the left. .yaml:
-    a list of rows, or `true: {noisy: share}`, where a class without a row stays clean. Raises
-    DataError, naming the row.
+    .npy: an array. .csv: a table, optionally with class names or numbers in the first line and the
+    first column. .yaml: a list of rows, or `true: {noisy: share}`, where a class without a row does
+    not flip. Raises DataError, naming the row.
     """
     path = Path(file)
     check_table(len(classes))
     raw = read_checked(path, sha256, _ROOM + _WIDEST * len(classes) * (len(classes) + 1))
     if path.suffix not in (".csv", ".npy", ".yaml", ".yml"):
-        raise DataError(f"{path}: a matrix is a .csv, .npy or .yaml")
+        raise DataError(f"{path}: a matrix must be a .csv, .npy or .yaml file")
     try:
         if path.suffix == ".npy":
             table = read_npy(io.BytesIO(raw), len(raw))
@@ -321,27 +330,26 @@ def read_matrix(file: str, classes: Sequence[str], sha256: str | None = None) ->
         else:
             table = np.asarray(_from_yaml(raw, list(classes)))
         if table.dtype.kind not in "iuf":
-            raise ValueError(f"it holds {table.dtype}")
+            raise ValueError(f"it contains {table.dtype}")
         table = table.astype(np.float64)
     except (ValueError, TypeError, OverflowError, csv.Error) as error:
         raise DataError(
-            f"{path} is no matrix of numbers ({' '.join(str(error).split())})"
+            f"{path} is not a matrix of numbers ({' '.join(str(error).split())})"
         ) from None
     K = len(classes)
     if table.shape != (K, K):
         raise DataError(
-            f"{path} holds a table of shape {table.shape}; the data have {K} classes, "
-            f"so T must be ({K}, {K})"
+            f"{path} has shape {table.shape}; the data have {K} classes, so T must be ({K}, {K})"
         )
     for name, row in zip(classes, table, strict=True):
         if not np.isfinite(row).all():
-            raise DataError(f"{path}: row {name!r} holds a value that is not finite")
+            raise DataError(f"{path}: row {name!r} has a value that is not finite")
         if (row < 0).any():
-            raise DataError(f"{path}: row {name!r} holds a negative probability, {row.min():g}")
+            raise DataError(f"{path}: row {name!r} has a negative probability, {row.min():g}")
         if abs(row.sum() - 1) > _TOLERANCE:
             hint = "divide each row by its sum"
             if not row.any():
-                hint = "a class that never flips has 1 for itself"
+                hint = "a class that never flips has 1 on the diagonal"
             raise DataError(f"{path}: row {name!r} sums to {row.sum():.8g}, not to 1: {hint}")
     return table
 
@@ -359,7 +367,7 @@ def _from_csv(raw: bytes, classes: list[str]) -> Any:
         return [[float(cell) for cell in row] for row in rows]
     head, *rows = rows
     columns = numbers = _distinct_numbers(head[-K:], classes)
-    if len(rows[0]) == K + 1:  # names at the left, too
+    if len(rows[0]) == K + 1:  # names in the first column too
         numbers = _distinct_numbers([row[0] for row in rows], classes)
         rows = [row[1:] for row in rows]
     table = np.zeros((K, K))
@@ -371,10 +379,10 @@ def _from_csv(raw: bytes, classes: list[str]) -> Any:
 
 
 def _distinct_numbers(names: list[str], classes: list[str]) -> list[int]:
-    """The class number of each name. Raises ValueError for a class that stands twice."""
+    """The class number of each name. Raises ValueError for a class that occurs twice."""
     numbers = class_numbers(names, classes, names_win=True)
     if len(set(numbers)) < len(numbers):
-        raise ValueError(f"a class stands twice among {', '.join(names[:_SHOWN])}")
+        raise ValueError(f"a class occurs twice in {', '.join(names[:_SHOWN])}")
     return numbers
 
 
@@ -388,7 +396,7 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(f"not YAML: {getattr(error, 'problem', None) or error}") from None
     if not isinstance(root, yaml.CollectionNode):
-        raise ValueError("it is neither a list of rows nor a mapping of mappings")
+        raise ValueError("it must be a list of rows or a mapping of mappings")
     if isinstance(root, yaml.SequenceNode):
         return [
             [_share(share) for share in row.value]
@@ -400,7 +408,7 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
     numbers = _distinct_numbers([name.value for name, _ in root.value], classes)
     for number, (name, row) in zip(numbers, root.value, strict=True):
         if not isinstance(row, yaml.MappingNode):
-            raise ValueError(f"row {name.value!r} must be a mapping from noisy class to share")
+            raise ValueError(f"row {name.value!r} must map noisy classes to shares")
         columns = _distinct_numbers([noisy.value for noisy, _ in row.value], classes)
         table[number] = 0
         table[number, columns] = [_share(share) for _, share in row.value]
@@ -409,5 +417,5 @@ def _from_yaml(raw: bytes, classes: list[str]) -> Any:
 
 def _share(node: Any) -> float:
     if isinstance(node.value, list):
-        raise ValueError("a mapping or list stands in place of a number")
+        raise ValueError("expected a number, got a mapping or list")
     return float(node.value)

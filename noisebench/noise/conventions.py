@@ -1,9 +1,9 @@
-"""How each paper's experiments made their noise, as a table: `--convention sl2019 --asym 0.4` is
-what "asym 0.4" meant there.
+"""How each paper generates its noise: `--convention sl2019 --asym 0.4` is the noise that SL calls
+"asym 0.4".
 
-The texts say what the published code does, or where there is none the paper. `{rate}` is the
-paper's own number. Where a note says "the same labels in every run", their runs differ by the
-training alone: keep one noise seed.
+The texts follow the published code, or the paper if there is no code. `{rate}` is the paper's
+rate. "The same labels in every run" means that the paper's runs differ in training only: keep one
+noise seed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError, UnknownName
 
-_EVERY = ""  # a data set that the table does not name
+_EVERY = ""  # any other data set
 
 
 @dataclass(frozen=True)
 class Convention:
-    """One paper: by kind of noise and data set, the noise text; and the noisy validation split that
-    it holds out.
-    """
+    """The noise texts of a paper by kind of noise and data set, and its noisy validation split."""
 
     name: str
     paper: str
@@ -29,8 +27,8 @@ class Convention:
     val_split: str = "after"
 
     def text(self, kind: str, rate: float, dataset: str) -> str:
-        """The noise of this paper. Raises ConfigError where the paper has none of this kind on
-        these data.
+        """The paper's noise text. Raises ConfigError if the paper has no such noise on this data
+        set.
         """
         if kind not in self.texts:
             has = ", ".join(f"--{name}" for name in self.texts)
@@ -39,7 +37,7 @@ class Convention:
         text = texts.get(dataset, texts.get(_EVERY))
         if text is None:
             raise ConfigError(
-                f"{self.name} has no --{kind} noise on {dataset}; it has it on {', '.join(texts)}"
+                f"{self.name} has no --{kind} noise on {dataset}, only on {', '.join(texts)}"
             )
         return text.format(rate=repr(rate))
 
@@ -82,8 +80,8 @@ _EL = {
 _OF_A_SUBSET = "asymmetric(rate={rate}, map='cifar10', exact_over='set')"
 
 _SAME = "the same labels in every run"
-_EQUAL = "MNIST's symmetric changes the same number of every class"
-_DEPENDENT_NOTE = f"instance-dependent is not that of pdn2020: exactly rate of all images, {_SAME}"
+_EQUAL = "symmetric on MNIST changes the same number of labels in each class"
+_DEPENDENT_NOTE = f"instance-dependent: exactly rate of all images, unlike pdn2020; {_SAME}"
 
 CONVENTIONS = {
     row.name: row
@@ -91,59 +89,58 @@ CONVENTIONS = {
         Convention(
             "patrini2017",
             "Patrini et al. 2017, Loss Correction",
-            "each label by chance; CIFAR-100 in blocks of five consecutive ids; then a tenth is "
-            "held out",
+            "each label flips independently; CIFAR-100 in blocks of five consecutive ids; then "
+            "10 % validation split",
             {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE},
             0.1,
         ),
         Convention(
             "coteaching2018",
             "Han et al. 2018, Co-teaching",
-            f"each label by chance; {_SAME}",
+            f"each label flips independently; {_SAME}",
             {"sym": _EXCLUSIVE_BY_CHANCE, "pair": _PAIR_BY_CHANCE},
         ),
         Convention(
             "d2l2018",
             "Ma et al. 2018, Dimensionality-Driven Learning",
-            f"exactly rate of all examples, whatever their class; {_SAME}",
+            f"exactly rate of all examples, regardless of their class; {_SAME}",
             {"sym": _EXCLUSIVE_OF_A_SUBSET},
         ),
         Convention(
             "sl2019",
             "Wang et al. 2019, Symmetric Cross Entropy",
-            "CIFAR-100: in each block of five one random pair exchanges labels, so 0.4 is 16 % "
-            f"wrong; {_EQUAL}; {_SAME}",
+            "CIFAR-100: one random pair of each block of five exchanges labels, so that 0.4 means "
+            f"16 % incorrect labels; {_EQUAL}; {_SAME}",
             {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _SL},
         ),
         Convention(
             "apl2020",
             "Ma et al. 2020, Normalized Loss Functions (APL)",
-            "CIFAR-10's asymmetric picks from labels already changed: at 0.4 only 24 % of the "
-            "cats become "
-            "dogs (how many flip back is exact here, chance there), MNIST and CIFAR-100 each "
-            "label by "
-            f"chance; {_EQUAL}",
+            "asymmetric on CIFAR-10 selects from labels that it has already changed: at 0.4 only "
+            "24 % of the cats become dogs (the number that flips back is exact here, random in "
+            "their code); on MNIST and CIFAR-100 each label flips independently; "
+            f"{_EQUAL}",
             {"sym": _EXCLUSIVE_OR_EQUAL, "asym": _IN_PLACE},
         ),
         Convention(
             "jocor2020",
             "Wei et al. 2020, JoCoR",
-            f"each label by chance; {_SAME}",
+            f"each label flips independently; {_SAME}",
             {"sym": _EXCLUSIVE_BY_CHANCE, "asym": _BY_CHANCE, "pair": _PAIR_BY_CHANCE},
         ),
         Convention(
             "dividemix2020",
             "Li et al. 2020, DivideMix",
-            "symmetric includes the true class, so 0.5 is 45 % wrong on ten classes; exactly "
-            f"rate of all examples is sampled anew; {_SAME}",
+            "symmetric includes the true class, so that 0.5 means 45 % incorrect labels with ten "
+            f"classes; exactly rate of all examples is resampled; {_SAME}",
             {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": {"cifar10": _OF_A_SUBSET}},
         ),
         Convention(
             "elr2020",
             "Liu et al. 2020, Early-Learning Regularization",
-            "symmetric includes the true class; CIFAR-10's asymmetric picks from labels already "
-            "changed, "
-            "CIFAR-100's each label by chance; a tenth is held out first, and corrupted too",
+            "symmetric includes the true class; asymmetric on CIFAR-10 selects from labels that it "
+            "has already changed, on CIFAR-100 each label flips independently; 10 % validation "
+            "split, sampled first and corrupted too",
             {"sym": _INCLUSIVE_OF_A_SUBSET, "asym": _CIFAR_IN_PLACE},
             0.1,
             "before",
@@ -151,17 +148,16 @@ CONVENTIONS = {
         Convention(
             "pdn2020",
             "Xia et al. 2020, Part-dependent Label Noise",
-            "each image's own rate is from a normal around the rate, truncated to [0, 1]; its "
-            "likely "
-            "mistakes come from raw bytes, so most images of a class share one; then a tenth is "
-            "held out",
+            "each image's rate is sampled from a normal around rate, truncated to [0, 1]; its "
+            "incorrect labels depend on raw bytes, so that most images of a class share one; then "
+            "10 % validation split",
             {"idn": {_EVERY: "pdn(rate={rate}, pixels='bytes')"}},
             0.1,
         ),
         Convention(
             "alf2021",
             "Zhou et al. 2021, Asymmetric Loss Functions",
-            f"as apl2020, but MNIST's symmetric each label by chance; {_SAME}",
+            f"as apl2020, but symmetric on MNIST flips each label independently; {_SAME}",
             {
                 "sym": {**_EXCLUSIVE, "mnist": "symmetric(rate={rate}, exact=False)"},
                 "asym": _IN_PLACE,
@@ -170,7 +166,7 @@ CONVENTIONS = {
         Convention(
             "cleanlab2021",
             "Northcutt et al. 2021, cleanlab's benchmarking",
-            "the count of each pair of classes is rounded down; for a matrix of your own "
+            "the count of each pair of classes is rounded down; for your own matrix use "
             "--noise \"matrix(file='T.csv', exact_over='pair')\"",
             {
                 "sym": _BY_PAIR,
@@ -181,11 +177,10 @@ CONVENTIONS = {
         Convention(
             "gjs2021",
             "Englesson & Azizpour 2021, Generalized Jensen-Shannon",
-            "symmetric includes the true class, so 0.4 is 36 % wrong on ten classes; CIFAR-10's "
-            "asymmetric "
-            "picks from labels already changed, as in apl2020; CIFAR-100's is circular in the "
-            "true "
-            "superclasses and changes exactly rate of all examples",
+            "symmetric includes the true class, so that 0.4 means 36 % incorrect labels with ten "
+            "classes; asymmetric on CIFAR-10 selects from labels that it has already changed, as "
+            "in apl2020; on CIFAR-100 it is circular in the true superclasses and changes exactly "
+            "rate of all examples",
             {
                 "sym": _INCLUSIVE_OF_A_SUBSET,
                 "asym": {
@@ -197,25 +192,23 @@ CONVENTIONS = {
         Convention(
             "anl2023",
             "Ye et al. 2023, Active Negative Loss",
-            "the count of each pair of classes is rounded down: symmetric 0.1 on CIFAR-100 is no "
-            "noise at all",
+            "the count of each pair of classes is rounded down: symmetric 0.1 on CIFAR-100 changes "
+            "no label",
             {"sym": _BY_PAIR, "asym": _ANL},
         ),
         Convention(
             "el2023",
             "Cui et al., Equal Loss",
-            "by the paper's text: four pairs of CIFAR-10 exchange labels (0.4 is 32 % wrong), two "
-            "random classes of each true superclass "
-            "of CIFAR-100 (16 %); its baselines were copied from sl2019",
+            "by the paper's text: four pairs of CIFAR-10 exchange labels (0.4 means 32 % incorrect "
+            "labels), and two random classes of each true superclass of CIFAR-100 (16 %); its "
+            "baselines were copied from sl2019",
             {"sym": _EXCLUSIVE, "asym": _EL},
         ),
         Convention(
             "logitclip2023",
             "Wei et al. 2023, LogitClip",
-            "exactly rate of all examples is sampled anew; CIFAR-100's asymmetric goes to the "
-            "next "
-            "of all "
-            f"classes; {_DEPENDENT_NOTE}; for its open-set noise "
+            "exactly rate of all examples is resampled; asymmetric on CIFAR-100 flips to the next "
+            f"of all classes; {_DEPENDENT_NOTE}; for its open-set noise use "
             "--noise \"openset(rate=0.4, source='cifar100', exact_over='set')\"",
             {
                 "sym": _EXCLUSIVE_OF_A_SUBSET,
@@ -245,8 +238,8 @@ CONVENTIONS = {
         Convention(
             "lnltoolbox",
             "LNL-toolbox",
-            "symmetric is its default 'global': exactly rate of all examples, whatever their "
-            "class; pair flips each label by chance",
+            "symmetric is its default 'global': exactly rate of all examples, regardless of their "
+            "class; pair flips each label independently",
             {"sym": _EXCLUSIVE_OF_A_SUBSET, "pair": _PAIR_BY_CHANCE},
         ),
     )
@@ -254,7 +247,7 @@ CONVENTIONS = {
 
 
 def find_convention(name: str) -> Convention:
-    """The row of a name. Raises UnknownName."""
+    """Returns the convention of this name. Raises UnknownName."""
     if name not in CONVENTIONS:
         raise UnknownName("convention", name, CONVENTIONS, "conventions")
     return CONVENTIONS[name]

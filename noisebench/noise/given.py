@@ -1,5 +1,5 @@
-"""Noise that is not sampled: human annotations, labels of a file, and reviewed labels; and open-set
-noise, images of no class.
+"""Noise that is not sampled: human annotations, label files and reviewed labels; and open-set
+noise, images that belong to no class.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
     option=NoiseOption(
         "--human",
         "COLUMN",
-        "Human annotations: CIFAR-N's worse, aggre, random1 ...",
+        "Human annotations of CIFAR-N: worse, aggre, random1, ...",
         parameter="column",
     ),
     overall="9.01 % (aggre) to 40.21 % (worse)",
@@ -63,11 +63,13 @@ def _complete_human(values: dict[str, Value]) -> dict[str, Value]:
     drawn=False,
 )
 def human(examples: Examples, column: str) -> NoisyLabels:
-    """Human annotations: CIFAR-10N's and CIFAR-100N's published columns.
+    """Human annotations: the published labels of CIFAR-10N and CIFAR-100N.
 
-    column: on cifar10 aggre_label, random_label1, random_label2, random_label3 or worse_label; on
-    cifar100 noisy_label; on cifar20 noisy_coarse_label. The file is <data-dir>/CIFAR-10_human.pt or
-    CIFAR-100_human.pt (CC BY-NC 4.0).
+    Read from <data-dir>/CIFAR-10_human.pt or CIFAR-100_human.pt (CC BY-NC 4.0), downloaded if
+    missing.
+
+    - column: the set of labels. cifar10: aggre_label, random_label1, random_label2, random_label3
+      or worse_label; cifar100: noisy_label; cifar20: noisy_coarse_label.
     """
     return NoisyLabels(examples.sources.human(column))
 
@@ -77,30 +79,32 @@ def human(examples: Examples, column: str) -> NoisyLabels:
     option=NoiseOption(
         "--labels",
         "FILE",
-        "Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN for the "
-        "column of labels; the column of indices, paths or file names is the key. Or 'own': the "
+        "Label file (.csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt), or FILE:COLUMN to name the "
+        "column of labels. The column of indices, paths or file names is the key. 'own': the "
         "data set's labels unchanged.",
         parameter="file",
     ),
-    overall="as recorded",
-    paper="anyone's own labels",
+    overall="as given",
+    paper="your own labels",
     drawn=False,
 )
 def imported(examples: Examples, file: str, sha256: str | None = None) -> NoisyLabels:
-    """Labels of a file (.csv, .tsv, .txt, .json, .npy, .npz, .pt); or own, the data set's labels
-    unchanged.
+    """Labels from a file, or the data set's own labels unchanged.
 
-    The column whose cells are the examples' indices, paths or file names is the key, whatever it is
-    called; FILE:COLUMN names the column of labels. Without a key the labels come in the order of
-    the examples. What the file does not label is not trained on. True labels are the file's if it
-    has them, else those of a catalogue's data set; otherwise they are unknown. sha256: how the
-    file's checksum must begin; a manifest says it.
+    The column whose cells are the examples' indices, paths or file names is the key, regardless of
+    its name. Without a key, labels must be in the order of the examples. Examples without a label
+    are excluded from training. True labels come from the file if it has them, else from a built-in
+    data set; otherwise they are unknown.
+
+    - file: a .csv, .tsv, .txt, .json, .jsonl, .npy, .npz or .pt, FILE:COLUMN to name the column of
+      labels, or own.
+    - sha256: prefix of the file's checksum, which is verified; manifests contain it.
     """
     return examples.sources.imported(file, sha256)
 
 
 def label_file_of(noise: str) -> str | None:
-    """The FILE or FILE:COLUMN of imported labels; None for other noise, and for the data set's own
+    """The FILE or FILE:COLUMN of imported labels; None for other noise and for the data set's own
     labels.
     """
     call = parse_noise(noise)
@@ -112,7 +116,11 @@ def label_file_of(noise: str) -> str | None:
 
 @register_noise(
     short="open",
-    option=NoiseOption("--openset", "RATE", "This share of images comes from --source."),
+    option=NoiseOption(
+        "--openset",
+        "RATE",
+        "Open-set noise: share of images replaced by --source.",
+    ),
     overall="rate",
     paper="Wang et al. 2018",
     fill_defaults=complete_counts,
@@ -126,14 +134,19 @@ def openset(
     exact: bool = True,
     exact_over: Annotated[str | None, OneOf(OVER[:2])] = None,
 ) -> NoisyLabels:
-    """A share of the images is replaced by images of another data set; all of their labels stay and
-    are incorrect.
+    """Open-set noise: a share of the images is replaced by images of another data set.
 
-    source: another data set, by name or path, whose training images are taken, none twice while
-    they last. closed: class-conditional noise on the labels of the images that stay, such as
-    symmetric(rate=0.2). exact: the number of replaced images per class is the expected one,
-    rounded; else each is replaced by itself. exact_over: class (the default); set: exactly rate of
-    all images, whatever their class (LogitClip).
+    The replaced images keep their labels, all of which are incorrect.
+
+    - closed: class-conditional noise for the labels of the other images, such as
+      symmetric(rate=0.2).
+    - rate: share of replaced images.
+    - source: the other data set, by name or path. Its training images are used, each once before
+      any is used again.
+    - exact: if true, the number of replaced images per class equals the expected number, rounded;
+      otherwise each image is replaced independently.
+    - exact_over: class (default), or set: exactly rate of all images, regardless of their class
+      (LogitClip).
     """
     labels, seed = examples.labels, examples.seed
     order = uniforms((seed, REPLACED), len(labels))
@@ -152,7 +165,7 @@ def openset(
     replaced = np.full(len(labels), -1, np.int64)
     facts, size = examples.sources.other(source)
     count = int(chosen.sum())
-    rounds = [  # images of the other set, none twice before all were used
+    rounds = [  # each image of the other set is used once before any is used again
         np.argsort(uniforms((seed, REPLACEMENTS, number), size), kind="stable")
         for number in range(-(-count // size))
     ]
@@ -161,7 +174,7 @@ def openset(
         return NoisyLabels(labels.copy(), nominal_rate=rate, source=replaced, facts=facts)
     if not is_class_conditional(closed):
         raise LanguageError(
-            f"openset takes class-conditional noise for the images that stay, got {closed}"
+            f"openset: the noise for the other images must be class-conditional, got {closed}"
         )
     model = build_noise(closed, examples.num_classes, examples.classes)
     parts, _ = grouped(chosen.astype(np.int64), 2, examples.parts)
@@ -175,7 +188,7 @@ def openset(
 
 
 @register_noise(
-    overall="what is left", paper="anyone's own review", drawn=False, afterwards=True, within="any"
+    overall="what remains", paper="your own review", drawn=False, afterwards=True, within="any"
 )
 def reviewed(
     examples: Examples,
@@ -184,25 +197,28 @@ def reviewed(
     suspects: str,
     sha256: str | None = None,
 ) -> NoisyLabels:
-    """Labels after a review: a list of label issues, by evaluate --suspects, less the lines whose
-    label is correct.
+    """Labels after a review of label issues, listed by `noisebench evaluate --suspects`.
 
-    action: relabel, each listed example gets the label predicted there; drop, none of them is
-    trained on. suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt,
-    .json). sha256: how its checksum must begin; a manifest says it.
+    Delete the lines whose given label is correct from the list first.
+
+    - noise: the noise before the review.
+    - action: relabel, each listed example gets its predicted label; or drop, the listed examples
+      are excluded from training.
+    - suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt, .json).
+    - sha256: prefix of the list's checksum, which is verified; manifests contain it.
     """
     noisy = apply(noise, examples)
     return after_review(noisy, action, examples.sources.review(suspects, sha256, noisy.labels))
 
 
 def after_review(noisy: NoisyLabels, action: str, review: Review) -> NoisyLabels:
-    """Labels once the review of their list is applied; no model of what is left is known."""
+    """Applies a reviewed list to noisy labels; the nominal rate and T of the result are unknown."""
     facts = {key: value for key, value in noisy.facts.items() if key != "rates"}
     left = replace(noisy, nominal_rate=None, transition=None, facts=facts)
     if action == RELABEL:
         if review.suggested is None:
             raise DataError(
-                "the list predicts no labels: drop what it lists, or give a table "
+                "the list has no predicted labels: drop the listed examples, or use a table "
                 "with a column predicted_label"
             )
         labels = noisy.labels.copy()

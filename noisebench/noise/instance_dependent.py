@@ -1,5 +1,5 @@
-"""Instance-dependent noise: which examples are mislabelled, and as what, depends on the image.
-Rows of probabilities in pieces.
+"""Instance-dependent noise: the probability of each incorrect label depends on the image. Rows of
+probabilities are computed in chunks.
 """
 
 from __future__ import annotations
@@ -18,19 +18,17 @@ from ..metrics.predictions import Teaching
 from .registry import Examples, NoiseOption, NoisyLabels, register_noise
 from .sampling import Rows, choose, chunks, grouped, members, sample, uniforms
 
-_PIXELS = 1 << 22  # numbers held at a time: of images, of W, and of a tile of images
-_ENDLESS = 1e12  # a factor at which no label is kept
-_BORDER = 4  # pixels around an image that a training view is cut from
+_PIXELS = 1 << 22  # numbers in memory at a time: of images, of W, and of a tile of images
+_ENDLESS = 1e12  # a factor at which no label stays
+_BORDER = 4  # pixels of padding before a training view is cropped
 
+# examples (n,) -> their images (n, H, W, C), uint8
 ImageRows: TypeAlias = Callable[[np.ndarray], np.ndarray]
-"""Which examples (n,) -> their images (n, H, W, C), uint8."""
-
-
-PIXELS = ("normalised", "bytes")  # what pdn reads of an image
+PIXELS = ("normalised", "bytes")  # how pdn scales the pixels
 
 
 def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
-    """Normalised pixels go without saying."""
+    """Omits the default of `pixels`."""
     return {**values, "pixels": None} if values["pixels"] == PIXELS[0] else values
 
 
@@ -39,8 +37,8 @@ def _complete_pdn(values: dict[str, Value]) -> dict[str, Value]:
     option=NoiseOption(
         "--idn",
         "RATE",
-        "Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or a "
-        "teacher's with --predictions (plc).",
+        "Instance-dependent noise: part-dependent (pdn), a paper's own with --convention, or "
+        "based on a teacher's --predictions (plc).",
     ),
     overall="about rate",
     paper="Xia et al. 2020",
@@ -52,17 +50,22 @@ def pdn(
     std: Annotated[float, Interval("(0, inf)")] = 0.1,
     pixels: Annotated[str | None, OneOf(PIXELS)] = None,
 ) -> NoisyLabels:
-    """Part-dependent noise: each image has its own rate and its own likely mistakes.
+    """Part-dependent noise: each image has its own noise rate and its own likely incorrect labels.
 
-    An image's rate q is drawn from a normal of mean `rate` and deviation `std`, truncated to [0,
-    1], so that the overall rate lies a little above a small `rate`; 0 is no noise. Its mistakes
-    have q * softmax(x W) over the other classes, x the flattened image, W (pixels, K) standard
-    normal, one for each true class. pixels: normalised (the default), x has mean 0 and deviation 1
-    in each channel over the set, as in the code of Co-learning; bytes, x is 0 to 255, as in the
-    authors' own generator (--convention pdn2020). The mean of bytes is far from 0, so most images
-    of a class share one mistake: on CIFAR-10 it takes 58 to 77 % of a class's incorrect labels, by
-    the seed, with normalised pixels about a quarter. The instance-dependent noise of LogitClip,
-    epsilon-softmax and JAL is another one: `dependent`.
+    An image's rate q is sampled from a normal distribution with mean rate and standard deviation
+    std, truncated to [0, 1]; for a small rate the overall rate is therefore slightly larger. The
+    incorrect labels have the probabilities q * softmax(x W) over the other classes, where x is the
+    flattened image and W (pixels, K) is standard normal, one for each true class.
+
+    - rate: mean noise rate of an image; 0 is no noise.
+    - std: standard deviation of the rates.
+    - pixels: normalised (default), x has mean 0 and deviation 1 per channel over the data set, as
+      in the code of Co-learning; or bytes, x is 0 to 255, as in the authors' generator
+      (--convention pdn2020).
+
+    With bytes, whose mean is far from 0, most images of a class get the same incorrect label: on
+    CIFAR-10 58 to 77 % of a class's incorrect labels, depending on the seed; with normalised pixels
+    about 25 %. LogitClip, epsilon-softmax and JAL use another noise, `dependent`.
     """
     images, n = examples.sources.images(), len(examples.labels)
     rates = (
@@ -74,17 +77,18 @@ def pdn(
 
 @register_noise(overall="rate", paper="Wei et al. 2023, LogitClip, code")
 def dependent(examples: Examples, rate: Rate) -> NoisyLabels:
-    """Exactly rate of all images are wrong; a random linear map of an image decides its wrong
-    label.
+    """Exactly rate of all labels are incorrect; a random linear map of the image decides which.
 
-    The "dependent" noise of LogitClip, epsilon-softmax and JAL (--convention logitclip2023,
-    epssoftmax2024, jal2025), by their code. Unlike `pdn`, no image has a rate of its own. The label
-    of a wrong image is drawn from softmax(x W) over the other classes, x the flattened image, W
-    (pixels, K) standard normal, one for each true class and the same for every rate. As in their
-    code, x is a training view: flipped by chance, cut at random from the image with 4 black pixels
-    around it, and normalised by channel over the set (checked against their labels of CIFAR-10;
-    CIFAR-100's were not, and Epsilon-Softmax's code would rotate those images too). They store one
-    file of labels for each rate and use it for every seed: keep one --noise-seed.
+    The "dependent" noise of the code of LogitClip, epsilon-softmax and JAL (--convention
+    logitclip2023, epssoftmax2024, jal2025). Unlike `pdn`, images have no rate of their own. An
+    incorrect label is sampled from softmax(x W) over the other classes, where x is the flattened
+    image and W (pixels, K) is standard normal, one for each true class and the same for every rate.
+    As in their code, x is a training view: flipped at random, randomly cropped after padding with 4
+    black pixels, and normalised per channel over the data set. This was checked against their
+    labels of CIFAR-10, not of CIFAR-100, whose images Epsilon-Softmax's code also rotates. The
+    papers use one file of labels per rate for every seed: keep one --noise-seed.
+
+    - rate: share of incorrect labels.
     """
     seed, n = examples.seed, len(examples.labels)
     images = examples.sources.images()
@@ -108,12 +112,12 @@ def _part_dependent(
     images: ImageRows,
     statistics: tuple[np.ndarray, np.ndarray],
 ) -> Rows:
-    """Rows of probabilities: an image is wrong with probability `wrong` (N,), then by softmax(x
-    W).
+    """Rows of probabilities: an image is mislabelled with probability `wrong` (N,), and then gets a
+    label by softmax(x W).
     """
     labels, K = examples.labels, examples.num_classes
     if K < 2:
-        raise LanguageError(f"part-dependent noise needs two classes, the data have {K}")
+        raise LanguageError(f"part-dependent noise needs two or more classes, got {K}")
     size = _images_at_a_time(images)
     mean, deviation = statistics
     for k, of_class in enumerate(members(labels, K)):
@@ -135,7 +139,7 @@ def _part_dependent(
 
 
 def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
-    """The images, each flipped by chance and cut at random from itself with a black border."""
+    """The images, each flipped at random and randomly cropped after padding with black."""
     num_offsets = 2 * _BORDER + 1
     down, across = ((uniforms((seed, VIEWS, axis), n) * num_offsets).astype(int) for axis in (0, 1))
     flipped = uniforms((seed, VIEWS, 2), n) < 0.5
@@ -153,7 +157,7 @@ def _training_views(images: ImageRows, n: int, seed: int) -> ImageRows:
 
 
 def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray:
-    """Uniform numbers (n,) -> a normal truncated to [0, 1], by its inverse distribution."""
+    """Uniform numbers (n,) -> a normal truncated to [0, 1], by the inverse CDF."""
     normal = NormalDist(mean, std)
     low, high = normal.cdf(0), normal.cdf(1)
     tiny = np.finfo(float).tiny
@@ -164,8 +168,8 @@ def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray
 
 
 def _channel_statistics(images: ImageRows, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and deviation of each channel over all images, in bytes, from exact counts of every byte
-    value.
+    """Mean and standard deviation of each channel over all images, in bytes, from exact counts of
+    each byte value.
     """
     counts = np.zeros((images(np.arange(1)).shape[3], 256), np.int64)
     for part in chunks(n, _images_at_a_time(images)):
@@ -176,7 +180,7 @@ def _channel_statistics(images: ImageRows, n: int) -> tuple[np.ndarray, np.ndarr
         ]
     values, count = np.arange(256), counts[0].sum()
     mean = counts @ values / count
-    # an even image stays finite
+    # images of a single colour stay finite
     return mean, np.sqrt(np.maximum(counts @ values**2 / count - mean**2, 1.0))
 
 
@@ -191,7 +195,7 @@ def _scores(
     seed: tuple[int, ...],
     num_classes: int,
 ) -> np.ndarray:
-    """x W (n, K) for images (n, D); W is made a few rows at a time, the same however many."""
+    """x W (n, K) for images (n, D); W is generated a few rows at a time."""
     scores = np.zeros((len(pixels), num_classes))
     for part in chunks(pixels.shape[1], max(1, _PIXELS // max(num_classes, len(pixels)))):
         x = (pixels[:, part] - mean[part]) / deviation[part]
@@ -200,8 +204,8 @@ def _scores(
 
 
 def _normals(seed: tuple[int, ...], rows: slice, columns: int) -> np.ndarray:
-    """Some rows of a standard normal table, by Box and Muller from raw bits: the same on every
-    numpy.
+    """Some rows of a standard normal table, by Box and Muller from raw bits: the same with every
+    numpy version.
     """
     words = (
         np.random.PCG64(seed)
@@ -212,20 +216,20 @@ def _normals(seed: tuple[int, ...], rows: slice, columns: int) -> np.ndarray:
     return (np.sqrt(-2 * np.log(u[:, 0])) * np.cos(2 * np.pi * u[:, 1])).reshape(-1, columns)
 
 
+# Probability of the teacher's first class as label, by its margin over the second: 1 minus the
+# paper's tau.
 _KEPT: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "I": lambda gap: 0.5 + gap**2 / 2,
     "II": lambda gap: gap**3,
     "III": lambda gap: (gap**3 + gap**2 + gap) / 3,
 }
-"""How likely the first class keeps the label, by its lead over the second: 1 minus the paper's tau.
-"""
 
 
 def _complete_plc(values: dict[str, Value]) -> dict[str, Value]:
     if (values["rate"] is None) == (values["factor"] is None):
         raise LanguageError(
-            "plc needs rate (the overall share of wrong labels) or factor (the "
-            "authors' constant), one of them"
+            "plc needs either rate (the overall share of incorrect labels) or factor (the "
+            "authors' constant)"
         )
     return values
 
@@ -240,16 +244,20 @@ def plc(
     factor: Annotated[float | None, Interval("(0, inf)")] = None,
     sha256: str | None = None,
 ) -> NoisyLabels:
-    """Polynomial-margin-diminishing noise: labels flip where a teacher wavers between its first and
-    second class.
+    """Polynomial-margin-diminishing noise: the smaller a teacher's margin, the likelier a flip.
 
     The given label is the teacher's first class with probability (1 - tau) / factor, else its
-    second, whatever the true label, as in the authors' code; so the teacher's own mistakes are
-    incorrect labels too. With the lead d of the first class, tau is I: (1 - d^2) / 2, II: 1 - d^3,
-    III: 1 - (d^3 + d^2 + d) / 3. predictions: a file by `noisebench evaluate RUN --predictions
-    FILE`, or probabilities (N, K) as .npy. rate: the overall share of incorrect labels that the
-    factor is solved for; or give the factor (the paper's tables: 0.35 on CIFAR-10 is 1.43, 1.32,
-    1.35). sha256: how the file's checksum must begin; a manifest says it.
+    second, regardless of the true label, as in the authors' code; the teacher's own errors are
+    therefore incorrect labels too.
+
+    - predictions: a file written by `noisebench evaluate RUN --predictions FILE`, or probabilities
+      (N, K) as .npy.
+    - kind: tau as a function of the margin d. I: (1 - d^2) / 2; II: 1 - d^3;
+      III: 1 - (d^3 + d^2 + d) / 3.
+    - rate: overall share of incorrect labels, for which the factor is solved.
+    - factor: the factor itself, instead of rate. For 0.35 on CIFAR-10 the paper has 1.43, 1.32 and
+      1.35.
+    - sha256: prefix of the file's checksum, which is verified; manifests contain it.
     """
     teacher = examples.sources.teacher(predictions, sha256)
     if factor is None:
@@ -261,7 +269,7 @@ def plc(
 
 
 def _kept(teacher: Teaching, kind: str, factor: float, part: slice = slice(None)) -> np.ndarray:
-    """How likely each example is recorded as the teacher's first class (n,)."""
+    """Probability (n,) that the label is the teacher's first class."""
     p = teacher.p[part]
     return np.clip(_KEPT[kind](np.clip(p[:, 0] - p[:, 1], 0, 1).astype(np.float64)) / factor, 0, 1)
 
@@ -278,12 +286,11 @@ def _margin_rows(
 
 
 def _solve(teacher: Teaching, labels: np.ndarray, kind: str, rate: float) -> float:
-    """The factor at which the expected share of incorrect labels is `rate`; of several the largest.
-    Raises LanguageError.
+    """The largest factor at which the expected share of incorrect labels is `rate`. Raises
+    LanguageError if there is none.
 
-    Of the labels that turn out right, those of wavering examples number A + B / factor, where A and
-    B change only at the factors that some example's `kept` equals: between two of these the factor
-    follows in closed form.
+    The expected number of correct labels is A + B / factor, where A and B change only at factors
+    that equal `kept` of an example: between two of these the factor follows in closed form.
     """
     kept = _kept(teacher, kind, 1.0)
     first, second = teacher.classes[:, 0] == labels, teacher.classes[:, 1] == labels
@@ -298,7 +305,7 @@ def _solve(teacher: Teaching, labels: np.ndarray, kind: str, rate: float) -> flo
     if not len(crossed):
         shares = 1 - (second.sum() + right) / len(labels)
         raise LanguageError(
-            "plc: with this teacher the overall rate lies between "
+            "plc: with this teacher rate must be between "
             f"{shares.min():.4f} and {shares.max():.4f}, got {rate}"
         )
     at = crossed[-1] + 1

@@ -1,8 +1,8 @@
-"""The registry of noise models, and from a text to a transition matrix.
+"""The registry of noise models; noise texts are parsed and turned into transition matrices here.
 
-A model is a function whose first parameters come from the code: with `num_classes` (and `classes`,
-their names) it is class-conditional and returns T (K, K); with `examples` it depends on each
-example and returns `NoisyLabels`.
+A model is a function. If its first parameter is `num_classes` (optionally followed by `classes`,
+their names), it is class-conditional and returns T (K, K). If its first parameter is `examples`, it
+depends on each example and returns `NoisyLabels`. These parameters are supplied by the code.
 """
 
 from __future__ import annotations
@@ -22,16 +22,33 @@ from ..errors import LanguageError, UnknownName
 from ..metrics.predictions import Teaching
 from .sampling import Seed, sample
 
-FILES = ("file", "predictions", "suspects")  # parameters that name a file
+FILES = ("file", "predictions", "suspects")  # parameters whose value is a file
 NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
 register_noise = NOISES.register
+"""Decorator that registers a function as a noise; its name is usable in `--noise`.
+
+    @register_noise(overall="rate", paper="Doe 2026")
+    def to_first(num_classes: int, rate: float) -> np.ndarray:
+        '''Each label becomes class 0 with probability rate.'''
+        T = (1 - rate) * np.eye(num_classes)
+        T[:, 0] += rate
+        return T
+
+Class-conditional noise takes `num_classes` (and `classes`, their names) and returns T (K, K), rows
+= true class. Noise that depends on each example takes `examples`, an `Examples`, and returns
+`NoisyLabels`. All other parameters are set in the noise text. Keywords: `name`, default the
+function's; `overall`, the overall share of incorrect labels in words; `paper`; `short`, the name in
+tables; `option`, a `NoiseOption`; `version`, to be raised when results change; `aliases`;
+`fill_defaults`, a function that completes the parameters. Raises LanguageError for a name that
+exists or is not letters, digits and _.
+"""
 
 
 @dataclass(frozen=True)
 class NoiseOption:
     """The short option of a noise on the command line: `--sym 0.4` is `symmetric(rate=0.4)`.
 
-    parameter: the one that the option's value sets, a rate where none is named.
+    parameter: the parameter that the option's value sets; default `rate`.
     """
 
     flag: str
@@ -41,13 +58,13 @@ class NoiseOption:
 
 
 def noise_options() -> dict[str, Entry]:
-    """The noises that have a short option, by its name: `{"sym": <symmetric>, ...}`."""
+    """Noises that have a short option, by its name: `{"sym": <symmetric>, ...}`."""
     return {entry.facts["option"].flag[2:]: entry for entry in NOISES if "option" in entry.facts}
 
 
 def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
     """The noise text of a short option: `("sym", 0.4, inclusive=True)` ->
-    `symmetric(rate=0.4, inclusive=True)`. None among the parameters is left out.
+    `symmetric(rate=0.4, inclusive=True)`. Parameters that are None are omitted.
     """
     entry = noise_options()[name]
     given = ((key, value) for key, value in parameters.items() if value is not None)
@@ -55,12 +72,12 @@ def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
 
 
 class NoiseInputs(Protocol):
-    """What a noise may read beside the true labels: the images, a teacher's predictions, labels of
+    """Inputs of a noise other than the true labels: the images, a teacher's predictions, label
     files.
     """
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
-        """Maps examples (n,) to their images (n, H, W, C), uint8."""
+        """Returns a function from examples (n,) to their images (n, H, W, C), uint8."""
 
     def images_sha256(self) -> str:
         """The fingerprint of all images."""
@@ -71,8 +88,8 @@ class NoiseInputs(Protocol):
         """A published column of given labels (N,)."""
 
     def imported(self, path: str, sha256: str | None) -> NoisyLabels:
-        """The labels of a file, with true ones (N,), -1 where unknown; examples without a label are
-        left out.
+        """The labels of a file, with true labels (N,), -1 where unknown; examples without a label
+        are excluded.
         """
 
     def other(self, dataset: str) -> tuple[dict[str, Any], int]:
@@ -81,13 +98,13 @@ class NoiseInputs(Protocol):
         """
 
     def review(self, path: str, sha256: str | None, given: np.ndarray) -> Review:
-        """A reviewed list of label issues among given labels (N,)."""
+        """A reviewed list of label issues for the given labels (N,)."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The input of a noise: the true labels (N,) and `sources`. seed: of everything random; exact
-    counts are exact in each of the `parts` (N,), if there are any.
+    """The input of a noise: the true labels (N,), a seed, and further inputs (`sources`). With
+    `parts` (N,), exact counts are exact within each part.
     """
 
     labels: np.ndarray
@@ -100,12 +117,13 @@ class Examples:
 
 @dataclass(frozen=True)
 class NoisyLabels:
-    """Noisy labels (N,) and what is known of them; `clean`: true labels where they come with them,
-    -1 unknown.
+    """Noisy labels (N,) with what is known about them.
 
-    source (N,): the image of another data set, -1 where the example keeps its own. nominal_rate: as
-    its author writes it. dropped (N,): not trained on. left_out (N,): those of the dropped that are
-    not held out for validation either, since they have no label.
+    nominal_rate: the rate as typed. transition: T (K, K), if the noise is class-conditional. clean
+    (N,): true labels that come with the noisy ones, -1 where unknown. source (N,): index of the
+    image of another data set, -1 where the example keeps its own. facts: further keys of the
+    manifest's header. dropped (N,): excluded from training. left_out (N,): dropped examples without
+    a label, which are excluded from the validation split too.
     """
 
     labels: np.ndarray
@@ -120,8 +138,8 @@ class NoisyLabels:
 
 @dataclass(frozen=True)
 class Review:
-    """A reviewed list of label issues: its examples (m,), the label predicted for each, None where
-    it predicts none, and sentences on how the list was read.
+    """A reviewed list of label issues: its examples (m,), the predicted label of each (None if the
+    list has none), and notes on how the list was read.
     """
 
     examples: np.ndarray
@@ -131,12 +149,12 @@ class Review:
 
 @dataclass(frozen=True)
 class ClassNoise:
-    """Class-conditional noise: the transition T (K, K), rows = true class, and how counts are
-    sampled.
+    """Class-conditional noise: the transition matrix T (K, K), rows = true class, and how counts
+    are sampled.
     """
 
     transition: np.ndarray
-    # as its author writes it; the overall share of incorrect labels is another number
+    # as typed; the overall share of incorrect labels can differ
     rate: float | None
     exact: bool
     exact_over: str
@@ -155,27 +173,27 @@ class ClassNoise:
 
 
 def normal_noise(text: str | Expression) -> Call:
-    """The one form of a noise text, in the language or in the short notation of tables; raises
-    LanguageError for a sum.
+    """The canonical form of a noise text, given in the language or in the short notation of tables.
+    Raises LanguageError for a sum.
     """
     call = NOISES.normal(parse_noise(text) if isinstance(text, str) else text)
     if not isinstance(call, Call):
-        raise LanguageError(f"noise is one model, not a sum: {call}")
+        raise LanguageError(f"a noise must be a single model, not a sum: {call}")
     return call
 
 
 def parse_noise(text: str) -> Expression:
-    """A noise text as it is written, in the language or in the short notation; its values are not
-    checked. Raises LanguageError, and UnknownName for an unknown word of the short notation.
+    """Parses a noise text in the language or in the short notation, without checking its values.
+    Raises LanguageError, and UnknownName for an unknown word of the short notation.
     """
     words = [] if set(text) & set("()=,*+'\"") else text.split()
     return _parse_words(words) if words else parse(text)
 
 
 def _parse_words(words: list[str]) -> Call:
-    """`sym 0.4`, `asym 0.3 cifar10-two-way`, `open 0.2 cifar100 sym 0.1`: the noise's short name,
-    then a word for each value, as tables name a noise. Raises UnknownName, and LanguageError for a
-    word that is no value.
+    """Parses the short notation of tables, `sym 0.4`, `asym 0.3 cifar10-two-way`,
+    `open 0.2 cifar100 sym 0.1`: the noise's short name, then a word for each value. Raises
+    UnknownName, and LanguageError for a word that is not a value.
     """
     known = {
         name: entry
@@ -183,7 +201,7 @@ def _parse_words(words: list[str]) -> Call:
         for name in (entry.name, entry.facts.get("short", entry.name))
     }
     if "pdn" in known:
-        known["idn"] = known["pdn"]  # as the option --idn
+        known["idn"] = known["pdn"]  # like the option --idn
     if words[0] not in known:
         raise UnknownName("noise", words[0], known, "noises")
     entry = known[words[0]]
@@ -197,8 +215,8 @@ def _parse_words(words: list[str]) -> Call:
 
 
 def _parse_word(entry: Entry, word: str, values: dict[str, Value]) -> tuple[str, Value]:
-    """Which parameter a word of the short notation sets, and to what. Raises LanguageError where it
-    sets none that is not set yet.
+    """The parameter that a word of the short notation sets, and its value. Raises LanguageError if
+    it matches no parameter that is still unset.
     """
     left = [p for p in entry.parameters if p.name not in values and not p.is_expression]
     for p in left:
@@ -214,17 +232,19 @@ def _parse_word(entry: Entry, word: str, values: dict[str, Value]) -> tuple[str,
     for p in left:
         if p.type is str and p.allowed is None and p.name != "sha256":
             return p.name, word
-    raise LanguageError(f"{entry.name}: {word!r} is no value of {entry.signature}")
+    raise LanguageError(
+        f"{entry.name}: {word!r} is not a value of a parameter of {entry.signature}"
+    )
 
 
 def takes(entry: Entry, given: str) -> bool:
-    """Whether a model has a first parameter of this name."""
+    """Whether a model has an injected parameter of this name."""
     return given in inspect.signature(entry.build).parameters
 
 
 def is_random(noise: str | Expression) -> bool:
-    """Whether a seed has an effect, also on an inner noise: not on labels that are taken as they
-    are. True for a noise that is not known here.
+    """Whether the seed has an effect on the noise or an inner noise; it has none on labels that are
+    used unchanged. True for an unknown noise.
     """
     try:
         call = normal_noise(noise)
@@ -236,22 +256,22 @@ def is_random(noise: str | Expression) -> bool:
 
 
 def is_class_conditional(call: Call) -> bool:
-    """Whether a noise depends on the true class alone."""
+    """Whether a noise depends on the true class only."""
     return not takes(NOISES[call.name], "examples")
 
 
 def build_noise(
     text: str | Expression, num_classes: int, classes: tuple[str, ...] = ()
 ) -> ClassNoise:
-    """The class-conditional noise of a text for K classes. Raises LanguageError where it is none,
-    or does not fit K.
+    """The class-conditional noise of a text for K classes. Raises LanguageError if the noise is not
+    class-conditional, or does not fit K.
     """
     call = normal_noise(text)
     entry, values = NOISES[call.name], dict[str, Any](call.kwargs)
     if not is_class_conditional(call):
         raise LanguageError(
-            f"{call.name} is no noise by class: it needs a data set (noisebench "
-            "corrupt DATASET --noise ...)"
+            f"{call.name} is not class-conditional, so it needs a data set: use noisebench "
+            "corrupt DATASET --noise ..."
         )
     # parameters of the sampling, not of the model
     exact, over = values.pop("exact", None), values.pop("exact_over", None)
@@ -265,7 +285,7 @@ def build_noise(
 
 
 def apply(noise: Call, examples: Examples) -> NoisyLabels:
-    """The examples with noisy labels; exact counts are exact in each of their parts."""
+    """Applies a noise to the examples; exact counts are exact within each of their parts."""
     if not is_class_conditional(noise):
         return NOISES[noise.name].build(examples, *noise.args, **dict(noise.kwargs))
     model = build_noise(noise, examples.num_classes, examples.classes)
@@ -279,5 +299,12 @@ def apply(noise: Call, examples: Examples) -> NoisyLabels:
 
 
 def transition(text: str | Expression, num_classes: int) -> np.ndarray:
-    """T (K, K) of a noise text, rows = true class."""
+    """Returns the transition matrix T (K, K) of a class-conditional noise: T[i, j] is the
+    probability that an example of class i gets label j; rows sum to 1.
+
+        nb.transition("asymmetric(rate=0.4, map='cifar10')", 10)
+
+    text: a noise text or its short notation (`sym 0.4`). Raises LanguageError for a noise that is
+    not class-conditional or does not fit `num_classes`, and UnknownName for an unknown noise.
+    """
     return build_noise(text, num_classes).transition

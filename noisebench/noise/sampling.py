@@ -1,8 +1,9 @@
-"""Noisy labels (N,) sampled from true labels (N,) and P(noisy label | example), which is never held
-as a whole (N, K).
+"""Samples noisy labels (N,) from true labels (N,) and P(noisy label | example). The full (N, K)
+table is never in memory.
 
-Randomness is raw PCG64 bits, so that the labels are the same on every platform and numpy version:
-two 64-bit words for each example, the first to choose it, the second for its label.
+Randomness comes from raw PCG64 bits, so that the labels are the same on every platform and numpy
+version. Each example has two 64-bit words: the first decides whether it is chosen, the second its
+label.
 """
 
 from __future__ import annotations
@@ -17,18 +18,18 @@ from ..core.expressions import Value
 from ..errors import LanguageError
 
 Rows: TypeAlias = Iterable[tuple[slice | np.ndarray, np.ndarray]]
-"""Pieces (which examples (n,), their rows of probabilities (n, K)), in any order, every example
-once; a row sums to 1.
+"""Chunks (examples (n,), their rows of probabilities (n, K)) in any order, each example exactly
+once; rows sum to 1.
 """
 
 Seed: TypeAlias = int | tuple[int, ...]
 
-OVER = ("class", "set", "pair")  # what exact counts are exact over
-EQUAL = "equal"  # the same count in every class, of symmetric noise
+OVER = ("class", "set", "pair")  # groups in which counts are exact
+EQUAL = "equal"  # symmetric noise: the same count in every class
 
 
 def complete_counts(values: dict[str, Value]) -> dict[str, Value]:
-    """Leave the default of `exact_over` out. Raises LanguageError where it has no effect."""
+    """Omits the default of `exact_over`. Raises LanguageError if it has no effect."""
     if values["exact_over"] == OVER[0]:
         return {**values, "exact_over": None}
     if values["exact_over"] is not None and values["exact"] is False:
@@ -46,15 +47,16 @@ def sample(
     rate: float = 0.0,
     parts: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Noisy labels (N,), in the dtype of `labels`. `probabilities`: T (K, K) by true class, or
-    `Rows` by example.
+    """Returns noisy labels (N,), in the dtype of `labels`. `probabilities`: T (K, K) by true class,
+    or `Rows` by example.
 
-    exact (T only): the number of incorrect labels is the expected one, rounded; which examples and
-    which incorrect labels is random. Otherwise each example is sampled by itself, so that adding
-    examples changes none before. exact_over (exact only): each "class"; the "set": exactly `rate`
-    of all examples are sampled anew, the count of each class is random; each "pair" of true and
-    noisy class, rounded down; "equal", the same count in every class whatever its size, rounded
-    down. Counts are exact in each of the `parts` (N,), if given.
+    exact (T only): the number of incorrect labels equals the expected number, rounded; which
+    examples get which incorrect labels is random. Otherwise each example is sampled independently,
+    so that adding examples does not change earlier ones. exact_over (exact only): "class", the
+    counts of each class; "set", exactly `rate` of all examples are resampled, the count of each
+    class is random; "pair", the counts of each pair of true and noisy class, rounded down; "equal",
+    the same count in every class regardless of its size, rounded down. With `parts` (N,), counts
+    are exact within each part.
     """
     labels = np.asarray(labels)
     if not isinstance(probabilities, np.ndarray):
@@ -76,18 +78,18 @@ def sample(
 
 
 def uniforms(seed: Seed, n: int) -> np.ndarray:
-    """(n,) numbers in [0, 1) with 53 bits; example i has the same one whatever n is."""
+    """(n,) numbers in [0, 1) with 53 bits; the number of example i does not depend on n."""
     return (np.random.PCG64(seed).random_raw((n, 2))[:, 1] >> np.uint64(11)) * 2.0**-53
 
 
 def chunks(n: int, size: int) -> Iterator[slice]:
-    """[0, n) in slices."""
+    """Splits [0, n) into slices."""
     return (slice(start, min(start + size, n)) for start in range(0, n, size))
 
 
 def members(labels: np.ndarray, num_classes: int) -> list[np.ndarray]:
     """The examples of each class, in order."""
-    # which numpy sorts in linear time
+    # numpy sorts 16-bit integers in linear time
     small = np.uint16 if num_classes <= 1 << 16 else labels.dtype
     order = np.argsort(labels.astype(small), kind="stable")
     return np.split(order, np.bincount(labels, minlength=num_classes).cumsum()[:-1])
@@ -101,8 +103,8 @@ def expected(share: float, n: int) -> int:
 def grouped(
     labels: np.ndarray, num_groups: int, parts: np.ndarray | None
 ) -> tuple[np.ndarray, int]:
-    """The group of exact counts of each example, and the number of groups: those of the first part,
-    then those of the next.
+    """The group in which each example (N,) is counted, and the number of groups: those of the first
+    part, then those of the next.
     """
     if parts is None:
         return labels, num_groups
@@ -111,7 +113,7 @@ def grouped(
 
 
 def _resample(labels: np.ndarray, chosen: np.ndarray, table: np.ndarray, seed: Seed) -> np.ndarray:
-    """Sample the chosen examples anew, class by class, from rows of weights (K, K)."""
+    """Resamples the chosen examples class by class from rows of weights (K, K)."""
     noisy, before = labels.copy(), labels[chosen]
     uniform, after = uniforms(seed, len(labels))[chosen], before.copy()
     for k, of_class in enumerate(members(before, len(table))):
@@ -127,10 +129,11 @@ def _resample(labels: np.ndarray, chosen: np.ndarray, table: np.ndarray, seed: S
 def choose(
     grouped: tuple[np.ndarray, int], shares: list[float], seed: Seed, *, equal: bool = False
 ) -> np.ndarray:
-    """Which examples (N,) are sampled anew: the expected number of each group.
+    """Which examples (N,) are resampled: the expected number of each group, those with the smallest
+    first words.
 
-    Those of the smallest first words are chosen. equal: the same number of every class, rounded
-    down. Raises LanguageError where a class has fewer.
+    equal: the same number of each class, rounded down. Raises LanguageError if a class has fewer
+    examples.
     """
     groups, num_groups = grouped
     sizes, K = np.bincount(groups, minlength=num_groups), len(shares)
@@ -141,14 +144,14 @@ def choose(
     if (short := (counts > sizes).nonzero()[0]).size:
         k = short[0]
         raise LanguageError(
-            f"exact_over='equal' makes {counts[k]} labels of each class wrong, but class {k % K} "
-            f"has {sizes[k]}: lower the rate, or leave exact_over out"
+            f"exact_over='equal' needs {counts[k]} incorrect labels in each class, but class "
+            f"{k % K} has {sizes[k]} examples: lower the rate, or omit exact_over"
         )
     return choose_smallest(groups, counts, seed)
 
 
 def choose_smallest(groups: np.ndarray, counts: np.ndarray, seed: Seed) -> np.ndarray:
-    """Which examples (N,) have the `counts` smallest first words of their group; of equal words the
+    """Which examples (N,) have the `counts` smallest first words of their group; ties go to the
     earlier example.
     """
     order = np.lexsort((np.random.PCG64(seed).random_raw((len(groups), 2))[:, 0], groups))
@@ -185,7 +188,7 @@ def _sample_rows(labels: np.ndarray, rows: Rows, seed: Seed) -> np.ndarray:
         count[which] += 1
     if (count != 1).any():
         raise LanguageError(
-            f"the noise gives {int((count != 1).sum())} examples no row of "
-            "probabilities, or more than one"
+            f"the noise must give each example one row of probabilities; "
+            f"{int((count != 1).sum())} examples have none or several"
         )
     return noisy

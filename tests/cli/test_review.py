@@ -156,7 +156,7 @@ def test_a_verified_label_is_right_whatever_a_list_says(tmp_path: Path) -> None:
     path = listing(tmp_path / "s.csv", noisy, [at], [(noisy.labels[at] + 1) % 10])
     for action in ("drop", "relabel"):
         with pytest.raises(
-            DataError, match=f"the label of example {at} has been verified: delete its line"
+            DataError, match=f"the label of example {at} is trusted \\(verified\\): delete its line"
         ):
             review(noisy, path, action)
 
@@ -274,8 +274,8 @@ MISTAKES = [
     ("", "it has no column index or path, given_label, predicted_label"),
     (
         "rank,index,score\n1,2,0.5\n",
-        "it has no column given_label, predicted_label: a list is what "
-        "noisebench evaluate RUN --suspects FILE writes",
+        "it has no column given_label, predicted_label: use a list written by "
+        "noisebench evaluate RUN --suspects FILE",
     ),
     (
         "index,given_label,predicted_label,given_label\n1,dog,cat,dog\n",
@@ -284,28 +284,28 @@ MISTAKES = [
     (HEAD, "it lists no example"),
     (
         HEAD + "1,dog,cat\n4,dog,cat\n",
-        "line 3: no training example has the index '4': they go from 0 to 3",
+        "line 3: no training example has the index '4': indices are 0 to 3",
     ),
     (HEAD + "-1,dog,cat\n", "line 2: no training example has the index '-1'"),
     (HEAD + "1.5,dog,cat\n", "line 2: no training example has the index '1.5'"),
-    (HEAD + "1,dog,cat\n\n1,dog,cat\n", "line 4: example 1 stands in line 2 already"),
+    (HEAD + "1,dog,cat\n\n1,dog,cat\n", "line 4: example 1 is already in line 2"),
     (
         HEAD + "1,dog,mouse\n",
-        "line 2: predicted_label is wrong: 'mouse' is no class: classes are cat, dog, =owl",
+        "line 2: predicted_label is wrong: 'mouse' is not a class: classes are cat, dog, =owl",
     ),
-    (HEAD + "1,dog,\n", "line 2: predicted_label is empty: delete the line, or name a class"),
+    (HEAD + "1,dog,\n", "line 2: predicted_label is empty: delete the line, or write a class"),
     (HEAD + "1,dog\n", "line 2 has 2 fields, the first has 3"),
     (
         HEAD + "0,cat,dog\n2,cat,dog\n3,cat,dog\n",
-        "line 3: the label is dog in this manifest, not cat: the list was made for other labels",
+        "line 3: the label in this manifest is dog, not cat: the list belongs to other labels",
     ),
-    (HEAD + "1,dog,cat\n" * 5, "it has more lines than the data have examples, which are 4"),
+    (HEAD + "1,dog,cat\n" * 5, "it has more lines than the data set has examples (4)"),
     (HEAD + '1,"dog,cat\n', "unexpected end of data"),
     (HEAD + "1," + "d" * 200_000 + ",cat\n", "field larger than field limit"),
     ("index,given_label,predicted_label\n1,dög,cat\n".encode("latin-1"), "is not UTF-8"),
     (
         "path,given_label,predicted_label\na.png,dog,cat\n",
-        "it goes by path, but the examples of these data have none",
+        "its key is path, but the examples of this data set have no paths",
     ),
 ]
 
@@ -374,7 +374,7 @@ def test_cleanlabs_results_name_the_examples_that_it_named(
                     relabelled.labels, np.where(flags, table["predicted_label"], noisy.labels)
                 )
             else:
-                with pytest.raises(DataError, match="predicts no labels"):
+                with pytest.raises(DataError, match="has no predicted labels"):
                     review(noisy, tmp_path / name, "relabel")
 
 
@@ -388,17 +388,17 @@ def test_a_list_that_cannot_be_of_these_examples_is_refused(
         "a.npy": (np.ones(1296, bool), "1296 flags, the data have 1297 examples"),
         "b.npy": (
             np.array([5, 1297]),
-            "no training example has the index 1297: they go from 0 to 1296",
+            "no training example has the index 1297: indices are 0 to 1296",
         ),
         "c.npy": (np.array([5, 5]), "twice"),
-        "d.npy": (np.array([0.5]), "not whole"),
+        "d.npy": (np.array([0.5]), "fractional numbers"),
         "e.npy": (np.zeros(1297, bool), "lists no example"),
-        "f.npy": (np.array(["5"]), "not whole"),
+        "f.npy": (np.array(["5"]), "fractional numbers"),
         "g.json": ("[null]", "g.json"),
         "h.txt": ("one\ntwo\n", "h.txt"),
-        "i.csv": (head + "3,4\n", "no column names the examples of its 1 rows"),
-        "j.csv": (other, "the list was made for other labels"),
-        "k.parquet": ("", "a list of label issues is a .csv"),
+        "i.csv": (head + "3,4\n", "no column identifies the examples of its 1 rows"),
+        "j.csv": (other, "the list belongs to other labels"),
+        "k.parquet": ("", "a list of label issues must be one of .csv"),
     }
     for name, (content, said) in cases.items():
         with subtests.test(name):

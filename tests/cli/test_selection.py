@@ -338,10 +338,10 @@ def test_a_run_that_failed_before_the_time_was_up_is_exit_3(
 
 
 IMPOSSIBLE = [
-    (["--time-limit", "0"], "--time-limit is a number above 0, got 0"),
-    (["--time-limit", "-1"], "--time-limit is a number above 0, got -1"),
-    (["--time-limit", "nan"], "--time-limit is a number above 0, got nan"),
-    (["--time-limit", "inf"], "--time-limit is a number above 0, got inf"),
+    (["--time-limit", "0"], "--time-limit must be a number above 0, got 0"),
+    (["--time-limit", "-1"], "--time-limit must be a number above 0, got -1"),
+    (["--time-limit", "nan"], "--time-limit must be a number above 0, got nan"),
+    (["--time-limit", "inf"], "--time-limit must be a number above 0, got inf"),
     (["--time-limit", "1", "--rerun", "all"], "--rerun all begins again each time"),
     (
         ["--time-limit", "1", "--executor", "slurm", "--detach"],

@@ -944,7 +944,7 @@ def test_a_plugin_that_was_edited_in_a_session_is_refused_and_its_key_stays_that
     load_plugins([str(plugin)])
     plugin.write_text(LOSS.format(name="test_in_session", factor="2.0", more=""))
     with pytest.raises(
-        ConfigError, match="its code has changed since it was loaded: begin a new session"
+        ConfigError, match="its code has changed since it was loaded: restart Python"
     ):
         load_plugins([str(plugin)])
     assert not differ(before, replace(before))
@@ -959,7 +959,7 @@ def test_a_loss_that_was_typed_in_has_no_key(base: RunConfig) -> None:
     )
     with pytest.raises(
         LanguageError,
-        match="test_typed_in is defined in no file, so a run cannot be identified by its code",
+        match="test_typed_in is not defined in a file, so its code cannot be part",
     ):
         assert replace(base, loss=LOSSES.normal("test_typed_in")).key
 

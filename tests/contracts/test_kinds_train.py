@@ -514,9 +514,7 @@ def test_part_dependent_labels_are_refused_on_other_images_with_the_same_labels(
         return manifest, replace(images, train_images=255 - images.train_images)
 
     trainer_of(lab, LabelRequest("pdn(rate=0.4)"))
-    with pytest.raises(
-        ManifestError, match="its noise was drawn looking at another copy of digits"
-    ):
+    with pytest.raises(ManifestError, match="its noise depends on another copy of digits"):
         trainer_of(lab, LabelRequest("pdn(rate=0.4)"), inverted)
 
 

@@ -876,7 +876,7 @@ def test_a_combinator_needs_no_annotation():
     torch.testing.assert_close(
         cost("lsr(test_twice(ce + mae, by=3))", logits), cost("3*lsr(ce) + 3*lsr(mae)", logits)
     )
-    with pytest.raises(LanguageError, match="test_twice: loss is a loss, got 3"):
+    with pytest.raises(LanguageError, match="test_twice: loss must be a loss, got 3"):
         LOSSES.canonical("test_twice(3)")
 
 

@@ -504,7 +504,10 @@ def test_a_precision_without_a_test_is_refused(
                 main(["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--precision", name])
                 == 2
             )
-            assert f"precision is one of auto, fp32, bf16, got '{name}'" in capsys.readouterr().err
+            assert (
+                f"precision must be one of auto, fp32, bf16, got '{name}'"
+                in capsys.readouterr().err
+            )
 
 
 # Expected and seen

@@ -288,7 +288,7 @@ def test_a_claim_that_was_deleted_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "claim"
     with acquire(path) as mine:
         path.unlink()
-        with pytest.raises(RunTaken, match="was taken away"):
+        with pytest.raises(RunTaken, match="was unlocked"):
             mine.check()
 
 

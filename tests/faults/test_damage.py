@@ -257,8 +257,8 @@ def test_a_claim_that_was_copied_along_is_nobodys_after_a_while(
     )
     with pytest.raises(
         DataError,
-        match=r"process 7 on elsewhere, last heard of 0 s ago; .*; if "
-        r"you know it to be gone, delete",
+        match=r"process 7 on elsewhere, last update 0 s ago; .*; if "
+        r"you know that it has ended, delete",
     ):
         copied.execute(run)
     os.utime(folder.claim, (time.time() - lock.LEASE - 1,) * 2)
@@ -323,7 +323,7 @@ def test_a_claim_from_the_future_is_kept_from_others_and_taken_from_the_dead(cop
         if owner == dead:
             copied.execute(run)
         else:
-            with pytest.raises(DataError, match="last heard of 0 s ago"):
+            with pytest.raises(DataError, match="last update 0 s ago"):
                 copied.execute(run)
     assert folder.status() == "done" and not folder.claim.exists()
 

@@ -77,15 +77,15 @@ def test_a_file_arrives_whole_and_is_not_asked_for_again(host: Host, tmp_path: P
     [
         (status(404), "HTTP 404"),
         (status(503), "HTTP 503"),
-        (sends(CONTENT[:-1] + b"?"), "sent another file than the published one"),
-        (sends(b"<html>log in first</html>"), "sent another file than the published one"),
-        (sends(b""), "sent another file than the published one"),
-        (sends(CONTENT + b"?"), "sends more than the 3,000,000 bytes of the file"),
-        (without_length(bytes(10_000_000)), "sends more than the 3,000,000 bytes of the file"),
+        (sends(CONTENT[:-1] + b"?"), "wrong checksum"),
+        (sends(b"<html>log in first</html>"), "wrong checksum"),
+        (sends(b""), "wrong checksum"),
+        (sends(CONTENT + b"?"), "sends more than the file's 3,000,000 bytes"),
+        (without_length(bytes(10_000_000)), "sends more than the file's 3,000,000 bytes"),
         (sends_on("http://example.org/file.bin"), "not https"),
         (sends_on("file:///etc/passwd"), "not https"),
-        (breaks_off(0), "broke off"),
-        (breaks_off(1_000_000), "broke off"),
+        (breaks_off(0), "connection closed"),
+        (breaks_off(1_000_000), "connection closed"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -130,7 +130,7 @@ def test_where_no_host_answers_one_line_says_what_became_of_each(
     with pytest.raises(NoHost) as caught:
         fetch(file_of(host, DEAD), tmp_path)
     assert str(caught.value) == (
-        f"no host sent file.bin ({host.address.removeprefix('http://')}: HTTP 404 Not Found; "
+        f"file.bin cannot be downloaded ({host.address.removeprefix('http://')}: HTTP 404 Not Found; "
         "127.0.0.1:9: Connection refused)"
     )
 
@@ -160,8 +160,8 @@ def test_a_mirror_that_is_not_https_is_refused(
     monkeypatch.setenv(MIRROR, address)
     with pytest.raises(
         ConfigError,
-        match=r"NOISEBENCH_MIRROR is the https address of a folder "
-        r"that holds set/file\.bin",
+        match=r"NOISEBENCH_MIRROR must be the https address of a directory "
+        r"that contains set/file\.bin",
     ):
         fetch(file_of(host), tmp_path)
     assert host.asked == []
@@ -252,7 +252,7 @@ def report(*words): print(*words, flush=True)
 with download_lock(Path(sys.argv[1]), report):
     fetch(Published("set", "file.bin", {size}, {checksum!r}, ({host!r},)), Path(sys.argv[1]), report)
 """
-WAITING = "waiting for another process, which downloads set"
+WAITING = "waiting for another process that downloads set"
 
 
 def other_process(host: Host, folder: Path) -> subprocess.Popen[str]:

@@ -245,7 +245,7 @@ def test_a_run_of_a_suspended_machine_ends_elsewhere_and_who_wakes_leaves_it_alo
         }
         other.send_signal(signal.SIGCONT)
         *_, last = other.stdout
-    assert "was taken away while this process gave no sign of life; it writes no more there" in last
+    assert "was unlocked while this process did not respond; it stops writing there" in last
     assert 1 < epochs[0] <= 12 and left(desk.folder(run)) == left(straight.folder(run))
     assert {
         path.name: (path.stat().st_mtime_ns, path.read_bytes())

@@ -243,10 +243,10 @@ def test_a_pipe_is_no_picture(tmp_path: Path) -> None:
         for label in "ab":
             (tmp_path / "set" / part / label).mkdir(parents=True)
             os.mkfifo(tmp_path / "set" / part / label / "x.png")
-    assert "no file" in bounded(
+    assert "not a file" in bounded(
         'from noisebench.datasets import find_dataset; find_dataset("./set")', tmp_path
     )
-    with pytest.raises(DataError, match="is no file"):
+    with pytest.raises(DataError, match="is not a file"):
         read_images(find_dataset(f"folder:{tmp_path / 'set'}"), tmp_path)
 
 
@@ -358,7 +358,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
         "GNU.sparse.realsize": str(1 << 40),
     }
     (tmp_path / "x.tar").write_bytes(member.tobuf(tarfile.PAX_FORMAT) + END)
-    with pytest.raises(DataError, match=r"with holes|lies outside"):
+    with pytest.raises(DataError, match=r"sparse file|is outside of it"):
         indexed(tmp_path)
 
 
@@ -371,7 +371,7 @@ def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
             for label in "ab"
         ],
     )
-    with pytest.raises(DataError, match="two training images have one name"):
+    with pytest.raises(DataError, match="two training images have the same name"):
         find_dataset(f"tar:{tmp_path / 'x.tar'}", tmp_path)
 
 
@@ -381,7 +381,7 @@ def test_a_label_that_no_class_has_is_refused(tmp_path: Path, subtests: pytest.S
         with subtests.test(label=label[:20], suffix=suffix):
             content = label if suffix == "cls" else b'{"label": ' + label + b"}"
             a_tar(tmp_path / "x.tar", ("0.png", saved_as("png")), (f"0.{suffix}", content))
-            with pytest.raises(DataError, match="holds no class number"):
+            with pytest.raises(DataError, match="contains no class number"):
                 index_tars(tmp_path, ["x.tar"], tmp_path / "cache", keyed=True)
 
 
@@ -391,7 +391,7 @@ def test_a_list_of_a_published_set_stays_in_its_folder(tmp_path: Path) -> None:
     for name in ("/etc/passwd.jpg", "../../x.jpg", "a/../../x.jpg"):
         (root / "info" / "train_filelist_google.txt").write_text(f"{name} 0\n")
         (root / "info" / "val_filelist.txt").write_text("x.jpg 0\n")
-        with pytest.raises(DataError, match="lies outside"):
+        with pytest.raises(DataError, match="is outside of it"):
             find_dataset("webvision", tmp_path)
 
 
@@ -825,7 +825,7 @@ def test_a_plugins_names_are_of_the_language(subtests: pytest.Subtests) -> None:
         "a:b",
     ):
         with subtests.test(name=name):
-            with pytest.raises(LanguageError, match="cannot be written"):
+            with pytest.raises(LanguageError, match="invalid name"):
                 register_loss(aliases=(name,))(cost)
             assert "cost" not in LOSSES and name not in LOSSES
 
@@ -834,5 +834,5 @@ def test_a_plugins_names_are_of_the_language(subtests: pytest.Subtests) -> None:
 def test_a_checkpoint_that_is_a_pipe_is_refused_and_never_waited_for(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     os.mkfifo(folder.resume)
-    with pytest.raises(NoisebenchError, match="no file"):
+    with pytest.raises(NoisebenchError, match="not a file"):
         read(folder)

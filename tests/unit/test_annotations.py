@@ -384,7 +384,7 @@ def test_a_number_that_is_an_index_and_another_images_name_is_refused_until_the_
     keys = np.random.default_rng(0).permutation(12)
     labels = [PETS[key % 2] for key in keys]
     assert corrupt(tmp_path, pd.DataFrame({"id": keys, "label": labels}))[0] == 2
-    assert "call it index or file" in capsys.readouterr().err
+    assert "rename it to index or file" in capsys.readouterr().err
     kept = corrupt(tmp_path, pd.DataFrame({"file": keys, "label": labels}))[1]
     assert len(kept) == 12 and all(label == path.split("/")[1] for path, label in kept.items())
     kept = corrupt(tmp_path, pd.DataFrame({"index": keys, "label": labels}))[1]
@@ -426,12 +426,12 @@ def test_rows_of_test_images_are_passed_over_and_images_without_a_row_left_out(
                 0,
                 expected_of(training, "label"),
             )
-            assert "6 rows of test images passed over" in capsys.readouterr().err
+            assert "6 rows of test images skipped" in capsys.readouterr().err
     part = training[["path", "label"]][:15]
     with subtests.test("a part"):
         assert corrupt(pets, part)[:2] == (0, expected_of(part, "label"))
         assert (
-            "9 of 24 training images have no row and are left out of training"
+            "9 of 24 training images have no row and are excluded from training"
             in capsys.readouterr().err
         )
         manifest = read_manifest(pets / "m.csv")
@@ -442,10 +442,7 @@ def test_rows_of_test_images_are_passed_over_and_images_without_a_row_left_out(
         assert corrupt(
             pets, training[["path", "label"]].assign(is_valid=[at < 5 for at in range(24)])
         )[1] == expected_of(training[5:], "label")
-        assert (
-            "5 rows passed over that 'is_valid' marks as not for training"
-            in capsys.readouterr().err
-        )
+        assert "5 rows skipped that 'is_valid' marks as not for training" in capsys.readouterr().err
     with subtests.test("what is left out is not held out for validation"):
         assert corrupt(pets, part)[0] == 0
         for when in ("after", "before"):
@@ -485,7 +482,7 @@ def test_labels_alone_are_taken_in_the_order_of_the_images_in_their_number_only(
             assert "by row order" in capsys.readouterr().err
     (pets / "l.json").write_text(json.dumps(labels[:-1]))
     assert corrupt(pets, None, name="l.json")[0] == 2
-    assert "it has 23 labels, the data have 24 examples" in capsys.readouterr().err
+    assert "it has 23 labels, the data set has 24 examples" in capsys.readouterr().err
 
 
 def test_a_mapping_in_json_names_the_images(pets):
@@ -493,7 +490,13 @@ def test_a_mapping_in_json_names_the_images(pets):
     (pets / "a.json").write_text(json.dumps(expected_of(frame, "label")))
     frame.to_json(pets / "b.json")
     frame.to_json(pets / "c.json", orient="records")
-    for name in ("a.json", "b.json", "c.json"):
+    for name, source in (("d.json", "b.json"), ("e.json", "c.json")):  # keys in another order
+        content = json.loads((pets / source).read_text())
+        last = content["label"] if name == "d.json" else content[-1]
+        for key in reversed(list(last)):
+            last[key] = last.pop(key)
+        (pets / name).write_text(json.dumps(content))
+    for name in ("a.json", "b.json", "c.json", "d.json", "e.json"):
         assert corrupt(pets, None, name=name)[:2] == (0, expected_of(frame, "label"))
 
 
@@ -504,7 +507,7 @@ def test_a_manifest_taken_for_labels_keeps_what_it_drops(pets, capsys):
     for name in ("again.csv.gz", "again.parquet", "again.csv"):
         first.write(pets / name)
         assert corrupt(pets, None, name=name)[:2] == (0, expected)
-        assert "9 training images that it drops are left out" in capsys.readouterr().err
+        assert "9 training images that it drops are excluded" in capsys.readouterr().err
 
 
 # In a manifest
@@ -587,7 +590,7 @@ def test_clean_labels_that_contradict_a_catalogues_set_are_refused(file, digits)
     clean[[5, 900]] = (clean[[5, 900]] + 1) % 10
     with pytest.raises(
         DataError,
-        match=r"not those of digits: example 5 is "
+        match=r"differ from those of digits: example 5 is "
         rf"{digits.train_labels[5]}, not {clean[5]}",
     ):
         digits_with(file(pt({"label": digits.train_labels, "clean_label": clean}), "l.pt"), digits)
@@ -625,7 +628,7 @@ def test_a_file_changed_since_is_refused(tmp_path):
     assert (
         read(tmp_path, "l.csv", csv("label", LABELS), sha256=digest)[0].tolist() == LABELS.tolist()
     )
-    with pytest.raises(DataError, match="is another file than before"):
+    with pytest.raises(DataError, match="has changed: its sha256"):
         read(tmp_path, "l.csv", csv("label", LABELS[::-1]), sha256=digest)
 
 
@@ -649,9 +652,9 @@ REFUSED = {
     "too few": (
         "l.csv",
         csv("label", SHORT, order=range(7)),
-        "it has 7 labels, the data have 8 examples",
+        "it has 7 labels, the data set has 8 examples",
     ),
-    "too many": ("l.npy", npy(LONG), "it has 9 labels, the data have 8 examples"),
+    "too many": ("l.npy", npy(LONG), "it has 9 labels, the data set has 8 examples"),
     "too few lines": ("l.txt", b"0\n1\n", "it has 2 labels"),
     "no rows": ("l.csv", b"index,label\n", "it has no rows"),
     "an empty file": ("l.csv", b"", "it is empty"),
@@ -701,37 +704,37 @@ REFUSED = {
     "a class out of range": (
         "l.csv",
         csv("label", changed(LABELS, 3, 4)),
-        "label of row 3 is wrong: '4' is no class: classes are cat",
+        "label of row 3 is wrong: '4' is not a class: classes are cat",
     ),
     "a number out of range": (
         "l.npy",
         npy(np.array(changed(LABELS, 3, 4))),
-        "label of row 3 is wrong: '4' is no class",
+        "label of row 3 is wrong: '4' is not a class",
     ),
     "a negative class": (
         "l.npy",
         npy(np.array(changed(LABELS, 3, -1))),
-        "label of row 3 is wrong: '-1' is no class",
+        "label of row 3 is wrong: '-1' is not a class",
     ),
     "an unknown name": (
         "l.csv",
         csv("label", changed(NAMES, 3, "cow")),
-        "label of row 3 is wrong: 'cow' is no class",
+        "label of row 3 is wrong: 'cow' is not a class",
     ),
     "a NaN": (
         "l.npy",
         npy(np.array(changed(LABELS / 1, 3, np.nan))),
-        "label of row 3 is wrong: 'nan' is no class",
+        "label of row 3 is wrong: 'nan' is not a class",
     ),
     "an infinity": (
         "l.npy",
         npy(np.array(changed(LABELS / 1, 3, np.inf))),
-        "label of row 3 is wrong: 'inf' is no class",
+        "label of row 3 is wrong: 'inf' is not a class",
     ),
     "a fraction": (
         "l.csv",
         csv("label", changed(LABELS, 3, 0.5)),
-        "label of row 3 is wrong: '0.5' is no class",
+        "label of row 3 is wrong: '0.5' is not a class",
     ),
     "an empty label": (
         "l.csv",
@@ -757,7 +760,7 @@ REFUSED = {
     "a long row": ("l.csv", b"label\n0\n1,2\n", "row 2 has 2 fields, the first has 1"),
     "a line without a label": ("l.txt", b"0 cat\n1 dog\n2\n3 cat\n", "line 2 has no label"),
     "a first line without a label": ("l.txt", b"0\n1 dog\n2 dog\n3 cat\n", "line 0 has no label"),
-    "a column twice": ("l.csv", b"label,label\n0,1\n", "a column's name stands twice"),
+    "a column twice": ("l.csv", b"label,label\n0,1\n", "a column's name occurs twice"),
     "no column of labels": (
         "l.csv",
         b"index,truth\n0,1\n",
@@ -781,13 +784,13 @@ REFUSED = {
     "a table": (
         "l.npy",
         npy(LABELS.reshape(2, 4)),
-        r"expected one label an example, got shape "
+        r"expected one label per example, got shape "
         r"\(2, 4\)",
     ),
-    "one number": ("l.pt", pt(3), "expected one label an example"),
-    "nothing at all": ("l.pt", pt(None), "expected one label an example"),
-    "True and False": ("l.npy", npy(LABELS > 0), "is no class"),
-    "dicts in dicts": ("l.pt", pt({"label": {"a": 1}}), "expected one label an example"),
+    "one number": ("l.pt", pt(3), "expected one label per example"),
+    "nothing at all": ("l.pt", pt(None), "expected one label per example"),
+    "True and False": ("l.npy", npy(LABELS > 0), "is not a class"),
+    "dicts in dicts": ("l.pt", pt({"label": {"a": 1}}), "expected one label per example"),
     "bytes for a csv": ("l.csv", bytes(range(256)), r"l\.csv"),
     "bytes for lines": ("l.txt", bytes(range(256)), r"l\.txt"),
     "bytes for an npy": ("l.npy", bytes(range(256)), "is refused: it is damaged"),
@@ -799,7 +802,7 @@ REFUSED = {
     "another suffix": (
         "l.xlsx",
         b"",
-        "a label file is a .csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt, .pth",
+        "a label file must be one of .csv, .tsv, .txt, .json, .jsonl, .npy, .npz, .pt, .pth",
     ),
 }
 
@@ -847,10 +850,10 @@ def test_paths_for_data_without_paths_are_refused(content, tmp_path):
 
 NO_COLUMN = [
     ("l.csv", csv("index,label", KEYS, LABELS), "it has no column 'foo'"),
-    ("l.csv", csv("", LABELS), "its labels have no names: leave :foo out"),
+    ("l.csv", csv("", LABELS), "its columns have no names: omit :foo"),
     ("l.pt", pt({"label": LABELS}), "it has no column 'foo'; it has label"),
-    ("l.npy", npy(LABELS), "its labels have no names: leave :foo out"),
-    ("l.txt", b"0\n" * 8, "its labels have no names: leave :foo out"),
+    ("l.npy", npy(LABELS), "its columns have no names: omit :foo"),
+    ("l.txt", b"0\n" * 8, "its columns have no names: omit :foo"),
 ]
 
 
@@ -865,13 +868,12 @@ def test_lines_that_hold_no_label_are_said_or_refused(tmp_path):
     for name in ("l.txt", "l.csv"):
         assert read(tmp_path, name, "\n".join(lines).encode())[0].tolist() == LABELS.tolist()
         assert (
-            "1 line beginning with # passed over"
-            in read_annotations(str(tmp_path / name), SHAPE).notes
+            "1 line beginning with # skipped" in read_annotations(str(tmp_path / name), SHAPE).notes
         )
         # the labels behind it would be other images'
         with pytest.raises(DataError, match="line 4 is empty"):
             read(tmp_path, name, "\n".join([*lines[1:4], "", *lines[4:]]).encode())
-        with pytest.raises(DataError, match="UTF-16 without its mark"):
+        with pytest.raises(DataError, match="UTF-16 without byte order mark"):
             read(tmp_path, name, "\n".join(lines).encode("utf-16-le"))
 
 

@@ -105,7 +105,7 @@ def test_a_relative_path_is_found_in_the_workspace(tmp_path: Path) -> None:
 WRONG_NPZ = [
     (
         {"test_labels": None},
-        "lacks test_labels; it has train_images, train_labels, test_images: a data set has "
+        "lacks test_labels; it has train_images, train_labels, test_images: expected "
         "train_images, .* or Keras' x_train",
     ),
     ({"train_labels": np.zeros((12, 2), np.uint8)}, "labels must be one class number"),
@@ -150,9 +150,7 @@ def test_an_npz_with_keras_names_is_the_same_set(tmp_path: Path) -> None:
         y_train=arrays["train_labels"],
         x_test=arrays["test_images"],
     )
-    with pytest.raises(
-        DataError, match="lacks y_test; it has x_train, y_train, x_test: a data set has"
-    ):
+    with pytest.raises(DataError, match="lacks y_test; it has x_train, y_train, x_test: expected"):
         find_dataset(str(path))
 
 
@@ -165,7 +163,7 @@ def test_arrays_beside_those_of_a_data_set_are_named(tmp_path: Path) -> None:
         val_labels=arrays["test_labels"],
     )
     assert find_dataset(str(tmp_path / "toy.npz")).decisions == (
-        "passed over: arrays that are not read: val_images, val_labels",
+        "skipped: unknown arrays: val_images, val_labels",
     )
     np.savez(tmp_path / "four.npz", **arrays)
     assert find_dataset(str(tmp_path / "four.npz")).decisions == ()

@@ -217,18 +217,18 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 
 
 def counts(manifest: Manifest) -> dict[str, int]:
-    """What was passed over, by the first word that says what it is."""
+    """What was skipped, by the first word that says what it is."""
     lines = [
-        line.removeprefix("passed over: ")
+        line.removeprefix("skipped: ")
         for line in manifest.meta["decisions"]
-        if line.startswith("passed over: ")
+        if line.startswith("skipped: ")
     ]
     kinds = {
         "hidden": "hidden",
-        "not read": "unread",
+        "unsupported": "unread",
         "without an image's": "other",
         "without a row": "unlabelled",
-        "no class": "empty",
+        "not a class": "empty",
     }
     return {
         next(kind for words, kind in kinds.items() if words in line): int(line.split()[0])
@@ -258,11 +258,11 @@ def test_a_folder_as_people_have_them_goes_all_the_way(
         if line.startswith("images: ")
     }
     assert changed == {
-        "turned upright by the EXIF orientation": "6",
-        ("more than 8 bits a channel reduced to the highest 8"): "3",
+        "rotated by the EXIF orientation": "6",
+        ("more than 8 bits per channel reduced to the highest 8"): "3",
     }
     assert main(["corrupt", *words, "--force"]) == 0
-    assert re.search(r"passed over +4 hidden .*\.DS_Store", capsys.readouterr().out)
+    assert re.search(r"skipped +4 hidden .*\.DS_Store", capsys.readouterr().out)
     network = [
         "--model",
         "mlp",
@@ -275,7 +275,7 @@ def test_a_folder_as_people_have_them_goes_all_the_way(
     assert main(["train", *words, *network, "--json"]) == 0
     out, err = capsys.readouterr()
     assert ("icon.png (7x9)" in err) == (not flat)
-    assert "passed over: 1 image of a format that is not read" in err and "holiday.heic" in err
+    assert "skipped: 1 image in an unsupported format" in err and "holiday.heic" in err
     assert main(["evaluate", json.loads(out)["run"], "--suspects", "list.csv"]) == 0
     with Path("list.csv").open(newline="") as file:
         listed = [row["path"] for row in csv.DictReader(file)]
@@ -298,8 +298,8 @@ def test_parts_are_found_by_their_names_in_memory_and_streamed(tmp_path):
             assert (dataset.classes, dataset.n_train, dataset.n_test) == (("cat", "dog"), 12, 12)
             assert {path.partition("/")[0] for path in dataset.listed.test.names} == {expected}
             unused = [part for part in parts[1:] if part != expected]
-            assert [line for line in dataset.decisions if line.startswith("passed")] == [
-                f"passed over: 1 folder beside the training and the test part ({part}/)"
+            assert [line for line in dataset.decisions if line.startswith("skipped")] == [
+                f"skipped: 1 folder next to the training and the test part ({part}/)"
                 for part in unused
             ]
     vehicles = tmp_path / "vehicles"
@@ -315,7 +315,7 @@ def test_what_leaves_the_parts_or_the_classes_open_is_refused(tmp_path):
             empty.rmdir()
 
     places = {what: tmp_path / str(number) for number, what in enumerate(
-        ("rename the one that is not", "move the class folders into", r"name .*/inner", "no class folders in", "one class only")
+        ("rename the one that is not", "move the class folders into", r"use .*/inner", "no class folders in", "one class only")
     )}  # fmt: skip
     two, beside, wrapped, parts, one = places.values()
     folder(folder(two, "train"), "Train")
@@ -408,9 +408,9 @@ def test_links_are_followed_once_and_what_lies_deeper_belongs_to_the_class_above
             dataset.listed.train_labels
         ).tolist() == [8, 6, 2]
         said = "\n".join(dataset.decisions)
-        for what in ("1 link to a folder that is read already (train/cat/loop)", "1 image beside "
+        for what in ("1 link to a folder that is already read (train/cat/loop)", "1 image next to "
                                                                                  "the class folders",
-                     "2 images in folders below them (train/cat/more/0.png", "test set: without 1 class (zebra)"):  # fmt: skip
+                     "2 images in subfolders of them (train/cat/more/0.png", "test set: no images of 1 class (zebra)"):  # fmt: skip
             assert what in said
 
 
@@ -517,10 +517,10 @@ def test_few_test_images_in_the_training_set_are_named_and_so_are_copies_under_a
     ).meta["decisions"] == [
         "duplicates: 1 training image with an earlier copy in the training set (train 5 = train 4)",
         (
-            "duplicates: 1 of them with another label than the earlier one (train 5 = train 4): one "
+            "duplicates: 1 of them with another label than the earlier copy (train 5 = train 4): one "
             "of the two is incorrect"
         ),
-        "duplicates: 1 of 200 test images in the training set too (test 7 = train 9)",
+        "duplicates: 1 of 200 test images also in the training set (test 7 = train 9)",
     ]
     np.savez(
         tmp_path / "x.npz",
@@ -728,8 +728,8 @@ def test_images_of_different_sizes_take_the_median_and_no_icon_decides(
     assert main(["corrupt", "pets", "--sym", "0.2"]) == 0
     err = capsys.readouterr().err
     assert (
-        "the shorter side 7 to 29 pixels, median 24; used at 24x24 pixels (crop); --img-size and "
-        "--fit change that"
+        "the shorter side 7 to 29 pixels, median 24; resized to 24x24 pixels (crop); change with "
+        "--img-size and --fit"
         in err
         and small in err
     )
@@ -1047,11 +1047,11 @@ def test_pixels_of_an_unknown_range_are_refused_by_name(tmp_path):
         path = place / "train" / "cat" / name
         path.write_bytes(raw)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: save it with 8"
         ):
             read_images(find_dataset(str(place)), tmp_path)
         with pytest.raises(
-            DataError, match=f"{name} cannot be read as an image .*: write it with 8"
+            DataError, match=f"{name} cannot be read as an image .*: save it with 8"
         ):
             np.asarray(read_images(find_dataset(f"folder:{place}"), tmp_path).train_images)
         path.unlink()

@@ -202,7 +202,7 @@ def test_other_clean_labels_are_refused(change, place, published, clean):
         **published["cifar10"],
         "clean_label": change(published["cifar10"]["clean_label"]).copy(),
     }
-    with pytest.raises(DataError, match="its clean labels are not those of cifar10"):
+    with pytest.raises(DataError, match="its clean labels differ from those of cifar10"):
         read_ten(place(content), clean)
 
 
@@ -233,16 +233,16 @@ OTHER_SETS = [
     (
         "worse_label",
         "cifar100",
-        r"'worse_label' are for cifar10, not for cifar100; cifar100 has "
+        r"'worse_label' are for cifar10, not cifar100; cifar100 has "
         r"noisy_label$",
     ),
     (
         "noisy_label",
         "cifar10",
-        r"are for cifar100, not for cifar10; cifar10 has aggre_label, "
+        r"are for cifar100, not cifar10; cifar10 has aggre_label, "
         r".*worse_label$",
     ),
-    ("noisy_coarse_label", "digits", r"are for cifar20, not for digits$"),
+    ("noisy_coarse_label", "digits", r"are for cifar20, not digits$"),
 ]
 
 
@@ -253,7 +253,7 @@ def test_the_labels_of_another_data_set_are_refused(tmp_path, subtests):
 
 
 def test_an_unknown_column_is_refused_naming_those_there_are(tmp_path):
-    with pytest.raises(DataError, match=r"'worse_labels': there are aggre_label, .*worse_label"):
+    with pytest.raises(DataError, match=r"'worse_labels'; available: aggre_label, .*worse_label"):
         read_human("worse_labels", "cifar10", np.zeros(3, int), tmp_path)
 
 
@@ -272,7 +272,7 @@ def host(monkeypatch):
 def test_offline_says_where_to_put_the_file(host, clean, tmp_path):
     with pytest.raises(
         DataError,
-        match=r"CIFAR-10_human\.pt is not there: put CIFAR-10_human\.pt "
+        match=r"CIFAR-10_human\.pt does not exist: put CIFAR-10_human\.pt "
         r"from https://\S+ there .*--offline",
     ):
         read_ten(tmp_path, clean, offline=True)
@@ -308,7 +308,7 @@ def test_other_bytes_than_the_published_are_not_kept(content, host, clean, tmp_p
     host.files = {"/human/CIFAR-10_human.pt": content}
     with pytest.raises(
         DataError,
-        match=r"sent another file than the published one.*: put "
+        match=r"wrong checksum.*: put "
         r"CIFAR-10_human\.pt",
     ):
         read_ten(tmp_path, clean)
@@ -318,7 +318,7 @@ def test_other_bytes_than_the_published_are_not_kept(content, host, clean, tmp_p
 def test_a_download_that_fails_says_where_to_put_the_file(host, clean, tmp_path):
     with pytest.raises(
         DataError,
-        match=r"no host sent CIFAR-10_human\.pt \(.*404 .*refused\): put "
+        match=r"CIFAR-10_human\.pt cannot be downloaded \(.*404 .*refused\): put "
         r"CIFAR-10_human\.pt from https",
     ) as caught:
         read_ten(tmp_path, clean)

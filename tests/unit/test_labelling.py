@@ -185,7 +185,7 @@ def test_a_share_that_is_none_is_refused(subtests):
     for fraction in (1, 1.5, -0.1, float("nan"), float("inf")):
         refused = pytest.raises(
             ConfigError,
-            match=r"--val-fraction is a share of the training "
+            match=r"--val-fraction must be a share of the training "
             r"set in \[0, 1\)",
         )
         with subtests.test(fraction=fraction), refused:
@@ -204,7 +204,7 @@ def test_a_share_that_leaves_one_side_empty_is_refused(subtests):
 
 
 def test_a_time_of_splitting_that_is_none_is_refused():
-    with pytest.raises(ConfigError, match="--val-split is one of after, before, got 'never'"):
+    with pytest.raises(ConfigError, match="--val-split must be one of after, before, got 'never'"):
         LabelRequest("symmetric(0.4)", val_fraction=0.1, val_split="never")
 
 
@@ -381,9 +381,7 @@ def test_noise_within_takes_the_map_of_the_data(openly):
     "closed", ["pdn(0.2)", "human(worse)", "imported(own)", "openset(rate=0.1, source='mnist')"]
 )
 def test_noise_by_example_does_not_stand_within(closed, openly):
-    with pytest.raises(
-        LanguageError, match="takes class-conditional noise for the images that stay"
-    ):
+    with pytest.raises(LanguageError, match="noise for the other images must be class-conditional"):
         openly(closed)
 
 
@@ -392,7 +390,7 @@ def test_images_of_the_data_set_itself_are_refused(by_path, tmp_path):
     space = Workspace(tmp_path)
     name = str(save(tmp_path / "mine.npz")) if by_path else "digits"
     data = space.labels(space.dataset(name))
-    with pytest.raises(LanguageError, match="is the data set itself: name another"):
+    with pytest.raises(LanguageError, match="is the data set itself: choose another"):
         make_manifest(
             data,
             f"openset(rate=0.3, source={name!r})",
@@ -539,7 +537,7 @@ def test_equal_counts_are_equal_in_each_part_and_refused_where_a_class_is_too_sm
     wrong = model.sample(clean, 0, parts) != clean
     assert np.bincount(3 * parts[wrong] + clean[wrong]).tolist() == [15, 15, 15, 5, 5, 5]
     with pytest.raises(
-        LanguageError, match="makes 36 labels of each class wrong, but class 0 has 30"
+        LanguageError, match="needs 36 incorrect labels in each class, but class 0 has 30"
     ):
         build_noise("symmetric(rate=0.9, exact_over='equal')", 3).sample(clean, 0)
 
@@ -614,7 +612,7 @@ CONTRADICTING = [
     ({"pair": 0.4, "convention": "sl2019"}, "sl2019 has no --pair noise; it has --sym, --asym"),
     (
         {"asym": 0.4, "convention": "sl2019", "dataset": "fashionmnist"},
-        "sl2019 has no --asym noise on fashionmnist; it has it on mnist",
+        "sl2019 has no --asym noise on fashionmnist, only on mnist",
     ),
     ({"sym": 0.4, "convention": "sl2018"}, "unknown convention 'sl2018': did you mean 'sl2019'"),
     ({"asym": 0.4, "convention": "sl2019", "map": "cifar10"}, "says all of the noise but its rate"),
@@ -933,7 +931,7 @@ def test_a_header_that_nests_endlessly_is_refused_and_does_not_take_the_process_
 def test_a_manifest_without_training_examples_is_refused(tmp_path):
     made = make("symmetric(0.4)", val_fraction=0.5)
     written(Manifest(made.meta, made.labels, made.clean_labels, val=np.ones(300, bool)), tmp_path)
-    with pytest.raises(ManifestError, match="every example is held out"):
+    with pytest.raises(ManifestError, match="every example is dropped"):
         read_manifest(tmp_path / "m.csv")
 
 

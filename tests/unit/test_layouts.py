@@ -154,7 +154,7 @@ def test_without_a_noise_the_labels_are_taken_as_they_are(laid_out, tmp_path, mo
 def test_a_list_that_names_a_picture_which_is_not_there_is_said(tmp_path, digits):
     write_clothing1m(tmp_path / "clothing1m", digits.train_images * 16)
     (tmp_path / "clothing1m" / "images/2/00/2.jpg").unlink()
-    with pytest.raises(DataError, match=r"images/2/00/2\.jpg is listed, and cannot be read"):
+    with pytest.raises(DataError, match=r"images/2/00/2\.jpg is listed but cannot be read"):
         read_images(find_dataset("clothing1m", tmp_path), tmp_path)
 
 
@@ -186,15 +186,15 @@ def test_a_set_that_is_not_at_hand_says_where_it_belongs(tmp_path, monkeypatch, 
     for name in LAYOUTS:
         assert main(["--data-dir", "data", "corrupt", name]) == 2
         assert capsys.readouterr().err.strip() == (
-            f"error: {name} is not in data: put it into data/{name}/ as its authors lay it out, "
-            "or name another --data-dir"
+            f"error: {name} is not in data: put it into data/{name}/ in its authors' layout, "
+            "or use another --data-dir"
         )
 
 
 def test_a_folder_that_is_no_class_is_said(tmp_path, digits):
     write_imagenet(tmp_path / "imagenet", digits.train_images * 16)
     picture(tmp_path / "imagenet" / "train" / "cats" / "1.JPEG", digits.train_images[0] * 16)
-    with pytest.raises(DataError, match="cats is no class of this set"):
+    with pytest.raises(DataError, match="cats is not a class of this data set"):
         find_dataset("imagenet", tmp_path)
 
 
@@ -240,8 +240,8 @@ def test_no_noise_is_drawn_on_top_of_labels_that_are_wrong_already(
         assert code == 0
         return
     said = (
-        f"error: some of {laid_out}'s own labels are wrong, so that the rate of symmetric on top "
-        "of them would be unknown: "
+        f"error: {laid_out} already has incorrect labels, so the rate after symmetric would be "
+        "unknown: "
     )
     assert (
         code == 2

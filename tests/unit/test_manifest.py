@@ -775,7 +775,7 @@ def test_what_a_plugin_declares_of_its_rate_is_filled_in_and_known_to_be_the_tru
     resolved = resolve_auto(registry, "keep(eps=auto)", digits_asymmetric())
     assert dict(resolved.kwargs) == {"rate": digits_asymmetric().expected_share, "eps": 0.4}
     assert is_oracle(registry, resolved, digits_asymmetric())
-    with pytest.raises(LanguageError, match="'rate', 'share', 'transition'"):
+    with pytest.raises(LanguageError, match="'rate', 'share' or 'transition'"):
         Auto("overall")
 
 

@@ -173,13 +173,13 @@ REFUSED = {
     "a negative share": (
         "T.npy",
         npy(changed(1, -0.1, 1.1, 0)),
-        "row 'dog' holds a negative probability, -0.1",
+        "row 'dog' has a negative probability, -0.1",
     ),
-    "a NaN": ("T.csv", csv(changed(0, np.nan, 1, 0)), "row 'cat' holds a value that is not finite"),
+    "a NaN": ("T.csv", csv(changed(0, np.nan, 1, 0)), "row 'cat' has a value that is not finite"),
     "an infinity": (
         "T.npy",
         npy(changed(0, np.inf, 0, 0)),
-        "row 'cat' holds a value that is not finite",
+        "row 'cat' has a value that is not finite",
     ),
     "counts": (
         "T.csv",
@@ -190,8 +190,8 @@ REFUSED = {
     "too few rows": ("T.csv", csv(T[:2, :2]), r"shape \(2, 2\); the data have 3 classes"),
     "too many": ("T.npy", npy(np.eye(4)), r"shape \(4, 4\); the data have 3 classes"),
     "a vector": ("T.npy", npy(np.ones(3)), r"shape \(3,\)"),
-    "a number": ("T.yaml", b"1", "neither a list of rows"),
-    "rows of different lengths": ("T.csv", b"1,0,0\n0,1\n0,0,1\n", "is no matrix of numbers"),
+    "a number": ("T.yaml", b"1", "must be a list of rows"),
+    "rows of different lengths": ("T.csv", b"1,0,0\n0,1\n0,0,1\n", "is not a matrix of numbers"),
     "a short row under names": (
         "T.csv",
         b"cat,dog,2\n1,0,0\n0,1\n0,0,1\n",
@@ -200,25 +200,25 @@ REFUSED = {
     "an unknown class": (
         "T.csv",
         csv(T, ("cat", "dog", "cow")),
-        "'cow' is no class: classes are cat, dog",
+        "'cow' is not a class: classes are cat, dog",
     ),
-    "an unknown class in a mapping": ("T.yaml", b"cow: {dog: 1}", "'cow' is no class"),
-    "an unknown recorded class": ("T.yaml", b"dog: {cow: 1}", "'cow' is no class"),
-    "a number that is no class": ("T.yaml", b"3: {dog: 1}", "'3' is no class"),
+    "an unknown class in a mapping": ("T.yaml", b"cow: {dog: 1}", "'cow' is not a class"),
+    "an unknown recorded class": ("T.yaml", b"dog: {cow: 1}", "'cow' is not a class"),
+    "a number that is no class": ("T.yaml", b"3: {dog: 1}", "'3' is not a class"),
     "a class twice above": (
         "T.csv",
         csv(T, ("cat", "dog", "cat"), CLASSES),
-        "a class stands twice among cat, dog, cat",
+        "a class occurs twice in cat, dog, cat",
     ),
     "a class twice at the left": (
         "T.csv",
         csv(T, CLASSES, ("cat", "dog", "cat")),
-        "a class stands twice among",
+        "a class occurs twice in",
     ),
     "a class by name and by number": (
         "T.csv",
         csv(T, CLASSES, ("cat", "dog", "0")),
-        "a class stands twice among",
+        "a class occurs twice in",
     ),
     "a row twice in a mapping": ("T.yaml", b"cat: {dog: 1}\ncat: {cat: 1}\n", "twice|once"),
     "a row by name and by number in a mapping": (
@@ -227,31 +227,31 @@ REFUSED = {
         "twice|once",
     ),
     "a recorded class twice": ("T.yaml", b"cat: {dog: 0.5, cat: 0.5, 0: 0}\n", "twice|once"),
-    "words": ("T.csv", b"a,b,c\nd,e,f\ng,h,i\n", "is no matrix of numbers"),
-    "a row that is no mapping": ("T.yaml", b"cat: [1, 0, 0]", "row 'cat' must be a mapping"),
-    "a list for a share": ("T.yaml", b"cat: {cat: [1]}", "is no matrix of numbers"),
+    "words": ("T.csv", b"a,b,c\nd,e,f\ng,h,i\n", "is not a matrix of numbers"),
+    "a row that is no mapping": ("T.yaml", b"cat: [1, 0, 0]", "row 'cat' must map"),
+    "a list for a share": ("T.yaml", b"cat: {cat: [1]}", "is not a matrix of numbers"),
     "a number too large": (
         "T.yaml",
         b"cat: {cat: 1" + b"0" * 400 + b"}",
-        "row 'cat' holds a value that is not finite",
+        "row 'cat' has a value that is not finite",
     ),
-    "complex numbers": ("T.npy", npy(np.eye(3) * (1 + 1j)), "is no matrix of numbers"),
+    "complex numbers": ("T.npy", npy(np.eye(3) * (1 + 1j)), "is not a matrix of numbers"),
     "nothing": ("T.csv", b"", "it is empty"),
     "blank lines": ("T.csv", b"\n , \n\n", "it is empty"),
-    "an empty array file": ("T.npy", b"", "is no matrix of numbers"),
+    "an empty array file": ("T.npy", b"", "is not a matrix of numbers"),
     "an empty mapping file": ("T.yaml", b"", "T.yaml"),
-    "a picture": ("T.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "is no matrix of numbers"),
+    "a picture": ("T.csv", b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "is not a matrix of numbers"),
     "line ends of an old machine": ("T.csv", b"1,0,0\r0,1\r", r"T\.csv"),
-    "one endless cell": ("T.csv", b"1" * 200_000, "is no matrix of numbers"),
-    "binary": ("T.npy", bytes(range(256)), "is no matrix of numbers"),
-    "binary for YAML": ("T.yaml", bytes(range(256)), "is no matrix of numbers"),
-    "what begins as an archive": ("T.npy", b"PK\x03\x04 and no more", "is no matrix of numbers"),
-    "a cut array": ("T.npy", npy(T)[:-3], "is no matrix of numbers"),
-    "objects": ("T.npy", npy(np.array([[{}]])), "is no matrix of numbers"),
+    "one endless cell": ("T.csv", b"1" * 200_000, "is not a matrix of numbers"),
+    "binary": ("T.npy", bytes(range(256)), "is not a matrix of numbers"),
+    "binary for YAML": ("T.yaml", bytes(range(256)), "is not a matrix of numbers"),
+    "what begins as an archive": ("T.npy", b"PK\x03\x04 and no more", "is not a matrix of numbers"),
+    "a cut array": ("T.npy", npy(T)[:-3], "is not a matrix of numbers"),
+    "objects": ("T.npy", npy(np.array([[{}]])), "is not a matrix of numbers"),
     "broken YAML": ("T.yaml", b"cat: {dog: 1", "not YAML"),
     "code in YAML": ("T.yaml", b"!!python/object/apply:os.getcwd []", "shape"),
-    "nesting": ("T.yaml", DEEP, "is no matrix of numbers"),
-    "another suffix": ("T.txt", b"1", "a matrix is a .csv, .npy or .yaml"),
+    "nesting": ("T.yaml", DEEP, "is not a matrix of numbers"),
+    "another suffix": ("T.txt", b"1", "a matrix must be a .csv, .npy or .yaml"),
 }
 
 
@@ -270,7 +270,7 @@ def test_a_header_that_promises_too_much_is_refused(tmp_path):
         b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000, 3), }".ljust(117)
         + b"\n"
     )
-    with pytest.raises(DataError, match="is no matrix of numbers"):
+    with pytest.raises(DataError, match="is not a matrix of numbers"):
         read(tmp_path, "T.npy", b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
 
 
@@ -356,12 +356,12 @@ def test_a_file_changed_since_is_refused(file, monkeypatch):
     text = toy(file).meta["noise"]
     np.testing.assert_array_equal(build_noise(text, 3, CLASSES).transition, T)
     file.write_bytes(csv(np.eye(3), CLASSES, CLASSES))
-    with pytest.raises(DataError, match="is another file than before: its sha256 begins with"):
+    with pytest.raises(DataError, match="has changed: its sha256 begins with"):
         build_noise(text, 3, CLASSES)
 
 
 def test_names_need_the_classes_of_the_data(file):
-    with pytest.raises(DataError, match="is no class: classes are 0, 1, 2"):
+    with pytest.raises(DataError, match="is not a class: classes are 0, 1, 2"):
         build_noise(f"matrix(file={str(file)!r})", 3)
 
 

@@ -199,11 +199,11 @@ def test_where_no_host_has_it_one_line_says_who_was_asked_and_where_to_put_it(
         == 2
     )
     assert capsys.readouterr().err == (
-        f"error: fashionmnist is not in {tmp_path}, and no host sent train-images-idx3-ubyte.gz "
-        f"({mirror.address[7:]}: HTTP 404 Not Found; 127.0.0.1:9: Connection refused): put "
+        f"error: fashionmnist is not in {tmp_path}, and train-images-idx3-ubyte.gz cannot be "
+        f"downloaded ({mirror.address[7:]}: HTTP 404 Not Found; 127.0.0.1:9: Connection refused): put "
         "fashionmnist.npz there "
-        "(train_images, train_labels, test_images, test_labels), or FashionMNIST/raw/ as it was "
-        "published, or name another --data-dir\n"
+        "(train_images, train_labels, test_images, test_labels), or the published "
+        "FashionMNIST/raw/, or use another --data-dir\n"
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -291,7 +291,7 @@ def test_an_idx_file_of_another_shape_is_refused(
     with pytest.raises(
         DataError,
         match=r"t10k-images-idx3-ubyte is not the published file: it "
-        r"does not hold \(10000, 28, 28\) bytes",
+        r"does not contain \(10000, 28, 28\) bytes",
     ):
         read_images(DATASETS["mnist"], tmp_path, offline=True)
 

@@ -49,7 +49,7 @@ def test_what_is_asked_for_is_taken(machine, case: Case) -> None:
 
 
 def test_another_word_is_refused() -> None:
-    with pytest.raises(ConfigError, match="precision is one of auto, fp32, bf16, got 'half'"):
+    with pytest.raises(ConfigError, match="precision must be one of auto, fp32, bf16, got 'half'"):
         hardware.resolve_precision("half", "auto")
 
 

@@ -286,7 +286,7 @@ def test_of_a_shard_nothing_is_dropped_silently_and_no_key_has_two_labels(tmp_pa
     assert any("0.mask.png" in line for line in described(("0.mask.png", b"x")).decisions)
     for beside, what in (
         (("0.jpg", b"x"), "two images have the key '0'"),
-        (("1.json", b'{"label": 0}'), "is 1 in its .cls and 0"),
+        (("1.json", b'{"label": 0}'), "is 1 in its .cls but 0"),
     ):
         with pytest.raises(DataError, match=what):
             described(beside)
@@ -448,7 +448,7 @@ def test_no_worker_is_left_at_the_end_or_after_an_error(pets, tmp_path):
         with pytest.raises(
             DataError,
             match=r"train/bird/05\.png cannot be read as an image .*: "
-            r"mend or remove it$",
+            r"repair or remove it$",
         ):
             read(source, plan, ATS)
         source.close()
@@ -670,7 +670,7 @@ def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones
     normalise = Normalisation.of(workspace.images(workspace.dataset("folder:pets")).test_images)
     for shape, why in (
         ((28, 28, 1), "is streamed, in colour, and mine is grey"),
-        ((20, 28, 3), "which is for squares, not for 20x28"),
+        ((20, 28, 3), "must be square, got 20x28"),
     ):
         networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
         with pytest.raises(DataError, match=why):
@@ -833,12 +833,12 @@ def test_a_table_that_cannot_be_fetched_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)  # and again afterwards
     for offline, why in (
         (False, r"http://127\.0\.0\.1:9 cannot be reached"),
-        (True, "--offline forbids to fetch it"),
+        (True, "--offline forbids downloads"),
     ):
         with pytest.raises(
             DataError,
-            match=rf"is not in the hub's cache and {why}.*: get it "
-            r"elsewhere and name a folder of parquet files",
+            match=rf"is not in the local cache of the hub and {why}.*: "
+            r"use a directory of parquet files",
         ):
             find_dataset("hfds:somebody/nothing", tmp_path, offline=offline)
 
@@ -855,10 +855,10 @@ def test_what_only_streamed_pictures_have_is_refused_elsewhere(
 @pytest.mark.parametrize(
     ("name", "what"),
     [
-        ("folder:none", "folder:none is no folder"),
+        ("folder:none", "folder:none is not a directory"),
         ("folder:bare", "has no test images: put them into"),
-        ("tar:pets", "is no tar, and no folder of tars"),
-        ("tar:broken.tar", "cannot be read as a tar that is not compressed"),
+        ("tar:pets", "is neither a tar nor a directory with tars"),
+        ("tar:broken.tar", "cannot be read as an uncompressed tar"),
         ("wds:unlabelled", "'a' has no label: expected a.cls, or .json with a label"),
         ("wds:half", "has no test part"),
     ],
@@ -881,7 +881,7 @@ def test_what_is_no_set_of_pictures_is_said(name, what, lab):
 def test_a_folder_that_does_not_fit_into_memory_says_how_to_stream_it(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"1000000 images of 224x224 are 150.5 GB in memory, .*: give a smaller "
+        match=r"1000000 images of 224x224 need 150.5 GB of memory, .*: use a smaller "
         r"--img-size, or stream them as folder:pets$",
     ):
         check_memory(Path("pets"), 1_000_000, 224, 224)

@@ -121,9 +121,9 @@ def test_all_images_are_no_subset_and_leave_every_byte() -> None:
 @pytest.mark.parametrize(
     ("count", "said"),
     [
-        (0, "--subset is a number of training images from 1 on, got 0"),
+        (0, "--subset must be a positive number of training images, got 0"),
         (1298, "--subset 1298: digits has 1297 training images"),
-        (5, "--subset 5 of 1297 leaves no image of the class 0: from 11 on each class has one"),
+        (5, "--subset 5 of 1297 leaves no image of the class 0: use 11 or more"),
     ],
 )
 def test_a_subset_that_cannot_be_is_refused(count: int, said: str) -> None:
@@ -261,7 +261,7 @@ def test_python_has_the_labels_of_the_command() -> None:
     found = nb.corrupt(DIGITS.labels, "symmetric(rate=0.4)", num_classes=10, seed=2, subset=300)
     np.testing.assert_array_equal(found >= 0, manifest.included)
     np.testing.assert_array_equal(found[found >= 0], manifest.labels[manifest.included])
-    with pytest.raises(ConfigError, match="from 1 on"):
+    with pytest.raises(ConfigError, match="positive number of training images"):
         nb.corrupt(DIGITS.labels, "symmetric(rate=0.4)", num_classes=10, subset=0)
 
 
@@ -307,7 +307,7 @@ def test_a_header_that_says_another_subset_is_refused(tmp_path: Path) -> None:
     manifest = made()
     manifest.meta["subset"] = 299
     manifest.write(tmp_path / "m.csv")
-    with pytest.raises(ManifestError, match="disagree about a subset"):
+    with pytest.raises(ManifestError, match="disagree about the subset"):
         read_manifest(tmp_path / "m.csv")
 
 
@@ -648,14 +648,18 @@ def test_another_number_of_images_is_another_experiment_than_the_published_one(
             "subset: [300, x]",
             "6:75: matrix.subset.1: Input should be a valid integer",
         ),
-        ("subset: [300, 600]", "subset: [300, 0]", "from 1 on, got 0"),
+        ("subset: [300, 600]", "subset: [300, 0]", "positive number of training images, got 0"),
         (
             "subset: [300, 600]",
             "subset: [300, 600, 1300]",
             "--subset 1300: digits has 1297 training images",
         ),
         ("loss: [ce, mae]", "loss: [ce, 3]", "matrix.loss.1: Input should be a valid string"),
-        ("strategy: standard", "strategy: standard, subset: 0", "from 1 on, got 0"),
+        (
+            "strategy: standard",
+            "strategy: standard, subset: 0",
+            "positive number of training images, got 0",
+        ),
     ],
 )
 def test_a_wrong_size_in_a_suite_is_said(old: str, new: str, said: str, tmp_path: Path) -> None:

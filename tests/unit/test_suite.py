@@ -173,7 +173,7 @@ MISTAKES = [
     ("epochs: 1", "nesterov: 1", "defaults.nesterov: Input should be a valid boolean"),
     ("epochs: 1", "model: cnn9", "unknown model 'cnn9': did you mean 'cnn8'"),
     ("epochs: 1", "recipe: appl", "unknown recipe 'appl': did you mean 'apl'"),
-    ("epochs: 1", "precision: fp16", "precision is one of auto, fp32, bf16"),
+    ("epochs: 1", "precision: fp16", "precision must be one of auto, fp32, bf16"),
     ("dataset: digits", "dataset: digit", "unknown dataset 'digit': did you mean 'digits'"),
     ("[ce, el]", "[ce, ell]", "7:20: unknown method 'ell': did you mean 'el'"),
     ("[ce, el]", "[]", "7:7: the axis method is empty"),

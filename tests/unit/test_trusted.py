@@ -80,12 +80,12 @@ def test_without_trust_a_manifest_is_what_it_was() -> None:
 
 def test_a_share_that_is_none_is_refused(case: Case) -> None:
     for share in [-0.1, 1.0, 1.5]:
-        with case(share=share), pytest.raises(ConfigError, match=r"--trusted is a share"):
+        with case(share=share), pytest.raises(ConfigError, match=r"--trusted must be a share"):
             LabelRequest("symmetric(rate=0.4)", trusted=share)
 
 
 def test_too_small_a_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match="is none"):
+    with pytest.raises(ConfigError, match="selects none"):
         made(1e-6)
 
 
@@ -94,7 +94,7 @@ def test_a_trusted_label_that_is_not_the_clean_one_is_refused(tmp_path: Path) ->
     manifest.labels[np.flatnonzero(manifest.trusted)[0]] += 1
     manifest.labels[:] %= 10
     manifest.write(tmp_path / "m.csv")
-    with pytest.raises(ManifestError, match="a trusted label is not the clean one"):
+    with pytest.raises(ManifestError, match="a trusted label differs from the clean label"):
         read_manifest(tmp_path / "m.csv")
 
 

@@ -1,5 +1,5 @@
-"""Reads .npy, .npz and files of torch.save from untrusted sources: no code in them is run, no
-pickle is loaded, and no array is larger than its bytes.
+"""Reads untrusted .npy, .npz and torch.save files: no code is executed, no pickle is loaded, and
+arrays that do not match their size are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .untrusted import MAX_BYTES, check_room
 
 _KINDS = "biufSU"  # of dtypes: numbers and texts
 _SHOWN = 10  # names in an error
-# numpy's; the libraries of other methods raise errors of their own
+# those of numpy; other methods raise other errors
 _COMPRESSION = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
@@ -34,7 +34,7 @@ _ZIP_ERRORS = (
 
 
 def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype, leaving the file where the numbers begin. Raises ValueError."""
+    """Reads shape and dtype; the file is then positioned at the data. Raises ValueError."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numpy's own, about headers of Python 2
@@ -45,18 +45,18 @@ def npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype[Any]]:
                 else np.lib.format.read_array_header_2_0
             )
             shape, _, dtype = read(file)
-    except Exception as error:  # numpy reads a header as Python, and documents no exceptions
+    except Exception as error:  # numpy parses a header as Python and documents no exceptions
         raise ValueError(f"its header cannot be read ({str(error)[:100]})") from None
     return shape, dtype
 
 
 def read_npy(file: IO[bytes], size: int) -> np.ndarray:
-    """The array of a .npy of `size` bytes. Raises ValueError for anything else, for objects, and
-    for a header that does not fit the bytes.
+    """Reads the array of a .npy of `size` bytes. Raises ValueError for other files, for objects,
+    and for a header that does not match the size.
     """
     shape, dtype = npy_header(file)
-    if dtype.kind not in _KINDS:  # of objects, too, which could run code
-        raise ValueError(f"it holds {str(dtype)[:40]}, neither numbers nor texts")
+    if dtype.kind not in _KINDS:  # objects could execute code
+        raise ValueError(f"it contains {str(dtype)[:40]}, expected numbers or texts")
     length = size - file.tell()
     if (
         min(shape, default=0) < 0
@@ -64,7 +64,8 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
         or math.prod(filter(None, shape)) > MAX_BYTES
     ):
         raise ValueError(
-            f"its header says {str(shape)[:80]} of {str(dtype)[:40]}, its bytes are {length}"
+            f"its size, {length} bytes, does not match its header, {str(shape)[:80]} of "
+            f"{str(dtype)[:40]}"
         )
     file.seek(0)
     with warnings.catch_warnings():
@@ -74,7 +75,7 @@ def read_npy(file: IO[bytes], size: int) -> np.ndarray:
 
 @contextmanager
 def _open_zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
-    """Raises ValueError for all that is wrong with the archive."""
+    """Opens an archive; its errors are raised as ValueError."""
     try:
         with zipfile.ZipFile(file) as archive:
             yield archive
@@ -85,7 +86,9 @@ def _open_zip(file: IO[bytes]) -> Iterator[zipfile.ZipFile]:
 def npz_arrays(
     file: IO[bytes], names: Iterable[str] | None = None, largest: int | None = None
 ) -> dict[str, np.ndarray]:
-    """The named arrays of a .npz, or all; none of more than `largest` bytes. Raises ValueError."""
+    """Reads the named arrays of a .npz, or all. Raises ValueError, also for an array of more than
+    `largest` bytes.
+    """
     with _open_zip(file) as archive:
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         names = tuple(members if names is None else names)
@@ -98,19 +101,19 @@ def npz_arrays(
             if members[name].compress_type not in _COMPRESSION:
                 raise ValueError("it is compressed by a method that numpy does not write")
             if largest is not None and members[name].file_size > largest:
-                raise ValueError(f"its {name} is larger than it can be")
+                raise ValueError(f"its array {name} is too large")
         check_room((members[name].file_size for name in names), file.seek(0, os.SEEK_END))
         arrays = {}
         for name in names:
             with archive.open(members[name]) as member:
                 arrays[name] = read_npy(member, members[name].file_size)
-                member.read(1)  # its end, where the checksum is compared
+                member.read(1)  # reaches the end, where the checksum is compared
         return arrays
 
 
 def packed_npz(arrays: Mapping[str, np.ndarray], *, deflated: bool = False) -> bytes:
-    """The .npz of some arrays. Made in memory, since numpy's, written to a disk that is full,
-    leaves an archive open and a traceback.
+    """Packs arrays as .npz in memory: if numpy writes it to a full disk, the archive stays open and
+    prints a traceback.
     """
     buffer = io.BytesIO()
     (np.savez_compressed if deflated else np.savez)(buffer, **arrays)  # type: ignore[arg-type]
@@ -136,7 +139,7 @@ _MAX_DEPTH = 20  # of containers in containers
 
 
 def load_torch(raw: bytes, device: Any = "cpu") -> Any:
-    """Tensors and plain values. A damaged or hostile file may raise any exception of torch's."""
+    """Loads tensors and plain values. A damaged file can raise any exception of torch."""
     import torch
 
     if zipfile.is_zipfile(io.BytesIO(raw)):
@@ -145,21 +148,19 @@ def load_torch(raw: bytes, device: Any = "cpu") -> Any:
             members = archive.infolist()
         stored = all(member.compress_type == zipfile.ZIP_STORED for member in members)
         if not stored or sum(member.file_size for member in members) > len(raw):
-            raise ValueError("it is compressed, or says that it is larger than it is")
+            raise ValueError("it is compressed, or its members are larger than the file")
     content = torch.load(io.BytesIO(raw), map_location=device, weights_only=True)
     for value in _contained(content):
         if isinstance(value, torch.Tensor):
-            # strided, with a place in the file for each number
+            # strided, and each number is stored in the file
             plain = value.layout == torch.strided and not value.is_quantized and not value.is_meta
             if not plain or not value.nbytes <= value.untyped_storage().nbytes() <= len(raw):
-                raise ValueError(
-                    "it holds a tensor that is larger than the file, or none of plain numbers"
-                )
+                raise ValueError("it contains a tensor that is larger than the file or not strided")
     return content
 
 
 def _contained(content: Any, depth: int = 0) -> Iterator[Any]:
-    """Every object in it, however deep. Raises ValueError for what contains itself."""
+    """All nested objects. Raises ValueError for very deep nesting, such as a list in itself."""
     if depth > _MAX_DEPTH:
         raise ValueError("it is nested too deeply")
     yield content

@@ -1,4 +1,4 @@
-"""Writes files whole or not at all: under a temporary name, then renamed."""
+"""Writes files atomically: under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _ABANDONED = 86_400.0  # seconds without a write, after which a temporary file i
 
 
 def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES) -> bytes:
-    """A file's bytes. Raises DataError where it cannot be read, has more than `largest` (or
-    MAX_BYTES) bytes, or its checksum does not begin with `sha256`.
+    """Reads a file. Raises DataError if it cannot be read, has more than `largest` (or MAX_BYTES)
+    bytes, or its checksum does not begin with `sha256`.
     """
     try:
         raw = read_bytes(path, min(largest, MAX_BYTES))
@@ -28,25 +28,24 @@ def read_checked(path: Path, sha256: str | None = None, largest: int = MAX_BYTES
         ) from None
     if sha256 and not (digest := hashlib.sha256(raw).hexdigest()).startswith(sha256):
         raise DataError(
-            f"{path} is another file than before: its sha256 begins with "
-            f"{digest[:16]}, not with {sha256}"
+            f"{path} has changed: its sha256 begins with {digest[:16]}, not with {sha256}"
         )
     return raw
 
 
 def atomic_write(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Fill `path` by `write(file)`; if anything fails, it stays as it was. Raises DataError if it
-    cannot be written.
+    """Write `path` by `write(file)`; on failure it does not change. Raises DataError if it cannot
+    be written.
     """
     with _temporary(path, write) as part:
         part.replace(path)
 
 
 def atomic_create(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
-    """As `atomic_write`, but never replaces a file: False if there is one. Raises DataError."""
+    """Like `atomic_write`, but returns False if the file exists. Raises DataError."""
     with _temporary(path, write) as part:
         created = link_new(part, path)
-        # what killed writers left; others may be writing. By the clock of the file system.
+        # remove files of killed writers, not of active ones; by the clock of the file system
         now = part.stat().st_mtime
         for other in part.parent.glob(".*.part"):
             with suppress(FileNotFoundError):  # its writer has ended
@@ -57,7 +56,7 @@ def atomic_create(path: Path, write: Callable[[IO[bytes]], object]) -> bool:
 
 @contextmanager
 def _temporary(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Path]:
-    """A file next to `path`, whole and on the disk; inside `with` it gets its name. Raises
+    """A complete file next to `path`, synced to disk; the caller renames it inside `with`. Raises
     DataError.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -82,9 +81,9 @@ def _temporary(path: Path, write: Callable[[IO[bytes]], object]) -> Iterator[Pat
 def link_new(part: Path, path: Path) -> bool:
     """Give a written file a second name; False if that name exists.
 
-    A link and not an exclusive creation: with a link the name never shows half a file, and old NFS
-    has no exclusive creation. Where a file system has no links, such as exFAT, the file is created
-    exclusively and filled.
+    A link instead of exclusive creation: a partial file is never visible, and old NFS has no
+    exclusive creation. On file systems without links, such as exFAT, the file is created
+    exclusively.
     """
     try:
         path.hardlink_to(part)
@@ -103,9 +102,9 @@ def link_new(part: Path, path: Path) -> bool:
 
 
 def fsync_dir(folder: Path) -> None:
-    """Write a directory's names to the disk too: a power failure could lose them."""
+    """Sync a directory to disk, so that a power failure does not lose its names."""
     if os.name == "nt":
-        return  # it opens no directories
+        return  # Windows cannot open directories
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -120,10 +119,10 @@ def remove_partials(folder: Path) -> None:
 
 
 def is_text(name: str) -> bool:
-    """Whether it can be written as UTF-8; a name of a file need not be."""
+    """Whether a file name can be written as UTF-8."""
     return name.isascii() or not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def write_text(path: Path, content: str) -> None:
-    """Write UTF-8 text to `path`, whole or not at all."""
+    """Write UTF-8 text to `path` atomically."""
     atomic_write(path, lambda file: file.write(content.encode()))

@@ -1,10 +1,10 @@
-"""A lock that is a small file: only one process can create it, and its owner keeps it young.
+"""A lock file: only one process can create it, and its owner updates its time as a heartbeat.
 
-The lock of a dead owner is taken over. Whoever takes over creates the successor of the lock file,
-`NAME.HASH`, named after the content that it succeeds, so that only one can; the owner is the last
-of that chain. Then the successor is renamed to `NAME`. So there is a lock at every moment, a living
-owner's is never moved, and of two that try at once one succeeds. Nothing but creating and renaming
-has to be atomic: a shared file system needs no locks of its own.
+The lock of a dead owner can be taken over. The new owner creates the successor of the lock file,
+`NAME.HASH`, with the hash of the old content, so that only one process succeeds; the last file of
+this chain is the lock. Then the successor is renamed to `NAME`. The lock therefore exists at every
+moment, and the lock of a live owner is never moved. Only creation and renaming have to be atomic: a
+shared file system needs no locks of its own.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from typing import Any
 from ...errors import DataError, RunTaken
 from .atomic import link_new, remove_partials
 
-# a scheduler's name of this work, the same over all its attempts, of which one runs at a time
+# a scheduler's id of this job, the same for all its attempts, of which one runs at a time
 JOB = "NOISEBENCH_JOB"
 HEARTBEAT = 60.0  # seconds between two updates of the file's time
-LEASE = 600.0  # seconds without one, after which an owner on another machine counts as dead
-_TRIES = 100  # each fails only if another process has just succeeded
+LEASE = 600.0  # seconds without update after which an owner on another machine counts as dead
+_TRIES = 100  # each fails only if another process succeeds
 _LARGEST = 4096  # bytes of a lock file
 _ON_DISK = {"started": "began", "nonce": "once"}  # keys of the file that differ from the attribute
 
@@ -40,8 +40,8 @@ _ON_DISK = {"started": "began", "nonce": "once"}  # keys of the file that differ
 class LockOwner:
     """The process that wrote a lock file; empty fields where the file lacks them.
 
-    machine: the set of processes that the pid is one of, see `machine`. started: when the process
-    started, in ticks since the machine did; 0: unknown. nonce: of this lock alone.
+    machine: the scope of the pid, see `machine`. started: start time of the process in ticks since
+    boot, 0 if unknown. nonce: unique for this lock.
     """
 
     host: str = ""
@@ -67,7 +67,7 @@ class LockOwner:
 
     @classmethod
     def read(cls, content: bytes) -> LockOwner:
-        """The fields that can be read."""
+        """Parses a lock file; unreadable fields stay empty."""
         try:
             values = dict(json.loads(content))
         except (ValueError, TypeError, RecursionError):
@@ -102,8 +102,8 @@ class LockOwner:
         return silence > lease if alive is None else not alive
 
     def is_alive(self) -> bool | None:
-        """None if unknown: on another machine, in another container, and where the system does not
-        tell start times.
+        """None if unknown: on another machine, in another container, or on systems without start
+        times.
         """
         same = self.machine == machine() if self.machine else self.host == socket.gethostname()
         if self.pid < 1 or not same:
@@ -117,10 +117,10 @@ class LockOwner:
 
 
 def machine() -> str:
-    """Names the set of processes in which a pid is unique; empty if unknown.
+    """Identifies the scope in which a pid is unique; empty if unknown.
 
-    On Linux this boot of the machine and the container (its PID namespace), since two containers of
-    one host name may both have a process 7; elsewhere the host.
+    On Linux the boot id and the PID namespace, since two containers with the same host name can
+    both have a process 7; elsewhere the host name.
     """
     if not sys.platform.startswith("linux"):
         return socket.gethostname()
@@ -132,11 +132,11 @@ def machine() -> str:
 
 
 def _start_time(pid: int) -> int | None:
-    """When a process started, in ticks since the machine did; 0: it does not exist, or is a zombie;
-    None: unknown.
+    """Start time of a process in ticks since boot; 0 if it does not exist or is a zombie, None if
+    unknown.
     """
     if os.name == "nt":
-        return None  # os.kill would end it
+        return None  # os.kill would terminate it
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):
@@ -144,7 +144,7 @@ def _start_time(pid: int) -> int | None:
     except PermissionError:
         pass
     try:
-        # a name may hold spaces and brackets
+        # a name can contain spaces and brackets
         state, *rest = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
         # A killed process whose first thread is gone keeps its files until the last one is.
         return 0 if state in (b"Z", b"X") and int(rest[16]) <= 1 else int(rest[18])
@@ -180,38 +180,38 @@ class LockFile:
 
 @dataclass(frozen=True)
 class RunLock:
-    """A lock of this process, until another one that considered it dead has taken it over."""
+    """A lock of this process, until another process takes it over."""
 
     path: Path
     content: bytes
     ended: threading.Event = field(default_factory=threading.Event)
 
     def check(self) -> None:
-        """Raises RunTaken if the lock is gone or another's, DataError if it cannot be read."""
+        """Raises RunTaken if the lock is removed or taken over, DataError if it cannot be read."""
         try:
             last = find_lock(self.path)
         except OSError as error:
             raise DataError(f"cannot read {self.path}: {error.strerror or error}") from None
         if last is None or last.content != self.content:
-            change = f"taken over by {last.owner}" if last else "taken away"
+            change = f"taken over by {last.owner}" if last else "unlocked"
             raise RunTaken(
-                f"{self.path.parent} was {change} while this process gave no sign of "
-                "life; it writes no more there"
+                f"{self.path.parent} was {change} while this process did not respond; "
+                "it stops writing there"
             )
 
     def keep_alive(self) -> None:
-        """Update the file's time until the lock ends, or is another's."""
+        """Update the file's time until the lock ends or is taken over."""
         while not self.ended.wait(HEARTBEAT):
-            with suppress(OSError):  # the file system does not answer for the moment
+            with suppress(OSError):  # the file system does not respond at the moment
                 last = find_lock(self.path)
                 if last is None or last.content != self.content:
                     return
                 os.utime(self.path)  # now, by the clock of the file system, not by this machine's
 
     def end(self) -> None:
-        """Remove the file if it is ours."""
+        """Remove the file if this process owns it."""
         self.ended.set()
-        with suppress(OSError):  # a lock that stays is taken over, since its owner has ended
+        with suppress(OSError):  # a remaining lock can be taken over, since its owner has ended
             last = find_lock(self.path)
             if last is not None and last.content == self.content:
                 self.path.unlink()
@@ -219,7 +219,7 @@ class RunLock:
 
 @contextmanager
 def acquire(path: Path) -> Iterator[RunLock]:
-    """Hold the lock at `path`. Raises RunTaken if another process has it, DataError if the file
+    """Acquire the lock at `path`. Raises RunTaken if another process has it, DataError if the file
     cannot be written.
     """
     try:
@@ -236,7 +236,7 @@ def acquire(path: Path) -> Iterator[RunLock]:
 
 
 def find_lock(path: Path) -> LockFile | None:
-    """The lock file that counts, the last of the chain; None if there is no lock."""
+    """The current lock file, the last of the chain; None if there is no lock."""
     chain = _chain(path)
     return chain[-1] if chain else None
 
@@ -256,7 +256,9 @@ def _successor(path: Path, file: LockFile) -> Path:
 
 
 def _create(path: Path) -> bytes:
-    """Create the lock file, or the successor of a dead owner's; its content. Raises RunTaken."""
+    """Create the lock file, or the successor of a dead owner's, and return its content. Raises
+    RunTaken.
+    """
     for _ in range(_TRIES):
         content = LockOwner.here().content()
         part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
@@ -269,11 +271,11 @@ def _create(path: Path) -> bytes:
             pass  # another process removed it and was faster
         finally:
             part.unlink(missing_ok=True)
-    raise RunTaken(f"{path.parent} is wanted by many processes at once: try again")
+    raise RunTaken(f"{path.parent} is being locked by many processes at once: try again")
 
 
 def _try_create(path: Path, part: Path, content: bytes) -> bool:
-    """Make `part` the lock that counts; False if another process was faster.
+    """Make `part` the current lock; False if another process was faster.
 
     Raises RunTaken if the owner of the current lock is alive.
     """
@@ -284,17 +286,17 @@ def _try_create(path: Path, part: Path, content: bytes) -> bool:
         silence = part.stat().st_mtime - last.changed
         if not last.owner.is_expired(silence, LEASE):
             raise RunTaken(
-                f"{last.path.parent} is being run by {last.owner}, last heard of "
-                f"{max(0, round(silence))} s ago; it is taken over where that has "
-                f"ended, or was silent for {LEASE / 60:.0f} minutes; if you know it to be gone, "
-                f"delete {last.path}"
+                f"{last.path.parent} is being run by {last.owner}, last update "
+                f"{max(0, round(silence))} s ago; it can be taken over when that process has "
+                f"ended, or after {LEASE / 60:.0f} minutes without update; if you know that it has "
+                f"ended, delete {last.path}"
             )
     new = _successor(path, before[-1]) if before else path
     # NFS repeats a request without an answer: False may mean that the first one succeeded
     link_new(part, new)
     chain = _chain(path)
     if all(file.content != content for file in chain):
-        # a successor of ours counts for nothing if the lock before it is gone
+        # our successor is void if the lock before it is gone
         file = LockFile.read(new)
         if file is not None and file.content == content:
             new.unlink(missing_ok=True)
@@ -304,6 +306,6 @@ def _try_create(path: Path, part: Path, content: bytes) -> bool:
         chain[-1].path.replace(path)
         for file in chain[1:-1]:
             file.path.unlink(missing_ok=True)
-    # what dead processes left half written; another process's part here makes it try again
+    # files of dead processes; a live process whose file is removed tries again
     remove_partials(path.parent)
     return True

@@ -1,4 +1,4 @@
-"""Pydantic types for JSON and YAML that others wrote, checked before anything of it is used."""
+"""Pydantic types to validate untrusted JSON and YAML before use."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 
 _DEEPEST = 20
 _MAX_INT = 1 << 63
-# which no XML may hold, and a terminal may obey
+# not allowed in XML; terminals interpret some
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ufffe\uffff]")
 _SHOWN = 40  # characters of a wrong value
 MOST_CLASSES = 65_536  # predictions keep classes in 16 bits
 
 
 def is_number(value: Any) -> bool:
-    """Whether it is a finite number, and no flag."""
+    """Whether it is a finite number and not a bool."""
     if type(value) is float:
         return math.isfinite(value)
     return type(value) is int and abs(value) < _MAX_INT
 
 
 def without_controls(value: str) -> str:
-    """The text itself. Raises ValueError for control characters."""
+    """Returns the text. Raises ValueError for control characters."""
     if _CONTROL.search(value):
         raise ValueError("must be a text without control characters")
     return value
@@ -74,14 +74,16 @@ def check_form(content: Any, form: Any, at: str = "") -> None:
 
 
 def check_plain(content: Any, depth: int = 0) -> None:
-    """Raises ValueError for anything but texts, finite numbers, lists and mappings by texts."""
+    """Raises ValueError for values other than texts, finite numbers, lists and mappings with text
+    keys.
+    """
     if isinstance(content, dict | list):
         if depth > _DEEPEST:
             raise ValueError(f"it is nested deeper than {_DEEPEST}")
         if isinstance(content, dict):
             for name in content:
                 if type(name) is not str:
-                    raise ValueError(f"a name in it must be a text, not {shown(name)}")
+                    raise ValueError(f"a key in it must be a text, not {shown(name)}")
             content = content.values()
         for item in content:
             if type(item) is not str:
@@ -91,7 +93,7 @@ def check_plain(content: Any, depth: int = 0) -> None:
 
 
 def shown(value: Any) -> str:
-    """A wrong value, in an error's line."""
+    """An invalid value as text for an error."""
     if isinstance(value, int) and abs(value) >= _MAX_INT:
         return f"a number of {value.bit_length()} bits"
     if isinstance(value, dict | list):

@@ -1,7 +1,7 @@
-"""Reads untrusted files within bounds: regular files of a plausible size, packed or not, and JSON
-and YAML of plain values. Every reader begins here.
+"""Reads untrusted files with limits: regular files of a plausible size, compressed or not, and JSON
+and YAML with plain values. All readers use it.
 
-Raises OSError, as `open` does, or ValueError; each caller adds in its message what to do.
+Raises OSError, like `open`, or ValueError; callers add what to do to the message.
 """
 
 from __future__ import annotations
@@ -20,55 +20,55 @@ from typing import IO, Any
 
 from ..hardware import memory_cgroups
 
-MAX_BYTES = 1 << 32  # bytes of a file that is read whole
+MAX_BYTES = 1 << 32  # of a file that is read into memory
 LARGEST_TEXT = 1 << 20  # of a short text: a suite, a configuration, a list of names
-LARGEST_JSON = 1 << 24  # of a run's record, which of 65,536 classes takes a third
-MAX_RATIO = 100  # how many times its bytes a packed file may hold: honest ones reach 30
-_ROOM = 1 << 28  # bytes that any packed file may hold
+LARGEST_JSON = 1 << 24  # of a run's record; with 65,536 classes it takes a third
+MAX_RATIO = 100  # of unpacked to packed bytes: valid files reach 30
+_ROOM = 1 << 28  # unpacked bytes that are always allowed
 _CHUNK = 1 << 20  # bytes read or unpacked at a time
 
 
 def open_regular(path: Path) -> IO[bytes]:
-    """A regular file, to be read; never a directory, a pipe or a device, which may have no end.
-    Raises OSError.
+    """Opens a regular file for reading. Raises OSError, also for a directory, a pipe or a device,
+    which can be endless.
     """
-    # a pipe does not wait
+    # do not block on a pipe
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     descriptor = os.open(path, flags)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
-        raise OSError("it is a folder, a pipe or a device, no file")
+        raise OSError("it is a directory, a pipe or a device, not a file")
     return os.fdopen(descriptor, "rb")
 
 
 def read_bytes(path: Path, largest: int = MAX_BYTES) -> bytes:
-    """A whole file. Raises OSError, or ValueError if it has more than `largest` bytes."""
+    """Reads a file. Raises OSError, or ValueError if it has more than `largest` bytes."""
     with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         if size > largest:
-            raise ValueError(f"it is too large: {size} bytes, and may have {largest}")
-        return file.read(size)  # not what is added meanwhile
+            raise ValueError(f"it is too large: {size} bytes, the limit is {largest}")
+        return file.read(size)  # not what is appended meanwhile
 
 
 def read_text(path: Path, largest: int = LARGEST_TEXT) -> str:
-    """A whole file of UTF-8. Raises OSError, ValueError."""
+    """Reads a file as UTF-8. Raises OSError, ValueError."""
     return read_bytes(path, largest).decode()
 
 
 def hash_of(path: Path) -> str:
-    """The sha256 of a file, however large. Raises OSError."""
+    """The sha256 of a file of any size. Raises OSError."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def check_room(sizes: Iterable[int], packed: int) -> None:
-    """Raises ValueError where members of these sizes are too large for `packed` bytes."""
+    """Raises ValueError if members of these sizes are too large for `packed` bytes."""
     if (size := sum(sizes)) > max(_ROOM, MAX_RATIO * packed):
-        raise ValueError(f"it unpacks to {size} bytes from {packed}, which no honest file does")
+        raise ValueError(f"it unpacks {packed} bytes to {size}, which is not plausible")
 
 
 def read_gzip(path: Path) -> bytes:
-    """The content of a gzip file. Raises OSError, or ValueError if it is damaged or too large."""
+    """Reads a gzip file. Raises OSError, or ValueError if it is damaged or too large."""
     content = io.BytesIO()
     try:
         with open_regular(path) as file, gzip.GzipFile(fileobj=file) as stream:
@@ -82,25 +82,24 @@ def read_gzip(path: Path) -> bytes:
 
 
 def read_json(path: Path, largest: int = LARGEST_JSON) -> Any:
-    """A file of JSON. Raises OSError, ValueError."""
+    """Reads a JSON file. Raises OSError, ValueError."""
     return parse_json(read_bytes(path, largest))
 
 
 def parse_json(raw: bytes) -> Any:
-    """Plain values. Raises ValueError, also for NaN, infinity, half characters, huge integers."""
+    """Parses JSON. Raises ValueError, also for NaN, infinity, lone surrogates and huge integers."""
     from pydantic_core import from_json
 
     from .schema import check_plain
 
     content = from_json(raw.removeprefix(codecs.BOM_UTF8), allow_inf_nan=False)
-    check_plain(content)  # 1e999 is read as infinity
+    check_plain(content)  # 1e999 is parsed as infinity
     return content
 
 
 def free_memory(root: Path = Path("/")) -> int | None:
-    """Bytes that the process, its container and its job may still have; None if unknown.
-
-    `root` is where `proc` and `sys` are.
+    """Memory in bytes that the process can still use, also in its container and job; None if
+    unknown. `root`: the parent of `proc` and `sys`.
     """
     try:
         import resource
@@ -120,7 +119,7 @@ def free_memory(root: Path = Path("/")) -> int | None:
                 left = int((folder / limit_file).read_text(encoding="ascii"))
                 left -= int((folder / used_file).read_text(encoding="ascii"))
                 free.append(left)
-                # files that the system keeps in memory can go
+                # the page cache can be freed
                 free[-1] += _number_after(f"{cache} ", folder / "memory.stat")
     return max(0, min(free))
 
@@ -132,12 +131,12 @@ def _number_after(name: str, path: Path) -> int:
     raise ValueError(f"{path} has no {name}")
 
 
-_MAX_VALUES = 400_000  # of a document: a manifest's header of 65,536 classes has half of these
+_MAX_VALUES = 400_000  # of a document; a manifest's header of 65,536 classes has half
 
 
 def check_nesting(text: str, max_depth: int, max_values: int = _MAX_VALUES) -> None:
-    """Parse a document without building it. Raises ValueError for deeper nesting, more values or an
-    alias; yaml.YAMLError for no YAML.
+    """Check a YAML document without loading it. Raises ValueError for deeper nesting, more values
+    or an alias; yaml.YAMLError for invalid YAML.
     """
     import yaml
 
@@ -152,7 +151,7 @@ def check_nesting(text: str, max_depth: int, max_values: int = _MAX_VALUES) -> N
 
 
 def read_yaml(text: str, max_depth: int) -> Any:
-    """Plain values. Raises ValueError for anything else, deeper nesting, or aliases."""
+    """Parses YAML with plain values. Raises ValueError for others, deeper nesting, or aliases."""
     import yaml
 
     try:
@@ -161,19 +160,19 @@ def read_yaml(text: str, max_depth: int) -> Any:
     except yaml.YAMLError as error:
         raise ValueError(f"it is not YAML ({str(error).splitlines()[0]})") from None
     except (TypeError, AttributeError, OverflowError) as error:
-        # a key that is a list; a date that is none
+        # a key that is a list; an invalid date
         raise ValueError(f"it is not plain YAML ({error})") from None
 
 
 def yaml_loader() -> Any:
-    """The safe loader, in C where there is one."""
+    """The safe loader, in C if available."""
     import yaml
 
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def yaml_dumper() -> Any:
-    """The safe dumper, in C where there is one: ten times as fast."""
+    """The safe dumper, in C if available, which is ten times faster."""
     import yaml
 
     return getattr(yaml, "CSafeDumper", yaml.SafeDumper)
