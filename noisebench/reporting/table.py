@@ -245,9 +245,7 @@ class Table:
                 metric_of = {col: cell.metric for (_, col), cell in self.cells.items()}
                 which = f"of {metric_of[self.results[0]]} "
             count = f"{len(self.ranked)} of {len(self.results)} columns"
-            parts.append(
-                f"Mean rank over the {count} {which}in which every row has a mean; 1 is best."
-            )
+            parts.append(f"Mean rank over {count} {which}in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
             parts.append(
                 "† oracle: uses, or was tuned with, the true noise rate or transition matrix."
