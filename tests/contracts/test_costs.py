@@ -111,7 +111,7 @@ def test_a_mean_rank_is_of_results_alone(tmp_path: Path) -> None:
     table = report(tmp_path, "last,minutes").tables[0]
     assert [col.rpartition(", ")[2] for col in table.ranked] == [
         "last"
-    ] and "over the 1 of 1 columns" in table.caption(ranks=True)
+    ] and "over 1 of 1 columns" in table.caption(ranks=True)
 
 
 def content(root: Path, metric: str) -> dict:

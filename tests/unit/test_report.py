@@ -499,7 +499,7 @@ def test_ranks_are_over_the_columns_that_every_row_has(tmp_path: Path) -> None:
     assert [table.rank(row, SYM) for row in ("ce", "gce", "el")] == [3, 1.5, 1.5]
     assert table.ranked == (SYM,) and table.mean_rank("ce") == 3
     text = report_of(run_folders([tmp_path]), TableLayout(ranks=True)).render("md")
-    assert "mean rank" in text and "over the 1 of 2 columns" in text
+    assert "mean rank" in text and "over 1 of 2 columns" in text
 
 
 def test_seeds_pair_only_on_the_same_labels() -> None:
