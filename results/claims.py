@@ -259,7 +259,7 @@ def as_predicted(method: str) -> Measure:
             expected = {
                 row["panel"]: float(row["expected"])
                 for row in csv.DictReader(lines)
-                if row["row"] == method and row["series"] == "right class"
+                if row["row"] == method and row["series"] == "correct class"
             }
         noises = {short(run["noise"]): run["noise"] for run in _runs(path)}
         reached = _by_seed(path, "p_true", method, noises["sym 0"])

@@ -265,7 +265,7 @@ def _command(name: str) -> str:
 def _predicted() -> str:
     """The optimum of each loss beside the mean predictions, from el-theory-optimum.csv."""
     with (HERE / "el-theory-optimum.csv").open(encoding="utf-8", newline="") as lines:
-        rows = [row for row in csv.DictReader(lines) if row["series"] == "right class"]
+        rows = [row for row in csv.DictReader(lines) if row["series"] == "correct class"]
     noises, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("panel", "row"))
     cells = {(row["row"], row["panel"]): row for row in rows}
     body = [

@@ -1,1 +1,1 @@
-"""Predictions against labels: the only part where true labels meet a network's output."""
+"""Metrics of predictions: the only part that compares a network's output with true labels."""

@@ -1,4 +1,4 @@
-"""Estimates of noise from out-of-fold predictions: its rate and transition matrix. Loads no
+"""Estimates of the noise rate and transition matrix from out-of-fold predictions. Does not load
 torch.
 """
 
@@ -8,25 +8,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-VERSION = 2  # of all that leads from a run to its estimates
-_CONFIDENT = 100  # examples of a class: few enough to be easy, enough for a narrow interval
-_Z = 1.959964  # of a 95 % interval
-_MOST_FITTED = 10_000  # examples: more would take long, and memory where there are many classes
+VERSION = 2  # of everything that affects the estimates
+_CONFIDENT = 100  # examples per class: few enough to be easy, enough for a narrow interval
+_Z = 1.959964  # for a 95 % interval
+_MOST_FITTED = 10_000  # examples: more take long, and much memory with many classes
 _LEAST_LOG_P, _TINY = -30.0, 1e-300
 _STEPS, _STEPS_OF_CALIBRATION = 1000, 200  # of EM
 _PERCENTILE = 97.0
-_MANY_CLASSES = 100  # from here a percentile of so few examples a class says nothing: the largest
+_MANY_CLASSES = 100  # from here on the maximum: too few examples per class for a percentile
 
 
 @dataclass(frozen=True)
 class Estimates:
-    """The noise rate in [0, 1), T (K, K) = P(given | true class), and what they rest on.
+    """The noise rate in [0, 1), T (K, K) = P(given | true class), an interval and an accuracy.
 
-    Rate and T are the mean of two accounts that out-of-fold predictions cannot tell apart: by
-    `confident_transition` confident predictions are correct, by `calibrated_transition` their
-    uncertainty is the classifier's own wherever it can be. interval: 95 %, from the lower end of
-    the lower rate to the upper end of the higher one; accuracy: the share of the given labels
-    predicted.
+    Rate and T are the mean of two estimates that out-of-fold predictions cannot distinguish:
+    `confident_transition` assumes that confident predictions are correct, `calibrated_transition`
+    attributes as much uncertainty as possible to the classifier. interval: 95 %, from the lower end
+    of the lower rate to the upper end of the higher one; accuracy: the share of the given labels
+    that are predicted.
     """
 
     rate: float
@@ -54,9 +54,9 @@ def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
     """T (K, K), P(given | true class), and the number of examples (K,) behind each row.
 
     Row k is the distribution of the given labels of the 100 examples predicted as k with the
-    highest confidence. Their true class is taken to be k; of the others more are the classifier's
-    own errors. At most half of the examples both predicted and given as k are counted. Where there
-    are none, the row is that of the identity and its number 0.
+    highest confidence. Their true class is assumed to be k; predictions of lower confidence are
+    more often errors of the classifier. At most half of the examples both predicted and given as k
+    are counted. Without any, the row is that of the identity and its number 0.
     """
     num_classes = log_p.shape[1]
     predicted, confidence = log_p.argmax(1), log_p.max(1)
@@ -73,13 +73,13 @@ def confident_transition(log_p: np.ndarray, labels: np.ndarray) -> tuple[np.ndar
 
 
 def calibrated_transition(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """T (K, K), P(given | true class), by maximum likelihood where the predictions are calibrated
-    with it.
+    """T (K, K), P(given | true class), by maximum likelihood, together with a calibration of the
+    predictions.
 
     P(true class k) = softmax(t log_p + b)_k and P(given j | true class k) = T_kj; t, b (K,) and T
     have the highest likelihood of the given labels. EM for T (Dempster et al. 1977), with a Newton
     step for t and for b (Guo et al. 2017 calibrate so, without noise). Of more than 10,000 examples
-    a random part is used.
+    a random subset is used.
     """
     if len(labels) > _MOST_FITTED:
         part = np.random.default_rng(0).choice(len(labels), _MOST_FITTED, replace=False)
@@ -105,9 +105,9 @@ def calibrated_transition(log_p: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def class_shares(transition: np.ndarray, given: np.ndarray) -> np.ndarray:
-    """The shares (K,) of the true classes that T (K, K) turns into those of the given labels (K,).
+    """The shares (K,) of the true classes for which T (K, K) gives the shares of given labels (K,).
 
-    Maximum likelihood, by EM, so that no share is negative.
+    Maximum likelihood by EM, so that no share is negative.
     """
     shares = given.astype(np.float64)
     for _ in range(_STEPS):
@@ -129,8 +129,8 @@ def _interval(rate: float, shares: np.ndarray, counts: np.ndarray) -> tuple[floa
     """The rate's 95 % interval, from the shares (K,) of the true classes and the examples per row
     (K,).
 
-    The rate is a mean over classes; n is the number of examples that gives one share that variance.
-    Classes whose row is counted from no example may have any rate.
+    The rate is a mean over classes; n is the number of examples for which a share has the same
+    variance. Classes without counted examples may have any rate.
     """
     counted = counts > 0
     known = shares[counted].sum()
@@ -142,11 +142,11 @@ def _interval(rate: float, shares: np.ndarray, counts: np.ndarray) -> tuple[floa
 
 
 def anchored_transition(log_p: np.ndarray) -> np.ndarray:
-    """T (K, K): each row is what the network predicts for the class's anchor, a likely example.
+    """T (K, K): each row is the prediction for the anchor of the class, an example with high p_k.
     Patrini et al. 2017.
 
-    The anchor is at the 97th percentile of p_k, the next above it, which an outlier does not
-    decide; from 100 classes on the largest.
+    The anchor is the example at the 97th percentile of p_k, which is robust to outliers; from 100
+    classes on the one with the largest p_k.
     """
     p = np.exp(log_p.astype(np.float64))
     num_classes = p.shape[1]

@@ -1,9 +1,9 @@
-"""How a training treated right and incorrect labels, epoch by epoch: what the figures of p_y and of
-the gradient are drawn from.
+"""Training dynamics of correct and incorrect labels per epoch, for the figures of p_y and of the
+gradient.
 
-p_y is the probability that the network gives the given label in passing; the gradient is the L1
-norm of what an example's share of the step's cost sends back to its logits. Known true labels are
-used here, never by the training.
+p_y is the probability of the given label predicted during training; the gradient is the L1 norm of
+the gradient of an example's share of the batch loss with respect to its logits. Known true labels
+are used here, never in training.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ import numpy as np
 from ..errors import DataError
 from .scores import UNKNOWN
 
-GROUPS = ("right", "wrong", "unknown")
-BINS = 50  # equal ones, of p_y in [0, 1]
+GROUPS = ("correct", "incorrect", "unknown")
+BINS = 50  # equal bins of p_y in [0, 1]
 EDGES = np.linspace(0, 1, BINS + 1)
 
 
 def early_epochs(epochs: int) -> int:
-    """The first half of so many, at least one: before most incorrect labels are memorized."""
+    """The number of early epochs, half of all, before most incorrect labels are memorized."""
     return -(-epochs // 2)
 
 
 @dataclass
 class Dynamics:
-    """By epoch: how many examples of each group lie in each bin of p_y, and the sum of their
-    gradients' norms, (3, BINS) each.
+    """Per epoch: the number of examples of each group in each bin of p_y, and the sum of their
+    gradient norms, (3, BINS) each.
 
-    p_sum (N, K), seen (N,): of each example, p of every class summed over the early epochs in which
-    it was seen, and how many these are; K is 0 where there are too many classes.
+    p_sum (N, K), seen (N,): for each example the sum of p over the early epochs in which it was
+    seen, and the number of these; K is 0 if there are too many classes.
     """
 
     counts: list[np.ndarray] = field(default_factory=list)
@@ -44,8 +44,8 @@ class Dynamics:
     def add(
         self, p: np.ndarray, gradient: np.ndarray, recorded: np.ndarray, clean: np.ndarray
     ) -> None:
-        """One epoch of n examples, all (n,); p and gradient NaN for one that was not seen, clean -1
-        where it is unknown.
+        """Add an epoch of n examples, all (n,); p and gradient NaN for an example that was not
+        seen, clean -1 if unknown.
         """
         passed = ~np.isnan(p)
         group = np.where(clean == UNKNOWN, 2, recorded != clean)[passed]
@@ -63,8 +63,8 @@ class Dynamics:
 
     @property
     def early_p(self) -> np.ndarray:
-        """(N, K): mean p of every class over the early epochs, NaN for an example that none of them
-        saw.
+        """(N, K): mean p of every class over the early epochs, NaN for an example that was not
+        seen.
         """
         seen = self.seen[:, None]
         return np.divide(
@@ -79,8 +79,8 @@ class Dynamics:
         return counts * BINS / np.maximum(counts.sum(1, keepdims=True), 1)
 
     def gradient_density(self, epoch: int) -> np.ndarray:
-        """(BINS,): the density of p_y over all examples times their gradient's mean norm, at an
-        epoch: its integral is that mean.
+        """(BINS,): the density of p_y over all examples times their mean gradient norm at an epoch;
+        the integral is the mean norm of all.
         """
         return (
             self._of(self.gradients, epoch).sum(0)
@@ -90,19 +90,19 @@ class Dynamics:
 
     def _of(self, epochs: list[np.ndarray], epoch: int) -> np.ndarray:
         if not 1 <= epoch <= len(epochs):
-            raise DataError(f"the run has {len(epochs)} epochs, there is no epoch {epoch}")
+            raise DataError(f"epoch {epoch} does not exist; the run has {len(epochs)} epochs")
         return epochs[epoch - 1]
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """As they are kept: counts (E, 3, BINS) and gradients (E, 3, BINS) of all epochs."""
+        """The arrays to store: counts (E, 3, BINS) and gradients (E, 3, BINS) of all epochs."""
         shape = (len(self.counts), len(GROUPS), BINS)
         counts, gradients = np.array(self.counts, np.int64), np.array(self.gradients, np.float32)
         return {"counts": counts.reshape(shape), "gradients": gradients.reshape(shape)}
 
     @classmethod
     def load(cls, arrays: dict[str, np.ndarray]) -> Dynamics:
-        """Back from `arrays`, without what is known of single examples, or from `state_dict`.
-        Raises DataError where they are not of this shape.
+        """From `arrays`, without sums of single examples, or from `state_dict`. Raises DataError
+        for another shape.
         """
         shapes = {arrays[name].shape for name in ("counts", "gradients")}
         if len(shapes) != 1 or {shape[1:] for shape in shapes} != {(len(GROUPS), BINS)}:
@@ -115,5 +115,5 @@ class Dynamics:
         return cls(list(counts.astype(np.int64)), list(gradients.astype(np.float64)), **of_examples)
 
     def state_dict(self) -> dict[str, Any]:
-        """All of it, for a checkpoint."""
+        """All arrays, for a checkpoint."""
         return {**self.arrays(), "p_sum": self.p_sum, "seen": self.seen}

@@ -1,7 +1,6 @@
 """A network's predictions for N examples, as in `predictions.npz`: every class for K <= 100, else
-the top five.
-
-And a teacher's file: the likeliest classes of every training example, from which noise is made.
+the top five; and teacher files: the top classes of every training example, from which
+instance-dependent noise is generated.
 """
 
 from __future__ import annotations
@@ -20,18 +19,18 @@ from ..core.files.atomic import atomic_write, read_checked
 from ..errors import DataError
 
 TOP = 5
-DENSE = 100  # classes up to which p of every class is kept
-_CHUNK = 4096  # examples whose probabilities are in memory at a time
+DENSE = 100  # classes up to which p of every class is stored
+_CHUNK = 4096  # examples whose probabilities are in memory at once
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the recorded and the
-    true label (N,) (NaN where it is unknown); `dense` (N, K) for K <= 100. All float32, rounded to
-    float16 as on disk.
+    """`classes` (N, <= 5), likeliest first, with `log_p` (N, <= 5); log_p of the given and the true
+    label (N,) (NaN if unknown); `dense` (N, K) for K <= 100. All float32, rounded to float16 as on
+    disk.
 
-    squared (N,): the sum of p^2 over all classes, which Brier's score asks for, float64; None in an
-    older file with K > 100.
+    squared (N,): the sum of p^2 over all classes, for the Brier score, float64; None in an older
+    file with K > 100.
     """
 
     classes: np.ndarray
@@ -46,19 +45,19 @@ class Predictions:
         return self.classes[:, 0]
 
     def passed(self, through: Callable[[np.ndarray], np.ndarray]) -> Predictions:
-        """With each column as `through` makes it."""
+        """Applies a function to each array."""
         columns: dict[str, Any] = {
             key: None if array is None else through(array) for key, array in vars(self).items()
         }
         return Predictions(**columns)
 
     def take(self, which: np.ndarray) -> Predictions:
-        """Of some of the examples: indices, or a mask (N,)."""
+        """The predictions of some examples: indices, or a mask (N,)."""
         return self.passed(itemgetter(which))
 
     @classmethod
     def joined(cls, parts: Sequence[Predictions]) -> Predictions:
-        """Of several sets of examples, one after the other."""
+        """The predictions of several sets of examples, concatenated."""
         columns: list[Any] = [
             None if arrays[0] is None else np.concatenate(arrays)
             for arrays in zip(*(vars(part).values() for part in parts), strict=True)
@@ -82,7 +81,7 @@ class Predictions:
         recorded: np.ndarray,
         clean: np.ndarray,
     ) -> Predictions:
-        """From log_p of every class (N, K), rounded; squared: where it is not of these."""
+        """From log_p of every class (N, K), rounded; squared: None to compute it from these."""
         labels = np.stack([recorded, clean], 1)
         chosen = np.take_along_axis(log_p, np.maximum(labels, 0), 1)
         of_recorded, of_clean = np.where(labels >= 0, chosen, np.nan).astype(np.float32).T.copy()
@@ -96,7 +95,7 @@ class Predictions:
         )
 
     def arrays(self, part: str) -> dict[str, np.ndarray]:
-        """For `predictions.npz`, names starting with `part`."""
+        """The arrays for `predictions.npz`, with names starting with `part`."""
         arrays = {"classes": self.classes.astype(np.uint16)}
         if self.dense is not None:
             arrays["log_p"] = self.dense.astype(np.float16)
@@ -112,7 +111,7 @@ class Predictions:
     def load(
         cls, arrays: dict[str, np.ndarray], part: str, recorded: np.ndarray, clean: np.ndarray
     ) -> Predictions:
-        """Back from `arrays`. Raises KeyError where one is missing."""
+        """From `arrays`. Raises KeyError if one is missing."""
         classes = arrays[f"{part}_classes"].astype(np.int64)
         if f"{part}_log_p" in arrays:
             dense = arrays[f"{part}_log_p"].astype(np.float32)
@@ -130,7 +129,7 @@ class Predictions:
 
 
 def rounded(values: np.ndarray) -> np.ndarray:
-    """As on disk: to float16, none beyond its range."""
+    """Rounded to float16 as on disk, clipped to its range."""
     return np.maximum(values, np.finfo(np.float16).min).astype(np.float16).astype(values.dtype)
 
 
@@ -153,8 +152,8 @@ class Teaching:
 def write_teacher(
     path: Path, train: Predictions, num_classes: int, labels_sha256: str, run: str
 ) -> None:
-    """`classes`, `p`; `num_classes`; `labels_sha256`, the fingerprint of the true labels; `run`,
-    who says so. As .npz.
+    """Writes an .npz with `classes`, `p`, `num_classes`, `labels_sha256` (the fingerprint of the
+    true labels) and `run` (its name).
     """
     arrays: dict[str, Any] = {
         "classes": train.classes.astype(np.uint16),
@@ -167,13 +166,13 @@ def write_teacher(
 
 
 def write_probabilities(path: Path, predictions: Predictions) -> None:
-    """p (N, K) of every class, float32, rows of sum 1, as .npy: what other tools take. Raises
-    DataError where K is too large.
+    """Writes p (N, K) of every class as .npy, float32, rows of sum 1, for other tools. Raises
+    DataError if K is too large.
     """
     if predictions.dense is None:
         raise DataError(
-            f"{path}: of more than {DENSE} classes a run keeps the {TOP} likeliest: "
-            "name a .npz, which holds these"
+            f"{path}: with more than {DENSE} classes a run stores only the top {TOP}: "
+            "write an .npz instead"
         )
     p = np.exp(predictions.dense.astype(np.float64))
     p = (p / p.sum(1, keepdims=True)).astype(np.float32)
@@ -183,8 +182,8 @@ def write_probabilities(path: Path, predictions: Predictions) -> None:
 def read_teacher(
     path: Path, n: int, num_classes: int, labels_sha256: str, sha256: str | None = None
 ) -> Teaching:
-    """From `write_teacher`'s file, or from probabilities (N, K) as .npy. Raises DataError where it
-    does not fit the data.
+    """Reads a file of `write_teacher`, or probabilities (N, K) as .npy. Raises DataError if it does
+    not fit the data.
     """
     raw = read_checked(path, sha256)
     try:
@@ -193,7 +192,7 @@ def read_teacher(
             arrays = npz_arrays(io.BytesIO(raw), ("classes", "p", "labels_sha256"), largest)
             classes, p = arrays["classes"].astype(np.int64), arrays["p"].astype(np.float64)
             if arrays["labels_sha256"].tobytes().rstrip(b"\0").decode() != labels_sha256:
-                raise ValueError("it is of a network that was trained on other data")
+                raise ValueError("its network was trained on other data")
         else:
             dense = read_npy(io.BytesIO(raw), len(raw))
             if dense.shape[1:] != (num_classes,) or not np.issubdtype(dense.dtype, np.floating):
@@ -202,16 +201,16 @@ def read_teacher(
                 )
             one = np.abs(dense.sum(1, dtype=np.float64) - 1) <= 1e-3
             if not one.all() or (dense < 0).any():
-                raise ValueError("its rows are no probabilities: finite, at least 0, and 1 in sum")
+                raise ValueError("its rows are not probabilities: finite, at least 0, with sum 1")
             classes = np.argsort(-dense, axis=1, kind="stable")[:, :TOP]
             p = np.take_along_axis(dense, classes, 1).astype(np.float64)
         if classes.ndim != 2 or classes.shape != p.shape or classes.shape[1] < 2:
             raise ValueError(
-                "expected at least two classes an example and their probabilities, got "
+                "expected at least two classes per example and their probabilities, got "
                 f"{classes.shape} and {p.shape}"
             )
         if len(classes) != n:
-            raise ValueError(f"it has {len(classes)} predictions, the data have {n} examples")
+            raise ValueError(f"it has {len(classes)} predictions, but the data {n} examples")
         in_range = classes.min() >= 0 and classes.max() < num_classes
         if not in_range or not ((p >= 0) & (p <= 1 + 1e-3)).all():
             raise ValueError("a class is out of range, or a probability not in [0, 1]")
@@ -219,6 +218,6 @@ def read_teacher(
             raise ValueError("an example's first and second class are the same")
     except (ValueError, TypeError) as error:
         raise DataError(
-            f"{path} is no file of predictions for these data ({' '.join(str(error).split())})"
+            f"{path} has no predictions for these data ({' '.join(str(error).split())})"
         ) from None
     return Teaching(classes, p)

@@ -1,9 +1,9 @@
-"""Predictions and labels -> named numbers. The only place where true labels meet a network's
-output.
+"""Metrics from predictions and labels. The only module that compares a network's output with true
+labels.
 
-Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of nothing is
-None. A true label of -1 is unknown; of -2, none: an image of no class at all, whose given label
-is wrong whatever it is.
+Shapes: predicted and labels (N,), log_p (N, K); every share is in [0, 1]; a share of no examples is
+None. A true label of -1 is unknown; -2 is an image of none of the classes, whose given label is
+always incorrect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ..core.classes import check_table
 from .predictions import Predictions
 
 ECE_BINS = 15
-FIRST = (100, 1000)  # examples that one may have the time to look at
+FIRST = (100, 1000)  # numbers of examples that one may have time to review
 UNKNOWN = -1
 
 
@@ -26,16 +26,14 @@ def accuracy(predicted: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def memorised(predicted: np.ndarray, recorded: np.ndarray, clean: np.ndarray) -> float | None:
-    """The share of wrong given labels that are predicted all the same; None without one that is
-    known.
-    """
+    """The share of incorrect given labels that are predicted; None if none is known."""
     wrong = (recorded != clean) & (clean != UNKNOWN)
     return accuracy(predicted[wrong], recorded[wrong])
 
 
 def ece(log_p: np.ndarray, right: np.ndarray) -> float:
-    """Expected calibration error over 15 equal bins, each with its upper edge and without its lower
-    one: log_p (N,) of the predicted class, right (N,). Guo et al. 2017.
+    """Expected calibration error over 15 equal bins, open below and closed above: log_p (N,) of the
+    predicted class, right (N,). Guo et al. 2017.
     """
     _, sure, hits = calibration(np.exp(log_p.astype(np.float64)), right)
     return float(np.abs(hits - sure).sum() / len(right))
@@ -44,8 +42,8 @@ def ece(log_p: np.ndarray, right: np.ndarray) -> float:
 def calibration(
     confidence: np.ndarray, right: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """In 15 equal bins of confidence (N,): how many predictions, the sum of their confidence, how
-    many were right (15,).
+    """In 15 equal bins of confidence (N,): the number of predictions, the sum of their confidence,
+    the number of correct ones (15,).
     """
     bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
     counts, sure, hits = (
@@ -62,9 +60,7 @@ def brier(squared: np.ndarray, log_p: np.ndarray) -> float:
 
 
 def confusion(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts (K, K), rows = label, columns = prediction. Raises DataError where that is too
-    large.
-    """
+    """Counts (K, K), rows: label, columns: prediction. Raises DataError if that is too large."""
     check_table(num_classes)
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(
         num_classes, num_classes
@@ -80,7 +76,7 @@ def per_class(predicted: np.ndarray, labels: np.ndarray, num_classes: int) -> li
 
 
 def auroc(score: np.ndarray, positive: np.ndarray) -> float | None:
-    """Area under the ROC curve, ties counted half; None where one side is empty."""
+    """Area under the ROC curve, ties counted half; None if one side is empty."""
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     if not n_positive or not n_negative:
         return None
@@ -109,7 +105,7 @@ def best_f1(score: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def precision_at(n: int, score: np.ndarray, positive: np.ndarray) -> float | None:
-    """The share of positives among the n highest scores, of equal ones the first; None with fewer
+    """The share of positives among the n highest scores, ties in order; None with fewer than n
     examples or without a positive.
     """
     if not 0 < n <= len(score) or not positive.any():
@@ -118,8 +114,8 @@ def precision_at(n: int, score: np.ndarray, positive: np.ndarray) -> float | Non
 
 
 def detection(score: np.ndarray, positive: np.ndarray) -> dict[str, Any]:
-    """How well a score (N,) finds the positives (N,). precision_at "wrong": among as many as there
-    are positives; chance: their share, which is what an order by chance would have.
+    """How well a score (N,) detects the positives (N,). precision_at "wrong": at n = number of
+    positives; chance: their share, the precision of a random order.
     """
     counts = {str(n): n for n in FIRST} | {"wrong": int(positive.sum())}
     return {
@@ -158,7 +154,7 @@ def of_test(predictions: Predictions, labels: np.ndarray, num_classes: int) -> d
 def of_training(
     predictions: Predictions, recorded: np.ndarray, clean: np.ndarray
 ) -> dict[str, Any]:
-    """The metrics of the training set, and how well -log p of the given label finds incorrect
+    """The metrics of the training set, and how well -log p of the given label detects incorrect
     labels.
     """
     known, has_class = clean != UNKNOWN, clean >= 0
@@ -180,11 +176,10 @@ def of_run(
     num_classes: int,
     parts: dict[str, np.ndarray],
 ) -> dict[str, Any]:
-    """All of a finished run's numbers, from what its predictions.npz holds: `labels` recorded,
-    clean and test.
+    """All metrics of a finished run, from its predictions.npz; labels: recorded, clean and test.
 
-    parts: which examples (N,) were trained on, as "train", and which not, as "val" and "dropped";
-    each part has the same metrics.
+    parts: masks (N,) of the examples that were used for training ("train"), reserved ("val") or
+    excluded ("dropped"); each part has the same metrics.
     """
     metrics = {"test": of_test(test, labels["test"], num_classes)}
     for name, part in parts.items():
@@ -196,8 +191,8 @@ def of_run(
 
 
 def parts_of(arrays: dict[str, np.ndarray], n: int) -> dict[str, np.ndarray]:
-    """Which of n examples were trained on, held out or dropped, from what predictions.npz holds;
-    older ones name the first alone.
+    """Masks (n,) of the examples used for training, reserved or excluded, from predictions.npz;
+    older files only have the first.
     """
     training = arrays.get("in_training", np.ones(n, bool))
     dropped = arrays.get("dropped", np.zeros(n, bool))

@@ -1,4 +1,4 @@
-"""Records -> tables in every form that people paste or machines read, and a verdict for CI."""
+"""Records of runs -> tables in every output format, and the regression gate for CI."""
 
 from __future__ import annotations
 

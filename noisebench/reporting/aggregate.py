@@ -1,5 +1,5 @@
-"""Run folders -> rows (one a run) -> cells (one a method and noise, over seeds). Nothing is
-averaged that is not alike. Runs of different length may be grouped by the work they do.
+"""Runs -> rows (one per run and metric) -> cells (one per method and noise, over seeds). Only runs
+with equal settings are averaged. Runs of different length can be grouped by compute.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ AXES = (
     "strategy",
     "metric",
 )
-VERSIONS = "versions"  # the axis that a table has where its cells would hold runs of different code
-ALL = "all"  # the subset of a run that has none
+VERSIONS = "versions"  # extra axis of a table whose cells would mix runs of different code versions
+ALL = "all"  # the subset of a run on the full training set
 
 
 @dataclass(frozen=True)
 class Compute:
-    """Of a run beside others of the same work: how many epochs of CE that is, and the run's own, in
-    epochs of CE.
+    """The compute of a run in a group of equal compute, in epochs of CE: the group's, and the
+    run's own.
     """
 
     budget: int
@@ -52,8 +52,8 @@ class Compute:
 
 @dataclass(frozen=True)
 class Clock:
-    """What a run's time is of: the machine, and whether the run was packed with others, which
-    shares it out.
+    """How a run's time was measured: on which machine, and whether the run was packed with others,
+    so that its time is a share.
     """
 
     machine: str
@@ -62,9 +62,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Row:
-    """One number of one run: its axes, every setting and the data's bytes, which of these must be
-    alike, what its seed alone decides (`inputs`: the labels' hash, the resolved loss and strategy,
-    component versions), and its value (None: failed, or no such number).
+    """One metric of one run: its axes, all settings and the data hash, which of these must be equal
+    within a table (`comparable`), what depends on the seed (`inputs`: the labels' hash, the
+    resolved loss and strategy, component versions), and its value (None: failed or not recorded).
     """
 
     axes: dict[str, str]
@@ -73,7 +73,7 @@ class Row:
     inputs: dict[str, Any]
     realised_rate: float | None
     seed: int
-    noise_seed: int | None  # None: nothing was drawn
+    noise_seed: int | None  # None: nothing was sampled
     oracle: bool
     failed: bool
     value: float | None
@@ -82,7 +82,7 @@ class Row:
     run: RunLike | None = None
     clock: Clock | None = None
     compute: Compute | None = None
-    num_examples: int | None = None  # of which the value is a share
+    num_examples: int | None = None  # denominator of the value
 
     @property
     def epochs(self) -> int:
@@ -90,18 +90,18 @@ class Row:
 
     @property
     def versions(self) -> dict[str, str] | None:
-        """Of the code of its parts; None for a failed run that does not say them."""
+        """Versions of the components; None for a failed run that did not record them."""
         return self.inputs.get("versions") or (None if self.failed else {})
 
 
 @dataclass
 class Cell:
-    """The runs of one cell: values by seed and what each came from, how many failed, whether they
-    used the truth.
+    """The runs of one cell: values and inputs by seed, the number of failed runs, and whether they
+    are oracle runs.
 
-    runs: of each seed, the failed ones too; clocks: what the times of its values are of;
-    num_examples: of which each value is a share, None where that is no count or not known;
-    realised_rate: the mean of its runs'; repeated: runs left out for a later one of the same seeds.
+    runs: by seed, including failed ones; clocks: how the times were measured; num_examples:
+    denominator of each value, None where the value is not a count or it is unknown; realised_rate:
+    mean over runs; repeated: number of runs replaced by a later run with the same seeds.
     """
 
     values: dict[str, float] = field(default_factory=dict)
@@ -119,25 +119,25 @@ class Cell:
 
     @property
     def folders(self) -> dict[str, RunFolder]:
-        """Where the runs lie that have a folder."""
+        """The runs that have a run directory, by seed."""
         return {name: run for name, run in self.runs.items() if isinstance(run, RunFolder)}
 
     @property
     def finished(self) -> list[RunFolder]:
-        """Where the runs of its values lie. Raises ConfigError where one stands in a file of runs
-        alone.
+        """The run directories of its values. Raises ConfigError for a run that is only in a results
+        CSV.
         """
         folders = self.folders
         for name in self.values:
             if name in self.runs and name not in folders:
                 raise ConfigError(
-                    f"this needs run folders, and of {self.runs[name].name} there is but a line "
-                    "in a file of runs: give its folder"
+                    f"this needs run directories, but {self.runs[name].name} is only a row of a "
+                    "results CSV: pass its run directory"
                 )
         return [folders[name] for name in self.values if name in folders]
 
     def paired_with(self, other: Cell) -> list[str]:
-        """The seeds that both have, on the same recorded labels."""
+        """The seeds that both have with the same noisy labels."""
         ours, theirs = (
             {seed: cell.inputs.get(seed, {}).get("labels", "") for seed in cell.values}
             for cell in (self, other)
@@ -150,13 +150,13 @@ class Cell:
 
     @property
     def epochs(self) -> list[int]:
-        """The epochs of its runs; empty where they are unknown."""
+        """The epochs of its runs; empty where unknown."""
         return [int(self.settings["epochs"])] if "epochs" in self.settings else []
 
     @property
     def standard_error(self) -> float | None:
-        """Of one value as a share of so many examples: sqrt(p (1 - p) / m), of a share of all or
-        none as of half an example less.
+        """Binomial standard error of one value, sqrt(p (1 - p) / m), with p at least half an
+        example away from 0 and 1.
         """
         if self.mean is None or not self.num_examples:
             return None
@@ -183,11 +183,11 @@ def read_rows(
     metrics: Sequence[str],
     pass_over: Callable[[DataError], None] = _refuse,
 ) -> list[Row]:
-    """One row for each of these metrics of each finished or failed run; a damaged or foreign one
-    goes to `pass_over`.
+    """One row for each of these metrics of each finished or failed run; errors of damaged or
+    foreign runs go to `pass_over`.
 
-    Of rows of the same run, by its key, there is a finished one before a failed one, and then the
-    later; of two alike the one with a folder. Raises UnknownName for a metric.
+    If several rows have the same run key, a finished one is preferred to a failed one, then the
+    later one, then one with a run directory. Raises UnknownName for a metric.
     """
     metric_of = {name: find_metric(name) for name in metrics}
     best: dict[tuple[str, str], Row] = {}
@@ -200,7 +200,9 @@ def read_rows(
             pass_over(error)
             continue
         except (KeyError, TypeError, AttributeError, OSError) as error:
-            text = f"the record of {run.name} lacks {error}: delete the folder and run it again"
+            text = (
+                f"the record of {run.name} is incomplete ({error}): delete the directory and rerun"
+            )
             pass_over(DataError(text))
             continue
         for row in rows:
@@ -251,7 +253,7 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, ended: f
             "labels": info.get("labels", ""),
             **{part: info.get(part) for part in ("loss", "strategy", "versions")},
         },
-        # of some labels it is not the rate of all
+        # the rate of some labels is not the rate of all
         info["realised_rate"] if info.get("known", 1.0) == 1 else None,
         info["seed"],
         info["noise_seed"],
@@ -267,14 +269,14 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, ended: f
 
 
 def where(rows: Iterable[Row], conditions: Iterable[str]) -> list[Row]:
-    """The rows that meet every `axis=value`. Raises ConfigError for another form, or where nothing
-    is left.
+    """The rows that match every condition `axis=value`. Raises ConfigError for invalid conditions,
+    or if no row matches.
     """
     return select_matching(rows, conditions, (*AXES, "seed", "noise_seed"), _names_of)
 
 
 def _names_of(row: Row, axis: str) -> tuple[str, ...]:
-    """The names of a row's value on an axis: as it is listed, then in short."""
+    """The names of a row's value on an axis: full, then short."""
     value = str(row.axes.get(axis, getattr(row, axis, None)))
     if axis == "noise":
         return value, short_noise(value, row.axes["dataset"])
@@ -282,8 +284,8 @@ def _names_of(row: Row, axis: str) -> tuple[str, ...]:
 
 
 def group_rows(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[str, ...], list[Row]]:
-    """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all there
-    is, not the name alone.
+    """Rows grouped by these axes, in order of appearance; `recipe` and `dataset` compare all
+    settings and the data hash, not only the name.
     """
     groups: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
@@ -298,11 +300,11 @@ def group_rows(rows: Iterable[Row], axes: Sequence[str]) -> dict[tuple[str, ...]
 
 
 def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Row] | None:
-    """The rows of a table's cells, with `versions` as one more axis, so that runs of different code
-    share no cell; None where none do.
+    """The rows of a table's cells with `versions` as an additional axis, so that runs of different
+    code are in different cells; None if no cell mixes versions.
 
-    It names the parts whose versions differ within a cell of the same row. A run that failed before
-    its versions were recorded stands with the latest one of its cell.
+    The axis names the components whose versions differ within a cell of the same row. A run that
+    failed before its versions were recorded gets those of the latest run in its cell.
     """
     cells = list(members)
     row_of = [tuple(rows[0].axes[axis] for axis in row_axes) for rows in cells]
@@ -332,13 +334,13 @@ def by_version(members: Iterable[list[Row]], row_axes: Sequence[str]) -> list[Ro
 
 
 def version_text(version: str) -> str:
-    """`1:0a1b2c3d`: of a plugin's code the first eight digits of its hash."""
+    """`1:0a1b2c3d`: the version, and the first eight digits of the hash of a plugin's code."""
     number, colon, code = version.partition(":")
     return f"{number}{colon}{code[:8]}"
 
 
 def paired_by_seed(rows: Iterable[Row]) -> bool:
-    """Whether a seed says which noise seed goes with it, in all of these rows."""
+    """Whether each seed has exactly one noise seed in these rows."""
     seeds = {(row.seed, row.noise_seed) for row in rows if row.noise_seed is not None}
     return len({seed for seed, _ in seeds}) == len(seeds)
 
@@ -346,7 +348,7 @@ def paired_by_seed(rows: Iterable[Row]) -> bool:
 def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
     """One cell, its values by seed, or by seed/noise seed where these are not `paired`.
 
-    Of two runs with the same seeds the later finished one counts.
+    Of several runs with the same seeds the latest counts.
     """
     rows = sorted(rows, key=lambda row: row.finished)
     latest = {(row.seed, row.noise_seed): row for row in rows}
@@ -375,7 +377,7 @@ def make_cell(rows: Iterable[Row], *, paired: bool) -> Cell:
 
 @dataclass(frozen=True)
 class _Length:
-    """How long a run was trained, and at what price an epoch."""
+    """The epochs of a run, and its relative cost per epoch."""
 
     epochs: int
     price: RelativeCost
@@ -386,8 +388,8 @@ class _Length:
 
     @cached_property
     def budgets(self) -> frozenset[int]:
-        """The epochs of CE in whose place there would be as many; where there are none, those
-        nearest to the work.
+        """The budgets in epochs of CE that correspond to this number of epochs; if none does, the
+        nearest to its work.
         """
         least, most = (self.price.work(self.epochs + step) for step in (-1, 1))
         candidates = range(max(1, math.floor(least)), math.ceil(most) + 1)
@@ -396,17 +398,17 @@ class _Length:
 
 
 def by_epochs(rows: Iterable[Row]) -> list[Row]:
-    """The rows with recipes that say no epochs, so that runs of any length may stand side by
-    side.
+    """The rows with the epochs removed from their recipes, so that runs of any length are
+    comparable.
     """
     return [_lasting(row, "") for row in rows]
 
 
 def by_compute(rows: Iterable[Row]) -> list[Row]:
-    """The rows with recipes that say the epochs of CE that do their work, in place of their own.
+    """The rows with their epochs replaced by the epochs of CE of the same compute.
 
-    Rounding lets a run fit several of those: it goes where most of its data and recipe are. Raises
-    ConfigError for an unknown price.
+    Because of rounding a run may fit several budgets: it gets the one that most runs of its data
+    and recipe fit. Raises ConfigError for an unknown cost.
     """
     split = []
     for group in group_rows(by_epochs(rows), ("dataset", "subset", "recipe")).values():
@@ -417,7 +419,7 @@ def by_compute(rows: Iterable[Row]) -> list[Row]:
             ]
         except NoisebenchError as error:
             raise ConfigError(
-                f"budget compute: {error}; load the --plugin, or leave such runs out with --filter"
+                f"budget compute: {error}; load the --plugin, or exclude these runs with --filter"
             ) from None
         budgets = _budgets(Counter(lengths))
         for row, length in zip(group, lengths, strict=True):
@@ -429,8 +431,8 @@ def by_compute(rows: Iterable[Row]) -> list[Row]:
 
 
 def _budgets(counts: Counter[_Length]) -> dict[_Length, int]:
-    """Of each length, the budget that most runs fit; of several the one nearest to their work, then
-    the least.
+    """For each length the budget that most runs fit; among several the nearest to their work, then
+    the smallest.
     """
     budget_of: dict[_Length, int] = {}
     while left := [length for length in counts if length not in budget_of]:
@@ -453,8 +455,8 @@ def _budgets(counts: Counter[_Length]) -> dict[_Length, int]:
 
 
 def _lasting(row: Row, length: str, **instead: Any) -> Row:
-    """The row with another word for how long it was trained, and compared by something else than
-    its epochs.
+    """The row with another text for its length, and `instead` in place of its epochs among its
+    comparable settings.
     """
     name = row.axes["recipe"].partition(", ")[0]
     recipe = recipe_text(name, length, row.comparable["held_out"])

@@ -1,4 +1,4 @@
-"""The findings of a check for CI systems: JUnit's test cases, and the output for a GitHub job."""
+"""The findings of a check for CI systems: JUnit XML, and summary and annotations of GitHub jobs."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from .render.grid import grids
 from .render.text import as_list, cell_document, markdown
 from .table import Table
 
-SUMMARY_LIMIT = 1_048_576  # bytes a step of GitHub; a larger summary is refused as a whole
-_NOTE = 200  # bytes of it reserved for the note on the rest
-_MOST_ERRORS = 9  # a step shows ten annotations
-# what XML cannot hold
+SUMMARY_LIMIT = 1_048_576  # bytes per GitHub step; a larger summary is rejected
+_NOTE = 200  # bytes of it reserved for the note on omitted tables
+_MOST_ERRORS = 9  # GitHub shows ten annotations per step
+# not allowed in XML
 _UNPRINTABLE = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _TAGS = {"regressed": "failure", "allowed": "skipped", "ok": ""}  # else an error
 
 
 def junit(tables: list[Table], verdict: Check) -> str:
-    """JUnit's XML: a suite for each table, a test case for each cell. A regression is a failure, a
-    cell with failed runs an error, one without a run skipped; each file that was passed over is an
-    error.
+    """JUnit XML: a suite per table, a test case per cell. A regression is a failure, a cell with
+    failed runs an error, a cell without runs skipped; each damaged file is an error.
     """
     root = Element("testsuites", name="noisebench")
     findings_of: dict[str, list[Finding]] = {}
@@ -79,8 +78,8 @@ def _clean(text: str) -> str:
 def step_summary(
     tables: Sequence[Table], lines: Sequence[str] = (), *, used: int = 0, ranks: bool = False
 ) -> str:
-    """The summary of a GitHub step: the lines, then as many tables as fit beside the `used` bytes,
-    and how many did not. Empty where nothing fits.
+    """The summary of a GitHub step: the lines, then as many tables as fit after the `used` bytes,
+    and the number of omitted ones. Empty if nothing fits.
     """
     room = SUMMARY_LIMIT - used - _NOTE
     text, shown = "", 0
@@ -91,14 +90,14 @@ def step_summary(
     left = len(tables) + 1 - shown
     if left:
         text += (
-            f"\n{left} of {len(tables) + 1} parts are left out, the summary would be too long: "
+            f"\n{left} of {len(tables) + 1} parts omitted because the summary would be too long; "
             "noisebench report --format md shows all.\n"
         )
     return text if len(text.encode()) + used < SUMMARY_LIMIT else ""
 
 
 def error_lines(troubles: Sequence[str]) -> list[str]:
-    """At most nine `::error` lines of a GitHub job, and how many more there are."""
+    """At most nine `::error` lines of a GitHub job, and the number of omitted ones."""
     texts = [printable_lines(text).replace("%", "%25") for text in troubles[:_MOST_ERRORS]]
     lines = [f"::error title=noisebench::{text}".replace("\n", "%0A") for text in texts]
     more = len(troubles) - _MOST_ERRORS

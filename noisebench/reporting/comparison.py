@@ -1,4 +1,4 @@
-"""The difference of each row of a table from one of its rows, with confidence intervals."""
+"""Differences of the rows of a table from a reference row, with confidence intervals."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from .metrics import METRICS
 from .stats import Difference, difference
 from .table import Table, most_common
 
-# a method may be a loss's text
+# a method may be a loss expression
 _LANGUAGES = {"method": LOSSES, "loss": LOSSES, "strategy": STRATEGIES}
 
 
 @dataclass(frozen=True)
 class DifferenceTable:
-    """A table's differences, as a table below it: `table` has all rows but the reference, and all
-    columns but those of costs.
+    """The differences of a table, shown below it: `table` without the reference row and without the
+    columns of costs.
     """
 
     table: Table
 
     @property
     def title(self) -> str:
-        return ", ".join(filter(None, (self.table.title, f"less {self.table.against}")))
+        return ", ".join(filter(None, (self.table.title, f"difference from {self.table.against}")))
 
     @property
     def differences(self) -> list[Difference]:
@@ -37,7 +37,7 @@ class DifferenceTable:
 
     @cached_property
     def usual_pairs(self) -> int:
-        """The number of pairs that most differences have; the others show theirs."""
+        """The most frequent number of pairs; cells with another number show it."""
         return most_common(difference.pairs for difference in self.differences)
 
     @property
@@ -53,49 +53,52 @@ class DifferenceTable:
         units = dict.fromkeys(METRICS[name].unit for name in metrics)
         unit = "in " + ("".join(units) or "the metric's own unit")
         if len(units) > 1:
-            unit = "in points where it is a share"
+            unit = "in points for percentages, else in the metric's unit"
         lower = [name for name in metrics if not METRICS[name].higher_is_better]
         yield (
-            f"Each row less {self.table.against}, {unit}: mean difference [95 % "
+            f"Each row minus {self.table.against}, {unit}: mean difference [95 % "
             "confidence interval]."
         )
         if usual := self.usual_pairs:
             several = any(gap.pairs not in (0, usual) for gap in differences)
-            count = f"n = {usual}{', else in brackets' if several else ''}"
-            yield f"Paired by seed and recorded labels, {count}: Student's t."
+            count = f"n = {usual}{' (otherwise in brackets)' if several else ''}"
+            yield f"Paired by seed and noisy labels, {count}: Student's t."
         if any(not gap.pairs for gap in differences):
-            yield "‡ unpaired, as no seed of both has the same labels: Welch's t over all of each."
+            yield "‡ unpaired, as no seed has the same labels in both: Welch's t over all seeds."
         intervals = sum(gap.low is not None for gap in differences)
         without = any(gap.low is None and gap.pairs > 1 for gap in differences)
         if intervals > 1:
             yield (
-                f"{intervals} intervals, not corrected for being so many: one in twenty is "
-                "expected to miss."
+                f"{intervals} intervals, not corrected for multiple comparisons: about one in "
+                "twenty misses the true difference."
             )
         elif intervals:
             yield "One interval."
         elif not without:
-            yield "No interval: it takes two pairs, or two values of each."
+            yield "No intervals: these need two pairs, or two seeds of each."
         if floored := sum(gap.floored for gap in differences):
             yield (
-                f"{floored} of them as wide as chance makes it with so few examples, as the "
-                "seeds are more alike than that."
+                f"{floored} of them use the minimum variance for this number of examples, because "
+                "the variance over seeds is smaller."
             )
         if without:
             yield (
-                "No interval where all seeds differ by the same, or where two do by a share of "
-                "an unknown number of examples."
+                "No interval where the difference is the same for all seeds, or for two seeds if "
+                "the number of examples is unknown."
             )
         if lower:
-            yield f"Lower is better in {', '.join(lower)}: there a gain is negative."
+            yield f"Lower is better for {', '.join(lower)}: improvements are negative."
         if any(gap.oracle for gap in differences):
-            yield "† oracle: one of the two was told the true noise rate or T, or chosen by it."
+            yield (
+                "† oracle: one of the two uses, or was tuned with, the true noise rate or "
+                "transition matrix."
+            )
         if len(differences) < len(self.table.rows) * len(self.table.cols):
-            yield "–: one of the two has no number."
+            yield "–: one of the two has no value."
 
 
 def difference_table(table: Table) -> DifferenceTable | None:
-    """The differences of a table; None where it has none."""
+    """The differences of a table; None if it has none."""
     if not any(table.differences.values()):
         return None
     rows, cols = ({at[axis] for at in table.differences} for axis in (0, 1))
@@ -108,21 +111,21 @@ def difference_table(table: Table) -> DifferenceTable | None:
 
 
 def without_differences(table: Table) -> str:
-    """The note below a table that was to have differences and has none."""
+    """The note below a table for which differences were requested but none exist."""
     if not table.against or any(table.differences.values()):
         return ""
     return (
-        f"No differences from {table.against}: it has no number here in the column of another "
-        "row's result."
+        f"No differences from {table.against}: it has no result in a column with results of other "
+        "rows."
     )
 
 
 def add_differences(tables: Iterable[Table], name: str) -> list[Table]:
-    """The tables with each result's difference from the row of this name, all else in the rows'
-    labels equal.
+    """The tables with the difference of each result from the row of this name that is otherwise
+    equal.
 
-    name: a method, loss or strategy, whichever stands in the rows. Raises ConfigError where it is
-    none of these.
+    name: a method, loss or strategy, whichever the rows are. Raises ConfigError for an unknown
+    one.
     """
     tables = list(tables)
     references = [_find_reference(table, name) for table in tables]
@@ -130,8 +133,8 @@ def add_differences(tables: Iterable[Table], name: str) -> list[Table]:
         raise ConfigError(_unknown(tables, name))
     if tables and all(METRICS[metric].spent for table in tables for metric in table.metrics):
         raise ConfigError(
-            f"--compare-to compares results, and {', '.join(tables[0].metrics)} is "
-            "what a run took: give another --metric"
+            f"--compare-to compares results, but {', '.join(tables[0].metrics)} is a cost: "
+            "choose another --metric"
         )
     return [
         _subtract(table, *reference) if reference else replace(table, against=name)
@@ -145,16 +148,16 @@ def _unknown(tables: Sequence[Table], name: str) -> str:
     )
     if not known:
         return (
-            "--compare-to names one of the rows by its method, loss or strategy, and these are "
-            f"{tables[0].row_axis}: give another --rows"
+            "--compare-to needs rows of methods, losses or strategies, but the rows are "
+            f"{tables[0].row_axis}: choose another --rows"
         )
     near = difflib.get_close_matches(name, known, n=1)
     hint = f": did you mean {near[0]!r}?" if near else ""
-    return f"--compare-to: no row {name!r}{hint} (there are {'; '.join(known)})"
+    return f"--compare-to: no row {name!r}{hint} (rows: {'; '.join(known)})"
 
 
 def _methods(table: Table) -> dict[str, list[str]]:
-    """The methods, losses or strategies that a table's rows are of, by axis."""
+    """The methods, losses or strategies of a table's rows, by axis."""
     return {
         axis: list(dict.fromkeys(table.parts[row][number] for row in table.rows))
         for number, axis in enumerate(table.row_axis.split(","))
@@ -163,11 +166,11 @@ def _methods(table: Table) -> dict[str, list[str]]:
 
 
 def _find_reference(table: Table, name: str) -> tuple[int, str] | None:
-    """The position of the name in the rows' labels, and its text there."""
+    """The position of the name in the rows' labels, and its canonical text."""
     for axis, values in _methods(table).items():
         try:
             canonical = _LANGUAGES[axis].canonical(name)
-        except NoisebenchError:  # a name of the literature, or of a plugin that is not loaded
+        except NoisebenchError:  # the name of a method, or of a plugin that is not loaded
             canonical = name
         for text in (name, canonical):
             if text in values:
@@ -185,9 +188,7 @@ def _subtract(table: Table, position: int, name: str) -> Table:
 
 
 def _reference_cell(table: Table, row: str, col: str, position: int, name: str) -> Cell | None:
-    """The cell that differs from the row's in the name alone; by the same compute also in its
-    epochs, where one does.
-    """
+    """The cell that differs from the row's only in the name; at equal compute also in epochs."""
     axes = table.row_axis.split(",")
     parts = [*table.parts[row][:position], name, *table.parts[row][position + 1 :]]
     free = {VERSIONS, "epochs"} if table.cells[row, col].compute else {VERSIONS}

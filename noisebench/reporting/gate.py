@@ -1,11 +1,10 @@
-"""The gate of a CI job: the documents of a baseline and of now -> a verdict on every cell, and one
-on all.
+"""The regression gate: compares the document of a report with a baseline, cell by cell.
 
-A cell is regressed if its mean is worse by more than the tolerance and the drop is not explained by
-the noise of seeds. Seeds pair where both documents have them on the same labels; the variance of
-the rest is moderated by the other methods of the column (`stats.moderated`), and at least as large
-as the test set's size implies (`stats.least_variance`); one-sided, Holm-corrected over
-the suite. Drops and tolerances are in the unit of their metric: points of a percentage, nats ...
+A cell is regressed if its mean is worse by more than the tolerance and the drop is significant over
+seeds: one-sided t test, Holm-corrected over the suite. Seeds are paired where both documents have
+them with the same labels; the variance is moderated by the other methods of the column
+(`stats.moderated`) and at least as large as the test set's size implies (`stats.least_variance`).
+Drops and tolerances are in the unit of their metric: percentage points, nats ...
 """
 
 from __future__ import annotations
@@ -31,16 +30,17 @@ from .stats import FEWEST_SEEDS, holm, least_variance, moderated, tail_of_gap
 
 _NAMES = ("dataset", "model", "noise", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
-# what a row is by: some of these, the others are None or not there
+# axes of rows: some of these, the others are None or missing
 _ROWS = ("method", "loss", "strategy")
-_EXTRA = ("subset", "init", "epochs", "versions")  # names of a cell that has them
+_EXTRA = ("subset", "init", "epochs", "versions")  # only in some cells
 _COLUMN = (*_KNOWN, "subset", "init")
 _DECIDING = {
     "labels": "the noisy labels (another manifest)",
     "loss": "the loss",
     "strategy": "the strategy",
 }
-_LARGEST, _SHOWN = 1 << 26, 100  # bytes of a baseline: of 20,000 cells; letters of a wrong value
+# bytes of a baseline, some 20,000 cells; characters of a wrong value
+_LARGEST, _SHOWN = 1 << 26, 100
 Versions = TypedDict("Versions", {"versions": dict[str, str] | None}, total=False)
 Cell = TypedDict(
     "Cell",
@@ -68,14 +68,14 @@ Cell = TypedDict(
 Baseline = TypedDict("Baseline", {"schema": Whole, "metric": str, "cells": list[Cell]})
 
 
-_TINY = 1e-12  # the least p value that is shown
-_EPSILON = 1e-9  # what is lost by summing; a drop of exactly the tolerance is within it
+_TINY = 1e-12  # smallest p value shown
+_EPSILON = 1e-9  # rounding error of sums; a drop of exactly the tolerance passes
 
 
 @dataclass(frozen=True)
 class Rules:
-    """`tolerance` in the metric's own unit, one for all or by metric; 0 compares exactly, without
-    statistics. By default it is `Metric.tolerance`.
+    """`tolerance` in the metric's unit, one for all metrics or by metric; 0 compares exactly,
+    without a test. Default: `Metric.tolerance`.
     """
 
     tolerance: float | Mapping[str, float] | None = None
@@ -91,8 +91,8 @@ class Rules:
 @dataclass(frozen=True)
 class Finding:
     """The status of a cell of the baseline: ok, regressed, failed, missing or not comparable; the
-    drop, in the metric's unit, is positive if worse. cell: the id of the cell of now's document
-    that it is about, else of the baseline's.
+    drop, in the metric's unit, is positive if worse. cell: the id of the cell in the new document,
+    else in the baseline.
     """
 
     names: dict[str, Any]
@@ -117,7 +117,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """All findings; `damaged` are result files that were passed over."""
+    """All findings; `damaged`: messages on result files that cannot be read."""
 
     findings: list[Finding]
     damaged: list[str] = field(default_factory=list)
@@ -127,15 +127,13 @@ class Check:
 
     @property
     def error(self) -> NoisebenchError | None:
-        """Of failed runs first, then of regressions, then of what cannot be decided; None if all is
-        well.
-        """
+        """For failed runs first, then regressions, then undecided cells; None if all cells pass."""
         counts = Counter(finding.status for finding in self.findings)
         undecided = counts["missing"] + counts["not comparable"] + len(self.damaged)
         kinds: list[tuple[type[NoisebenchError], str, int]] = [
             (RunFailed, "with failed runs", counts["failed"]),
             (Regressed, "regressed", counts["regressed"]),
-            (Undecided, "cannot be decided", undecided),
+            (Undecided, "undecided", undecided),
         ]
         problems = [(kind, what, count) for kind, what, count in kinds if count]
         if problems:
@@ -146,12 +144,13 @@ class Check:
         if counts["ok"]:
             return None
         return Undecided(
-            "nothing to compare: no cell of the baseline is here (noisebench report shows what is)"
+            "nothing to compare: the report has none of the baseline's cells (show its cells with "
+            "noisebench report)"
         )
 
     @property
     def troubles(self) -> list[str]:
-        """One line for each cell or file that is not ok: failed runs first, then regressions."""
+        """One line per cell or file that is not ok: failed runs first, then regressions."""
         problems = [
             f"{finding.status}: {finding.title}: {finding.text}"
             for status in ("failed", "regressed", "missing", "not comparable")
@@ -165,11 +164,11 @@ class Check:
         counts["missing, allowed"] = counts["allowed"]
         statuses = ("ok", "regressed", "failed", "missing", "not comparable", "missing, allowed")
         parts = ", ".join(f"{counts[status]} {status}" for status in statuses if counts[status])
-        damaged = f", {len(self.damaged)} files passed over" if self.damaged else ""
+        damaged = f", damaged files: {len(self.damaged)}" if self.damaged else ""
         return f"check: {parts or 'nothing to compare'}{damaged}"
 
     def document(self) -> dict[str, Any]:
-        """For machines."""
+        """As JSON."""
         cells = [
             {
                 **finding.names,
@@ -190,7 +189,7 @@ class Check:
 
 
 def read_tolerance(text: str | None, metrics: Sequence[str]) -> float | dict[str, float] | None:
-    """`0.5`, of metrics of one unit, or `last=0.5,nll=0.02`. Raises ConfigError."""
+    """`0.5`, for metrics of one unit, or `last=0.5,nll=0.02`. Raises ConfigError."""
     if text is None:
         return None
     if "=" not in text:
@@ -200,8 +199,8 @@ def read_tolerance(text: str | None, metrics: Sequence[str]) -> float | dict[str
         if size and len(units) > 1:
             example = ",".join(f"{name}={text}" for name in judged)
             raise ConfigError(
-                f"--tolerance {text}: these metrics differ in their unit, so say it "
-                f"of each, as in --tolerance {example}"
+                f"--tolerance {text}: the metrics have different units: give one tolerance per "
+                f"metric, as in --tolerance {example}"
             )
         return size
     sizes: dict[str, float] = {}
@@ -209,8 +208,8 @@ def read_tolerance(text: str | None, metrics: Sequence[str]) -> float | dict[str
         name, _, number = (word.strip() for word in part.partition("="))
         if name not in metrics or name in sizes:
             raise ConfigError(
-                f"--tolerance {part.strip()}: each --metric once, of "
-                f"{', '.join(metrics)}, as in {metrics[0]}=0.5"
+                f"--tolerance {part.strip()}: expected each --metric once "
+                f"({', '.join(metrics)}), as in {metrics[0]}=0.5"
             )
         sizes[name] = _size(number)
     return sizes
@@ -223,50 +222,50 @@ def _size(text: str) -> float:
         size = math.nan
     if not 0 <= size < math.inf:
         raise ConfigError(
-            "--tolerance is a number from 0, or one of each metric as in "
+            "--tolerance must be a number of at least 0, or one per metric as in "
             f"last=0.5,nll=0.02; got {text!r}"
         )
     return size
 
 
 def read_baseline(path: Path, metric: str) -> dict[str, Any]:
-    """A document that `report --save-baseline` or `--format json` wrote. Raises Undecided where it
-    cannot be compared with.
+    """A document written by `report --save-baseline` or `--format json`. Raises Undecided for an
+    unusable one.
     """
-    way = "write one with noisebench report --save-baseline"
+    way = "create it with noisebench report --save-baseline"
     try:
         content = read_json(path, _LARGEST)
     except FileNotFoundError:
-        raise Undecided(f"no baseline file {path}: {way} {path}") from None
+        raise Undecided(f"the baseline {path} does not exist: {way} {path}") from None
     except (OSError, ValueError) as error:
         raise Undecided(f"the baseline {path} cannot be read ({error}): {way} {path}") from None
     try:
         check_form(content, Baseline)
         if content["schema"] != SCHEMA:
-            raise ValueError(f"it has {content['schema']}")
+            raise ValueError(f"its schema is {content['schema']}")
         if unknown := [
             cell["metric"] for cell in content["cells"] if cell["metric"] not in METRICS
         ]:
-            raise ValueError(f"there is no metric {shown(unknown[0])}")
+            raise ValueError(f"unknown metric {shown(unknown[0])}")
     except ValueError as error:
         raise Undecided(
-            f"{path} is no baseline of schema {SCHEMA} ({error}): {way} {path}"
+            f"{path} is not a baseline of schema {SCHEMA} ({error}): {way} {path}"
         ) from None
     if content["metric"] != metric:
         raise Undecided(
-            f"the baseline {path} holds --metric {content['metric'][:_SHOWN]}, "
-            f"this report {metric}: give the same"
+            f"the baseline {path} has --metric {content['metric'][:_SHOWN]}, "
+            f"this report {metric}: use the same"
         )
     if not any(cell["values"] for cell in content["cells"]):
-        raise Undecided(f"the baseline {path} holds no values: {way} {path}")
+        raise Undecided(f"the baseline {path} has no values: {way} {path}")
     return content
 
 
 def check(
     now: dict[str, Any], baseline: dict[str, Any], rules: Rules, damaged: Iterable[str] = ()
 ) -> Check:
-    """Every cell of the baseline that has values against now's; new cells are not judged, nor
-    costs.
+    """Compares every cell of the baseline that has values with the same cell now; new cells and
+    costs are not checked.
     """
     findings: list[Finding] = []
     exact: list[_Pair] = []
@@ -287,7 +286,7 @@ def check(
             text = f"seed {', '.join(worse)} worse, by up to {largest}"
         findings.append(pair.finding(status, text))
     for pair, p_value in zip(others, holm(_p_values(others)), strict=True):
-        way = f"paired over {len(pair.shared)} seeds" if pair.paired else "no seeds to pair"
+        way = f"paired over {len(pair.shared)} seeds" if pair.paired else "unpaired"
         worse_or_better = "worse" if pair.drop > 0 else "better"
         p = f"p = {p_value:.2g} after Holm" if p_value > _TINY else f"p < {_TINY}"
         text = f"{pair.text(abs(pair.drop))} {worse_or_better} than the baseline ({way}, {p})"
@@ -300,12 +299,11 @@ def check(
 class _Pair:
     """A cell of the baseline and the same cell now; all numbers are in the metric's unit.
 
-    shared: the seeds of both, and `drops` by how much each is worse now; paired: whether there are
-    two of them or more, over which alone `drop` is then the mean; seeds: their number, else that of
-    the side with fewer; variance: of one seed's drop where seeds pair, else of one value, with `df`
-    degrees of freedom; share: that of the mean drop, as a multiple of it; least: the least
-    plausible variance of one seed's drop, None where it is not known of how many examples a share
-    is.
+    shared: the seeds that both have; drops: how much worse each is now; paired: whether there are
+    two or more of them, in which case `drop` is their mean; seeds: their number, else that of the
+    side with fewer; variance: of one seed's drop if paired, else of one value, with `df` degrees of
+    freedom; share: the variance of the mean drop as a multiple of it; least: the minimum variance
+    of one seed's drop, None if the number of examples is unknown.
     """
 
     def __init__(self, old: dict[str, Any], new: dict[str, Any]) -> None:
@@ -346,12 +344,12 @@ class _Pair:
 
 
 def names_of(cell: dict[str, Any]) -> dict[str, Any]:
-    """A cell's data, noise, network and metric, its row, and what only some cells have."""
+    """A cell's data, noise, network and metric, its row, and the optional axes."""
     return {name: cell[name] for name in (*_NAMES, *_ROWS, *_EXTRA) if cell.get(name) is not None}
 
 
 def cell_id(cell: dict[str, Any]) -> str:
-    """All that distinguishes a cell from every other of its document, as one text."""
+    """A text that identifies a cell within its document."""
     return json.dumps(
         [names_of(cell), cell.get("recipe"), cell.get("precision"), cell.get("settings")],
         sort_keys=True,
@@ -359,8 +357,8 @@ def cell_id(cell: dict[str, Any]) -> str:
 
 
 def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules) -> Finding | _Pair:
-    """The same cell now, or why there is nothing to compare."""
-    # which versions are named depends on the other rows: the inputs have them exactly
+    """The same cell now, or a finding that says why it cannot be compared."""
+    # which versions are named depends on the other rows; the inputs are compared exactly
     names = {**names_of(old), "versions": ""}
     same = [cell for cell in cells if {**names_of(cell), "versions": ""} == names]
     alike = [cell for cell in same if cell["settings"] == old["settings"]]
@@ -368,14 +366,14 @@ def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules)
     failed = [cell for cell in alike or same if cell["failed"]]
     status, text = "not comparable", ""
     if failed:
-        status, text = "failed", f"{failed[0]['failed']} failed, noisebench run tries again"
+        status, text = "failed", f"{failed[0]['failed']} failed; retry with noisebench run"
     elif not any(cell["values"] for cell in same):
         status = "allowed" if rules.allow_missing else "missing"
-        text = "no run here; --allow-missing lets it pass"
+        text = "no run in this report; --allow-missing accepts this"
     elif not alike:
         text = f"{_changed(old['settings'], same[0]['settings'])} changed"
     elif changed := _inputs_changed(old, alike[0]):
-        text = f"{changed} changed; save a new baseline if it is meant"
+        text = f"{changed} changed; if intended, save a new baseline"
     if text:
         return Finding(names_of(old), status, text, cell_id((failed or alike or same or [old])[0]))
     pair = _Pair(old, alike[0])
@@ -383,13 +381,13 @@ def _counterpart(old: dict[str, Any], cells: list[dict[str, Any]], rules: Rules)
     if not rules.tolerance_of(old["metric"]):
         if lost and not (rules.allow_missing and pair.shared):
             status = "missing"
-            text = f"seed {', '.join(lost)} is not here, and an exact comparison needs it"
+            text = f"seed {', '.join(lost)} is missing; an exact comparison needs every seed"
     elif pair.seeds < 2:
-        text = "fewer than two seeds tell nothing of their noise; --tolerance 0 compares exactly"
+        text = "the variance needs two seeds or more; --tolerance 0 compares exactly"
     elif pair.least is None and pair.seeds < FEWEST_SEEDS and pair.metric.counted:
         text = (
-            "two seeds may agree by chance, and it is not known of how many examples this is a "
-            "share; --tolerance 0 compares exactly"
+            "the variance needs three seeds or more if the number of examples is unknown; "
+            "--tolerance 0 compares exactly"
         )
     return pair.finding(status, text) if text else pair
 
@@ -402,8 +400,8 @@ def _changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _inputs_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """An input of a seed that differs from then. Without a shared seed only the code's versions can
-    be compared.
+    """An input of a seed that differs from the baseline; without a shared seed only component
+    versions are compared.
     """
     shared = [seed for seed in old["values"] if seed in new["values"]]
     pairs = [(old["inputs"].get(seed, {}), new["inputs"].get(seed, {})) for seed in shared]
@@ -420,11 +418,11 @@ def _inputs_changed(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 
 def _p_values(pairs: list[_Pair]) -> list[float]:
-    """Of each drop. A cell that is bit for bit the same says nothing about noise."""
+    """The p value of each drop. Bit-identical cells do not enter the variance."""
     columns: dict[tuple[object, ...], list[_Pair]] = {}
     for pair in pairs:
         if any(pair.drops) or not pair.paired:
-            # paired and unpaired variances are of different things
+            # paired and unpaired variances are different quantities
             names = (str(pair.old.get(name)) for name in _COLUMN)
             columns.setdefault((pair.paired, *names), []).append(pair)
     p_values = {id(pair): 1.0 for pair in pairs}
@@ -435,7 +433,7 @@ def _p_values(pairs: list[_Pair]) -> list[float]:
         )
         for column, variances in zip(chosen, moderated_variances, strict=True):
             for pair, (variance, df) in zip(column, variances, strict=True):
-                # of which no other cell says anything
+                # not moderated by other cells
                 least = (pair.least or 0.0) / (1 if paired else 2)
                 p_values[id(pair)] = tail_of_gap(
                     pair.drop,

@@ -1,5 +1,5 @@
-"""The numbers of a run that a table may hold: where in its record each lies, or how it is made of
-what is known of the run.
+"""The metrics of runs that tables can show: each is a path in the record of a run, or a function of
+its facts.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ from ..errors import NoisebenchError, UnknownName
 from ..experiments.resolve import price_of
 
 RunValues = dict[str, Any]
-"""What `RunFolder.about` says of a run."""
+"""The facts of a run, from `RunFolder.about`."""
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run: what it is called, whether it is a share shown in percent, and what one
-    must know of it.
+    """A number of a run: its title, the epoch that it is from, and how it is shown and compared.
 
-    of: its path in the metrics of a record, or how it is made of the facts; finer: how many digits
-    more than a percentage one that is no share needs; spent: what a run took, not what came of it,
-    so that no gate judges it; clocked: of a machine, and with no other's to be compared; unit: of
-    its differences, and tolerance: which of these the gate takes for none; examples: how many a
-    share is of, 0 where that is not kept, None for what is no count; last_epochs: of how many it is
-    the mean, 0 for no mean.
+    of: its path in the metrics of a record, or a function of the facts; percent: whether it is
+    shown in percent; finer: extra digits if it is not; spent: whether it is a cost, which the gate
+    does not check; clocked: whether it depends on the machine; unit: of its differences;
+    tolerance: the gate's default; examples: the number of examples of a share, 0 where it is not
+    recorded, None if the metric is not a count; last_epochs: how many epochs it is the mean of, 0
+    for no mean.
     """
 
     of: tuple[str, ...] | Callable[[RunValues], float | None]
@@ -44,33 +43,33 @@ class Metric:
 
     @property
     def counted(self) -> bool:
-        """Whether it is a count of examples, as a share of them, so that it moves in steps and may
+        """Whether it is a number of examples divided by their total, so that it has steps and can
         be equal by chance.
         """
         return self.examples is not None
 
     @property
     def is_share(self) -> bool:
-        """Whether it lies between 0 and 1; points a minute do not."""
+        """Whether it is between 0 and 1; points per minute are not."""
         return self.percent and not self.spent
 
     @property
     def scale(self) -> int:
-        """How many of the shown unit a value of 1 is."""
+        """The value 1 in the unit shown."""
         return 100 if self.percent else 1
 
     def format(self, value: float, digits: int = 2, sign: str = "-") -> str:
-        """A value as tables show it; `digits` after the point of a percentage."""
+        """A value as tables show it; digits: decimals of a percentage."""
         digits += 0 if self.percent else self.finer
         return f"{self.scale * value:{sign}.{digits}f}"
 
     def describe(self, epochs: Collection[int] = ()) -> str:
-        """`test accuracy (%), last epoch`; epochs: of the runs that have this number."""
+        """`test accuracy (%), last epoch`; epochs: the lengths of the runs."""
         return f"{self.title}{' (%)' if self.percent else ''}, {self.selection_of(epochs)}"
 
     def selection_of(self, epochs: Collection[int]) -> str:
-        """Which epoch or epochs count, of runs of these lengths: the last ten are all that a
-        shorter run has.
+        """Which epochs count in runs of these lengths: runs of fewer than ten epochs have all in
+        their mean of the last ten.
         """
         short = sorted({length for length in epochs if length < self.last_epochs})
         if not short:
@@ -81,10 +80,10 @@ class Metric:
             return "the only epoch"
         if all(length < self.last_epochs for length in epochs):
             return f"mean of all {counts} epoch{several}"
-        return f"{self.selection}, of a run of {counts} epoch{several} of all"
+        return f"{self.selection} (of all epochs in runs of {counts} epoch{several})"
 
     def value(self, known: RunValues) -> float | None:
-        """None for a failed run, and for a number that was not yet recorded when the run ended."""
+        """None for a failed run, and for a metric that its version did not record."""
         if known.get("metrics") is None:
             return None
         of = self.of
@@ -92,12 +91,12 @@ class Metric:
         return None if number is None else float(number)
 
     def num_examples(self, known: RunValues) -> int | None:
-        """Of how many examples it is a share in this run; None where that is not known."""
+        """The number of examples of the share in this run; None where unknown."""
         return known.get("test_images") if self.examples == "test_images" else self.examples or None
 
 
 def value_at(facts: Any, path: Sequence[str]) -> Any:
-    """The value at these names of mappings within one another; None where one is missing."""
+    """The value at a path of keys in nested mappings; None where one is missing."""
     for name in path:
         facts = facts.get(name) if isinstance(facts, dict) else None
     return facts
@@ -115,17 +114,16 @@ def _per_minute(known: RunValues) -> float | None:
 def _work(known: RunValues) -> float | None:
     try:
         return price_of(known["loss"], known["strategy"]).work(known["recipe"]["epochs"])
-    except NoisebenchError:  # a strategy that says no cost, or of a plugin that is not loaded
+    except NoisebenchError:  # a strategy without a cost, or of a plugin that is not loaded
         return None
 
 
 _DETECTION = ("train", "detection")
 _CLOCK = (
-    "The run's training by the clock: its epochs, the test predictions after each, and what it "
-    "estimated of its noise before; not reading "
-    "the data or writing the results. It depends on the machine and on what else ran there. Of "
-    "runs that train together as one network "
-    "it is the run's share, which does not compare with the time of a run by itself."
+    "Wall-clock time of training: the epochs, the test predictions after each, and the noise "
+    "estimation before; without reading the data and writing the results. It depends on the "
+    "machine and its other load. For runs that train together as one network it is the run's "
+    "share, which is not comparable with the time of a single run."
 )
 METRICS = {
     "last": Metric(("test_acc", "last"), "test accuracy", "last epoch", examples="test_images"),
@@ -139,22 +137,21 @@ METRICS = {
     "at_noisy_val": Metric(
         ("test_acc", "at_noisy_val"),
         "test accuracy",
-        "epoch chosen on held-out noisy labels",
+        "epoch chosen on a noisy validation split",
         examples="test_images",
     ),
     "best": Metric(
         ("test_acc", "best"),
         "test accuracy",
-        "best epoch ON TEST, optimistic",
+        "best epoch on the test set (optimistic)",
         examples="test_images",
     ),
     "top5": Metric(("test", "top5"), "top-5 test accuracy", "last epoch", examples="test_images"),
     "p_true": Metric(
         ("test", "p_true"),
-        "probability of the right class",
+        "probability of the correct class",
         "last epoch",
-        doc="The mean over the test images of the probability that the network gives the right "
-        "class.",
+        doc="The mean predicted probability of the correct class over the test images.",
     ),
     "nll": Metric(
         ("test", "nll"),
@@ -176,55 +173,55 @@ METRICS = {
         tolerance=0.005,
     ),
     "memorised": Metric(
-        ("memorised",), "wrong labels memorised", "last epoch", True, False, examples=0
+        ("memorised",), "incorrect labels memorized", "last epoch", True, False, examples=0
     ),
     "train_clean": Metric(
         ("train", "clean"), "training accuracy on clean labels", "last epoch", examples=0
     ),
-    "auroc": Metric((*_DETECTION, "auroc"), "AUROC of finding wrong labels", "last epoch"),
+    "auroc": Metric((*_DETECTION, "auroc"), "AUROC of detecting incorrect labels", "last epoch"),
     "average_precision": Metric(
         (*_DETECTION, "average_precision"),
-        "average precision of finding wrong labels",
+        "average precision of detecting incorrect labels",
         "last epoch",
     ),
     "f1": Metric(
         (*_DETECTION, "f1"),
-        "F1 of finding wrong labels, best threshold",
+        "F1 of detecting incorrect labels, best threshold",
         "last epoch",
         examples=0,
     ),
     "precision_at_100": Metric(
         (*_DETECTION, "precision_at", "100"),
-        "wrong labels among the 100 most doubtful",
+        "precision@100 of the label issues",
         "last epoch",
         examples=100,
     ),
     "precision_at_1000": Metric(
         (*_DETECTION, "precision_at", "1000"),
-        "wrong labels among the 1,000 most doubtful",
+        "precision@1000 of the label issues",
         "last epoch",
         examples=1000,
     ),
     "precision_at_wrong": Metric(
         (*_DETECTION, "precision_at", "wrong"),
-        "wrong labels among the n most doubtful, n are wrong",
+        "precision@n of the label issues, n = number of incorrect labels",
         "last epoch",
         examples=0,
     ),
     "per_minute": Metric(
         _per_minute,
-        "test accuracy a minute of training",
-        "last epoch, by the machine's clock",
+        "test accuracy per minute of training",
+        "last epoch, wall-clock time",
         spent=True,
         clocked=True,
-        unit="points a minute",
-        doc="Points of the last epoch's test accuracy, divided by the minutes of training. "
+        unit="points per minute",
+        doc="Test accuracy of the last epoch in points, divided by the minutes of training. "
         f"{_CLOCK}",
     ),
     "minutes": Metric(
         _minutes,
         "training time (minutes)",
-        "by the machine's clock",
+        "wall-clock time",
         False,
         False,
         spent=True,
@@ -234,21 +231,21 @@ METRICS = {
     ),
     "work": Metric(
         _work,
-        "work of training (epochs of CE)",
-        "counted in passes",
+        "training compute (epochs of CE)",
+        "counted in forward and backward passes",
         False,
         False,
         finer=0,
         spent=True,
         unit="epochs of CE",
-        doc="Epochs x the work of one beside CE's (noisebench list strategies), and the epochs of "
-        "CE by which a run estimates its noise.",
+        doc="Epochs x compute per epoch relative to CE (noisebench list strategies), plus the "
+        "epochs of CE for noise estimation.",
     ),
 }
 
 
 RECORDED = {name: metric.of for name, metric in METRICS.items() if isinstance(metric.of, tuple)}
-"""The numbers that a record holds, and where."""
+"""The metrics that a record holds, with their paths."""
 
 
 def find_metric(name: str) -> Metric:

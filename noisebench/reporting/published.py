@@ -1,6 +1,4 @@
-"""A paper's published numbers beside the cells of our tables, with every way in which theirs was
-another experiment.
-"""
+"""Published numbers of papers next to our cells, with every difference between the experiments."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ _NEEDED = ("dataset", "model", "noise", "method", "recipe")
 
 
 def add_published(tables: Iterable[Table], paper: str) -> list[Table]:
-    """The tables with the paper's cells beside ours, where these are test accuracies. Raises
-    UnknownName.
-    """
+    """The tables with the paper's published test accuracies next to ours. Raises UnknownName."""
     find_paper(paper)
     return [replace(table, paper=paper, published=_matches(table, paper)) for table in tables]
 
@@ -52,8 +48,8 @@ def _matches(table: Table, paper: str) -> dict[tuple[str, str], PublishedMatch]:
 
 
 def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[str]:
-    """The settings in which a run differs from its recipe, but the epochs, and the examples that it
-    left out or reserved: `lr 1`, `no flip`.
+    """The settings in which a run differs from its recipe, except the epochs, and the examples that
+    it excludes or reserves: `lr 1`, `no flip`.
     """
     if recipe in RECIPES and dataset in DATASETS:
         values = {name: value for name, value in settings.items() if name != "epochs"}
@@ -64,7 +60,7 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
             else:
                 yield f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
     if "init" in settings:
-        yield "weights of another training to begin from"
+        yield "initial weights from another training"
     if "subset" in settings:
         yield f"{settings['subset']:,} of the training images"
     if settings.get("held_out"):
@@ -85,8 +81,8 @@ def _letter(number: int) -> str:
 
 
 def match_text(match: PublishedMatch, cell: Cell, letters: dict[tuple[str, ...], str]) -> str:
-    """`[58.40, -0.31 a]`: the published number, ours less it in points, and the letter of the
-    mismatches.
+    """`[58.40, -0.31 a]`: the published number, ours minus published in points, and the letter of
+    the mismatches.
     """
     gap = "" if cell.mean is None else f", {100 * (cell.mean - match.cell.mean):+.2f}"
     letter = letters.get(match.mismatches, "")
@@ -98,10 +94,10 @@ def published_caption(table: Table) -> str:
     if not table.paper:
         return ""
     if not table.published:
-        return f"{PAPERS[table.paper]}: no cell of these data, noises and methods."
+        return f"{PAPERS[table.paper]}: no published number for these data, noises and methods."
     mismatches = " ".join(
         f"{letter}: {'; '.join(texts)}." for texts, letter in mismatch_letters(table).items()
     )
     return (
-        f"[published, ours less published in points]: {PAPERS[table.paper]}. {mismatches}".strip()
+        f"[published, ours minus published in points]: {PAPERS[table.paper]}. {mismatches}".strip()
     )

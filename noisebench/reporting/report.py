@@ -1,4 +1,4 @@
-"""A report: the tables of some runs, as text in every format."""
+"""A report: tables of runs, rendered in every output format."""
 
 from __future__ import annotations
 
@@ -28,52 +28,50 @@ SUFFIXES = {
     ".xml": "junit",
 }
 FORMATS = ("table", *SUFFIXES.values(), "runs")
-# where --ranks adds a column; elsewhere every cell has its rank anyway
+# formats in which --ranks adds a column; in the others every cell has its rank
 RANKED = ("table", "md", "html", "latex")
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """The axes of rows and columns, and the metrics of the cells; each may be several, joined by
-    commas.
-    """
+    """The axes of rows and columns, and the metrics of the cells; several are joined by commas."""
 
     rows: str = "method"
     cols: str = "noise"
     metric: str = "last"
     ranks: bool = False
-    published: str | None = None  # a paper whose numbers stand beside ours
-    budget: str = "epochs"  # what the methods of a table have alike; or compute
-    # the method, loss or strategy of the row that every other is compared with
+    published: str | None = None  # a paper whose numbers are shown next to ours
+    budget: str = "epochs"  # what the methods of a table have in common: epochs or compute
+    # the method, loss or strategy that all other rows are compared with
     against: str | None = None
 
     @property
     def metrics(self) -> list[str]:
-        """Raises ConfigError where one stands twice."""
+        """Raises ConfigError for a repeated one."""
         names = [name.strip() for name in self.metric.split(",")]
         if len(set(names)) < len(names):
-            raise ConfigError(f"a metric stands twice in {self.metric!r}")
+            raise ConfigError(f"repeated metric in {self.metric!r}")
         return names
 
 
 @dataclass(frozen=True)
 class Report:
-    """Tables of finished runs. `str()` is what a pipe gets; a notebook shows HTML; `render(form)`
-    is any format's text.
+    """Tables of finished runs. `str()` gives plain text, a notebook shows HTML, `render(form)`
+    gives any format.
     """
 
     tables: list[Table]
     shape: TableLayout = TableLayout()
-    damaged: list[str] = field(default_factory=list)  # result files passed over
-    workspace: Workspace = field(default_factory=Workspace)  # where its runs lie, and their data
-    runs: tuple[RunLike, ...] = ()  # all that are in its tables
+    damaged: list[str] = field(default_factory=list)  # messages on skipped result files
+    workspace: Workspace = field(default_factory=Workspace)  # of its runs and their data
+    runs: tuple[RunLike, ...] = ()  # all runs in its tables
 
     @property
     def metric(self) -> str:
         return ",".join(self.shape.metrics)
 
     def document(self, verdict: Check | None = None) -> dict[str, Any]:
-        """The JSON document, which is a baseline too."""
+        """The JSON document, which can serve as a baseline."""
         content = document(self.tables, self.metric)
         return content if verdict is None else {**content, "check": verdict.document()}
 
@@ -94,11 +92,11 @@ class Report:
             "runs": lambda: runs_as_text(self.runs),
         }
         if form not in texts:
-            raise ConfigError(f"--format is one of {', '.join(FORMATS)}, got {form!r}")
+            raise ConfigError(f"unknown --format {form!r}; formats: {', '.join(FORMATS)}")
         return texts[form]()
 
     def _page(self, verdict: Check | None) -> str:
-        # which no other format needs
+        # no other format needs these
         from .figures import page_figures
         from .page import page
 
@@ -129,8 +127,8 @@ def report_of(
     pass_over: Callable[[DataError], None] | None = None,
     workspace: Workspace | None = None,
 ) -> Report:
-    """The report of some runs; each damaged result goes to `pass_over` and is left out. Raises
-    ConfigError, UnknownName.
+    """The report of some runs; errors of damaged results go to `pass_over`, their runs are skipped.
+    Raises ConfigError, UnknownName.
     """
     damaged: list[str] = []
 
@@ -166,10 +164,10 @@ def make_report(
     budget: str = "epochs",
     against: str | None = None,
 ) -> Report:
-    """The finished runs of a folder, or of a file of runs, as tables: `nb.report("runs",
+    """The finished runs of a directory or a results CSV as tables: `nb.report("runs",
     metric="last,best", where=["dataset=digits"])`.
 
-    A damaged result file is warned of and left out. Raises DataError where there is no such path,
+    Warns of damaged result files and skips them. Raises DataError if the path does not exist,
     ConfigError, UnknownName.
     """
 

@@ -1,5 +1,5 @@
-"""Results CSV: a line a run with all that a table needs, to be kept with a paper and read in place
-of run folders. Each column has a path in the facts of a run, and is written and read by its type.
+"""Results CSV: one line per run with everything that tables need, to publish with a paper and to
+read instead of run directories. Each column has a path in the facts of a run, and a type.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ..runs.folder import RunFolder, run_folders
 from ..runs.schema import check_known
 from .metrics import METRICS, RECORDED, RunValues, value_at
 
-LARGEST = 1 << 26  # bytes: of some 40,000 runs
-_MAKE = "noisebench report --format runs -o FILE.csv writes one"
-_OTHERS = {  # how files begin that are taken for one
+LARGEST = 1 << 26  # bytes, some 40,000 runs
+_MAKE = "noisebench report --format runs -o FILE.csv creates one"
+_OTHERS = {  # first columns of files that are mistaken for a results CSV
     ("index", "label", "clean_label"): "a manifest's rows",
     (
         "dataset",
@@ -44,8 +44,8 @@ _OTHERS = {  # how files begin that are taken for one
 
 @dataclass(frozen=True, eq=False)
 class RunRecord:
-    """A run of a results CSV. failed: the type of its error, empty for a finished one; name: of its
-    folder.
+    """A run of a results CSV. failed: the type of its error, empty if it finished; name: of its run
+    directory.
     """
 
     known: RunValues
@@ -54,7 +54,7 @@ class RunRecord:
     failed: str
 
     def about(self) -> RunValues:
-        """The facts of the run, as RunFolder has them."""
+        """The facts of the run, as `RunFolder.about` has them."""
         return self.known
 
     @property
@@ -66,8 +66,8 @@ RunLike = RunFolder | RunRecord
 
 
 def runs_at(paths: Iterable[Path]) -> list[RunLike]:
-    """The runs at some paths: files of runs, run folders, folders of them, workspaces; by the names
-    of their folders, wherever they lie.
+    """The runs at some paths, sorted by name: results CSVs, run directories, directories of them,
+    workspaces.
 
     Raises DataError for a wrong path or file.
     """
@@ -79,22 +79,21 @@ def runs_at(paths: Iterable[Path]) -> list[RunLike]:
             runs += read_runs(path)
         else:
             raise DataError(
-                f"no such folder: {path} (a run, a folder of runs, or a workspace), nor "
-                "such a file of runs"
+                f"{path} does not exist; expected a run directory, a workspace or a results CSV"
             )
     return sorted(runs, key=lambda run: run.name)
 
 
 def finished_runs(path: Path) -> dict[str, RunRecord]:
-    """The finished runs in a file of runs, by key. Raises DataError."""
+    """The finished runs of a results CSV, by key. Raises DataError."""
     return {line.key: line for line in read_runs(path) if line.key and not line.failed}
 
 
 def read_runs(path: Path) -> list[RunRecord]:
-    """The runs in a file, in the order of its lines. Raises DataError for the first thing in it
-    that cannot be read, and says where.
+    """The runs of a results CSV, in the order of its lines. Raises DataError with the first line
+    that is invalid.
     """
-    start = 0  # of the row that is read; 0: of the heads
+    start = 0  # line of the current row; 0: the header
     try:
         text = read_text(path, LARGEST).removeprefix("\ufeff")
         if text.startswith("# "):
@@ -107,23 +106,23 @@ def read_runs(path: Path) -> list[RunRecord]:
         start = reader.line_num + 1
         for row in reader:
             if len(row) != len(names):
-                raise ValueError(f"it has {len(row)} cells, the columns are {len(names)}")
+                raise ValueError(f"it has {len(row)} cells, expected {len(names)}")
             cells = dict(zip(names, row, strict=True))
             words = {name: read_word(cells[name]) for name in (FAILED, RUN)}
             check_form(words, dict[str, Name])
             facts = _facts_of(cells)
             run = RunRecord(facts, _seconds(cells[FINISHED]), words[RUN], words[FAILED])
             if (other := line_of.setdefault(run.key, start)) != start and run.key:
-                raise ValueError(f"it has the key of line {other}, and no two runs have one")
+                raise ValueError(f"it repeats the key of line {other}")
             runs.append(run)
             start = reader.line_num + 1
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror or error}): {_MAKE}") from None
     except (ValueError, csv.Error) as error:
         if start:
-            text = f"line {start}: {error}: mend it or take the line out"
+            text = f"line {start}: {error}: correct or delete the line"
             raise DataError(f"{path}, {text}; {_MAKE}") from None
-        raise DataError(f"{path} is no file of runs ({error}): {_MAKE}") from None
+        raise DataError(f"{path} is not a results CSV ({error}): {_MAKE}") from None
     return runs
 
 
@@ -132,9 +131,7 @@ def _check_names(names: list[str]) -> None:
         if tuple(names[: len(other)]) == other:
             raise ValueError(f"it holds {content}")
     if names and not set(names) & set(COLUMNS):
-        raise ValueError(
-            "its first line names no column of one; they stand with commas between them"
-        )
+        raise ValueError("its first line has none of the columns, which are separated by commas")
     if not names:
         raise ValueError("it is empty, or begins with an empty line")
     if lacking := [name for name in COLUMNS if name in NEEDED and name not in names]:
@@ -143,14 +140,12 @@ def _check_names(names: list[str]) -> None:
         )
     counts = Counter(names)
     if unknown := [name for name in names if name not in COLUMNS or counts[name] > 1]:
-        raise ValueError(
-            f"the column {shown(unknown[0])} stands twice, or this version does not know it"
-        )
+        raise ValueError(f"the column {shown(unknown[0])} is repeated, or unknown to this version")
 
 
 def runs_as_text(runs: Iterable[RunLike]) -> str:
-    """The file: of each run a line, in an order that their names and settings decide. Raises
-    DataError for a damaged run, ConfigError where they are more than a file holds.
+    """The file: one line per run, sorted by data, settings and seed. Raises DataError for a damaged
+    run, ConfigError for more runs than a file holds.
     """
     rows = []
     for run in runs:
@@ -165,7 +160,7 @@ def runs_as_text(runs: Iterable[RunLike]) -> str:
             cells = _cells_of(facts)
         except (KeyError, TypeError, AttributeError) as error:
             raise DataError(
-                f"the record of {run.name} lacks {error}: delete its folder and run it again"
+                f"the record of {run.name} is incomplete ({error}): delete its directory and rerun"
             ) from None
         rows.append(
             cells | {FAILED: word_of(failed), FINISHED: _date(ended), RUN: word_of(run.name)}
@@ -174,8 +169,7 @@ def runs_as_text(runs: Iterable[RunLike]) -> str:
     text = as_csv([COLUMNS, *([cells[name] for name in COLUMNS] for cells in rows)])
     if len(text.encode()) > LARGEST:
         raise ConfigError(
-            f"{len(rows)} runs are more than a file of {LARGEST} bytes holds: write "
-            "several, each with its --filter"
+            f"{len(rows)} runs need more than {LARGEST} bytes: write several files with --filter"
         )
     return text
 
@@ -220,12 +214,12 @@ def read_word(cell: str) -> str:
     text = from_cell(cell)
     value = parse_json(text.encode()) if text[:1] == '"' else text
     if not isinstance(value, str):
-        raise ValueError("it must be a text")
+        raise ValueError("expected text")
     return value
 
 
 def _as_json(value: Any) -> str:
-    """Numbers as Python writes them, so that they come back as they were."""
+    """JSON with numbers as Python writes them, so that they are read back unchanged."""
     return printable_json(json.dumps(value, allow_nan=False))
 
 
@@ -233,7 +227,7 @@ def _mapping(cell: str) -> dict[str, Any]:
     return dict(_parsed(cell))
 
 
-@lru_cache(maxsize=64)  # runs of one suite say the same
+@lru_cache(maxsize=64)  # runs of one suite have equal cells
 def _parsed(cell: str) -> dict[str, Any]:
     content: dict[str, Any] = parse_json(cell.encode())
     check_form(content, dict)
@@ -242,22 +236,22 @@ def _parsed(cell: str) -> dict[str, Any]:
 
 def _number(cell: str) -> float:
     if not _NUMERAL.fullmatch(cell):
-        raise ValueError(f"it must be a number, not {shown(cell)}")
+        raise ValueError(f"expected a number, got {shown(cell)}")
     value = int(cell) if cell.lstrip("-").isdigit() else float(cell)
     if not is_number(value):
-        raise ValueError(f"it must be a finite number, not {shown(value)}")
+        raise ValueError(f"expected a finite number, got {shown(value)}")
     return value
 
 
 def _flag(cell: str) -> bool:
-    if cell.lower() not in ("true", "false"):  # TRUE, where a spreadsheet has written it
-        raise ValueError(f"it must be true or false, not {shown(cell)}")
+    if cell.lower() not in ("true", "false"):  # spreadsheets write TRUE
+        raise ValueError(f"expected true or false, got {shown(cell)}")
     return cell.lower() == "true"
 
 
 @dataclass(frozen=True)
 class _Way:
-    """How values of a kind are written and read, and which are."""
+    """How values of a type are written, read and recognized."""
 
     write: Callable[[Any], str]
     read: Callable[[str], Any]
@@ -321,16 +315,16 @@ COLUMNS = (
     "environment",
     "data",
 )
-NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a number may be younger than a file
-_NAMING = ("dataset", "model", "noise", "method")  # without which no table has a place for a run
-# a mapping before the columns of what is in it
+NEEDED = frozenset(COLUMNS) - {TEST_IMAGES, *RECORDED}  # a metric may be newer than a file
+_NAMING = ("dataset", "model", "noise", "method")  # required for every table
+# a mapping before the columns of its entries
 _FROM_OUTSIDE = sorted(_FACTS.items(), key=lambda item: len(item[1][0]))
 _REST = set(RunFacts.__annotations__) - {path[0] for path, _ in _FACTS.values() if path}
 
 
 def _cells_of(known: RunValues) -> dict[str, str]:
-    """The facts of a run, in cells. Raises KeyError, TypeError or AttributeError for a record that
-    is not as ours are.
+    """The facts of a run as cells. Raises KeyError, TypeError or AttributeError for an invalid
+    record.
     """
     values = {
         name: METRICS[name].value(known) if name in RECORDED else value_at(known, path)
@@ -352,15 +346,15 @@ def _cells_of(known: RunValues) -> dict[str, str]:
     }
     try:
         cells[COMMAND] = word_as_cell(repro_command(known).command)
-    except NoisebenchError:  # a text of a later version
+    except NoisebenchError:  # an expression of a later version
         cells[COMMAND] = ""
     return cells
 
 
 def _facts_of(cells: dict[str, str]) -> RunValues:
-    """The facts of a run, back from its cells. Raises ValueError."""
+    """The facts of a run from its cells. Raises ValueError."""
     if empty := [name for name in _NAMING if not cells[name]]:
-        raise ValueError(f"{empty[0]}: it is empty")
+        raise ValueError(f"{empty[0]}: empty")
     known: RunValues = {**_EMPTY, **({} if cells[FAILED] else {"metrics": {}})}
     for name, (path, way) in _FROM_OUTSIDE:
         if not cells.get(name):
@@ -370,13 +364,13 @@ def _facts_of(cells: dict[str, str]) -> RunValues:
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
         if path[:1] == ("metrics",) and cells[FAILED]:
-            raise ValueError(f"{name}: a failed run has no such number")
+            raise ValueError(f"{name}: must be empty for a failed run")
         if name in RECORDED and METRICS[name].percent and not 0 <= value <= 1:
-            raise ValueError(f"{name}: it is a share between 0 and 1, not {value}")
+            raise ValueError(f"{name}: expected a share between 0 and 1, got {value}")
         if not path:
             if unknown := set(value) - _REST:
                 names = ", ".join(sorted(_REST))
-                raise ValueError(f"{name}: it has {min(unknown)!r}, which is none of {names}")
+                raise ValueError(f"{name}: unknown key {min(unknown)!r}; keys: {names}")
             known.update(value)
             continue
         parent = known
@@ -384,11 +378,11 @@ def _facts_of(cells: dict[str, str]) -> RunValues:
             parent = parent.setdefault(key, {})
         if len(path) > 1 and path[0] != "metrics" and parent.get(path[-1], value) != value:
             raise ValueError(
-                f"{name}: it is {value!r} here, and {parent[path[-1]]!r} in the JSON of its line"
+                f"{name}: {value!r} here, but {parent[path[-1]]!r} in the JSON of this line"
             )
         parent[path[-1]] = value
     entry = None if {"path", "test_path"} & set(known) else DATASETS.get(known["dataset"])
-    # a file older than the column
+    # a file from before this column
     if TEST_IMAGES not in cells and not cells[FAILED] and entry and not entry.reader:
         known["test_images"] = entry.n_test
     check_known(known)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from .aggregate import Cell
 from .metrics import METRICS
 
-# the fewest seeds whose variance counts where the number of examples of a share is not known
+# minimum number of seeds for a variance where the number of examples of a share is unknown
 FEWEST_SEEDS = 3
 ROUNDING = 1e-24  # a variance below it is due to rounding
 # Student's t at 97.5 % for 1 to 30 degrees of freedom, as scipy.special.stdtrit gives it
@@ -54,11 +54,12 @@ _QUANTILES = (
 
 @dataclass(frozen=True)
 class Difference:
-    """A cell less another: the mean, its 95 % interval where there is one, and the number of pairs
-    of seeds; 0: of all seeds, unpaired.
+    """A cell minus another: the mean, its 95 % interval if there is one, and the number of paired
+    seeds (0: unpaired, over all seeds).
 
-    floored: the seeds' variance is below `least_variance`, which is used instead; exact: it is the
-    same in every seed and no share of examples, so not by chance: a time, a cost, a probability.
+    floored: `least_variance` is used because the variance over seeds is smaller; exact: it is the
+    same for every seed and not a share of examples, so not by chance: a time, a cost, a
+    probability.
     """
 
     mean: float
@@ -71,8 +72,8 @@ class Difference:
 
 
 def significantly_better(best: Cell, other: Cell, *, higher_is_better: bool = True) -> bool:
-    """Whether the 95 % interval of their difference lies on the better side of 0, or the difference
-    itself where it is exact.
+    """Whether the 95 % interval of the difference, or an exact difference itself, is on the better
+    side of 0.
     """
     gap = difference(best, other)
     if gap is None:
@@ -82,25 +83,24 @@ def significantly_better(best: Cell, other: Cell, *, higher_is_better: bool = Tr
 
 
 def least_variance(difference: float, seeds: int, num_examples: int) -> float:
-    """The least plausible variance over seeds of a difference of two shares, each of the same m
-    examples.
+    """The minimum variance over seeds of a difference of two shares, each of the same m examples.
 
-    max(1 / m^2, |d| (1 - |d|) / (m (seeds - 1))). Shares move in steps of 1/m, and few seeds may
-    agree by chance: a difference d takes at least m |d| examples that only one of the two has
-    right, whose number has the binomial variance |d| (1 - |d|) / m. That counts as one of the
-    seeds' squared deviations, so that many seeds outweigh it.
+    max(1 / m^2, |d| (1 - |d|) / (m (seeds - 1))). Shares have steps of 1/m, and few seeds may agree
+    by chance: a difference d needs at least m |d| examples that only one of the two predicts
+    correctly, whose number has the binomial variance |d| (1 - |d|) / m. It counts as the squared
+    deviation of one seed, so that many seeds outweigh it.
     """
     size = min(abs(difference), 1.0)
     return max(1 / num_examples**2, size * (1 - size) / (num_examples * (seeds - 1)))
 
 
 def difference(cell: Cell, other: Cell) -> Difference | None:
-    """`cell` less `other`, by Student's t over the seeds that pair, by Welch's where none does;
-    None where one has no value.
+    """`cell` minus `other`, by Student's t over paired seeds, or by Welch's t if there are none;
+    None if one has no value.
 
-    The variance is at least `least_variance`. No interval where there is one pair, or where none
-    pairs and one has a single value; nor, where it is not known of how many examples a share is,
-    from two seeds; nor of no width.
+    The variance is at least `least_variance`. No interval for a single pair, for unpaired cells of
+    which one has a single value, for a variance of 0, or for two seeds of a share of an unknown
+    number of examples.
     """
     if cell.mean is None or other.mean is None:
         return None
@@ -108,7 +108,7 @@ def difference(cell: Cell, other: Cell) -> Difference | None:
     pairs, seeds = len(gaps), len(gaps) or min(cell.n, other.n)
     mean = statistics.fmean(gaps) if gaps else cell.mean - other.mean
     oracle, counted = cell.oracle or other.oracle, METRICS[cell.metric].counted
-    # share: the variance as a multiple of that of one pair's difference
+    # share: the variance as a multiple of the variance of one pair's difference
     if pairs > 1:
         variance, df, share = statistics.variance(gaps) / pairs, float(pairs - 1), 1 / pairs
     elif not pairs and cell.std is not None and other.std is not None:
@@ -139,7 +139,7 @@ def _quantile(df: float) -> float:
 
 
 def tail_of_gap(gap: float, variance: float, df: float) -> float:
-    """The one-sided p value of a gap; `variance` is that of the gap itself."""
+    """The one-sided p value of a difference; variance: of the difference."""
     if variance <= 0:
         return 0.0 if gap > 0 else 1.0
     from scipy.special import stdtr
@@ -148,8 +148,8 @@ def tail_of_gap(gap: float, variance: float, df: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusted p values: refusing those below a level keeps the chance of one false alarm or more
-    below it. Holm 1979.
+    """Adjusted p values: rejecting those below a level keeps the family-wise error rate below it.
+    Holm 1979.
     """
     adjusted, worst = [0.0] * len(p_values), 0.0
     for rank, number in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
@@ -159,14 +159,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def moderated(groups: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[float, float]]]:
-    """Sample variances with their degrees of freedom, by column -> each shrunk towards its
-    column's, with the degrees of freedom that it gains.
+    """Sample variances and degrees of freedom, by column -> variances shrunk towards their
+    column's, with the increased degrees of freedom.
 
-    How far is decided by how much the variances of a column differ beyond chance, over all columns.
-    Pooling alone would take steady and shaky methods for equally noisy and call the shaky ones'
-    chance a drop. The estimate of the prior's degrees of freedom is lowered by a standard error,
-    and the prior is half way between the geometric and the plain mean: by simulation the false
-    alarms of a suite stay below the level then. Smyth 2004.
+    The amount of shrinkage depends on how much the variances within columns differ beyond chance.
+    Full pooling would treat stable and unstable methods as equally noisy, and report chance of the
+    unstable ones as a drop. The estimate of the prior's degrees of freedom is lowered by a standard
+    error, and the prior is half way between the geometric and the arithmetic mean: in simulations
+    the false alarms of a suite then stay below the level. Smyth 2004.
     """
     from scipy.special import digamma, polygamma
 
@@ -204,7 +204,7 @@ def moderated(groups: Sequence[Sequence[tuple[float, int]]]) -> list[list[tuple[
 
 
 def _inverse_trigamma(y: float) -> float:
-    """Newton's method on 1 / trigamma, which rises towards the root. Smyth 2004, appendix."""
+    """Newton's method on 1 / trigamma, which increases towards the root. Smyth 2004, appendix."""
     from scipy.special import polygamma
 
     x, step = 0.5 + 1 / y, math.inf

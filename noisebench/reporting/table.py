@@ -1,4 +1,4 @@
-"""Rows -> tables: one for each set of runs that may stand side by side."""
+"""Rows -> tables: one for each set of comparable runs."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ from .aggregate import (
 from .metrics import METRICS, Metric
 from .stats import Difference, significantly_better
 
-# rows that differ in these are not better or worse than one another
+# rows that differ in these are not compared with one another
 NOT_RIVALS = ("dataset", "subset", "noise")
 _FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
 _REGISTERED = {"loss": LOSSES, "strategy": STRATEGIES}
-# in a title, unless there are several precisions
+# omitted in titles, unless there are several precisions
 _DEFAULTS = (("precision", "fp32"), ("subset", ALL), ("init", NONE))
 
 
 @dataclass(frozen=True)
 class Table:
-    """A grid of cells; `fixed` is what all its runs share. A pair of labels without a cell has no
-    run.
+    """A grid of cells; `fixed` holds the axes that all its runs share. A pair of labels without a
+    cell has no run.
 
-    An axis may be several (`dataset,method`); `parts` says which value of each stands in a label.
+    An axis may consist of several (`dataset,method`); `parts` has the value of each in a label.
     """
 
     fixed: dict[str, str]
@@ -60,17 +60,17 @@ class Table:
     col_axis: str
     cells: dict[tuple[str, str], Cell]
     parts: dict[str, tuple[str, ...]]
-    # the least and the greatest of a column's cells, where the columns are noises: realised
+    # minimum and maximum realised noise rate of a column, if the columns are noises
     rates: dict[str, tuple[float, float]]
     varied: str
-    paper: str = ""  # whose published cells stand beside ours
+    paper: str = ""  # whose published numbers are shown next to ours
     published: Mapping[tuple[str, str], PublishedMatch] = field(default_factory=dict)
-    # the row that differences are from, and the differences of all other rows' results
+    # the reference row of the differences, and the differences of all other rows
     against: str = ""
     differences: Mapping[tuple[str, str], Difference | None] = field(default_factory=dict)
-    # the settings that distinguish it from tables of the same title: `crop 2`
+    # settings that distinguish it from tables with the same title: `crop 2`
     settings_suffix: tuple[str, ...] = ()
-    # the parts of its title that distinguish it from tables of the same data: `cnn4`
+    # parts of its title that distinguish it from tables of the same data: `cnn4`
     title_suffix: tuple[str, ...] = ()
 
     @property
@@ -79,11 +79,11 @@ class Table:
 
     @property
     def metric(self) -> Metric:
-        """The first one, where there are several."""
+        """The first, if there are several."""
         return METRICS[self.metrics[0]]
 
     def metric_text(self, name: str) -> str:
-        """`test accuracy (%), last epoch`, by the lengths of these runs."""
+        """`test accuracy (%), last epoch`."""
         cells = [cell for cell in self.cells.values() if cell.metric == name]
         return METRICS[name].describe([length for cell in cells for length in cell.epochs])
 
@@ -93,15 +93,15 @@ class Table:
         return {**self.fixed, **dict(zip(names, [*self.parts[row], *self.parts[col]], strict=True))}
 
     def row_head(self, row: str) -> str:
-        """A row's name."""
+        """The name of a row."""
         return self._head(self.row_axis, row)
 
     def col_head(self, col: str) -> str:
-        """A column's name."""
+        """The name of a column."""
         return self._head(self.col_axis, col)
 
     def _head(self, axes: str, label: str) -> str:
-        """A label's values, one for each axis that it is made of, noises in short."""
+        """The values of a label, one per axis, noises in short form."""
         texts = []
         for axis, value in zip(axes.split(","), self.parts[label], strict=True):
             if axis == "noise":
@@ -117,8 +117,8 @@ class Table:
         return ", ".join(texts)
 
     def rate_text(self, col: str) -> str:
-        """`39.9 % wrong`, or `16.7 to 20.2 % wrong` where its cells differ; empty where the columns
-        are no noises or the rate is not known.
+        """`39.9 % wrong`, or `16.7 to 20.2 % wrong` if its cells differ; empty if the columns are
+        not noises or the rate is unknown.
         """
         ends = dict.fromkeys(f"{100 * rate:.1f}" for rate in self.rates.get(col, ()))
         return f"{' to '.join(ends)} % wrong" if ends else ""
@@ -130,18 +130,18 @@ class Table:
 
     @property
     def data(self) -> str:
-        """`digits, of which 300`: data set and subset, where all its runs share these."""
+        """`digits, of which 300`: data set and subset, if all its runs share these."""
         texts = self.fixed_texts
         return ", ".join(texts[axis] for axis in ("dataset", "subset") if axis in texts)
 
     @property
     def short_title(self) -> str:
-        """Its data, and what distinguishes it from the other tables of these."""
+        """Its data, and what distinguishes it from other tables of the same data."""
         return ", ".join(filter(None, [self.data, *self.title_suffix, *self.settings_suffix]))
 
     @property
     def fixed_texts(self) -> dict[str, str]:
-        """The values that all its runs share, as its title has them."""
+        """The values that all its runs share, as shown in the title."""
         texts = dict(self.fixed)
         if "subset" in texts:
             texts["subset"] = of_which(int(texts["subset"]))
@@ -151,14 +151,14 @@ class Table:
 
     @cached_property
     def usual_n(self) -> int:
-        """The number of seeds that most cells have; the others show theirs."""
+        """The most frequent number of seeds; cells with another number show it."""
         return most_common(cell.n for cell in self.cells.values())
 
     def _rivals(self, row: str, col: str) -> dict[str, Cell]:
-        """The cells of the column with a mean and of the same data, noise and metric, to which a
-        row may be compared, itself included.
+        """The cells of the column with a mean and with the same data, noise and metric, including
+        the row's own.
 
-        None where their times are of several machines, or of packs and single runs.
+        Empty for times of several machines, or of packs and single runs.
         """
         if (row, col) not in self.cells:
             return {}
@@ -189,7 +189,9 @@ class Table:
         return frozenset(best)
 
     def rank(self, row: str, col: str) -> float | None:
-        """1 is the best mean among its rivals; equal means share the mean of their ranks."""
+        """The rank of a cell's mean in its column, 1 for the best; equal means have their mean
+        rank.
+        """
         rivals = self._rivals(row, col)
         if row not in rivals:
             return None
@@ -200,18 +202,14 @@ class Table:
 
     @cached_property
     def ranked(self) -> tuple[str, ...]:
-        """The columns in which every row has a mean: elsewhere a rank among fewer would look better
-        than it is.
-        """
+        """The columns in which every row has a mean: a rank among fewer would look too good."""
         return tuple(
             col for col in self.results if all(self.rank(row, col) is not None for row in self.rows)
         )
 
     @cached_property
     def results(self) -> tuple[str, ...]:
-        """The columns of results, not of costs; of several metrics side by side those of the first
-        such metric.
-        """
+        """The columns of results, without costs; of several metrics only the first."""
         metrics = {col: cell.metric for (_, col), cell in self.cells.items()}
         costs = {col for (_, col), cell in self.cells.items() if METRICS[cell.metric].spent}
         results = [col for col in self.cols if col not in costs]
@@ -220,25 +218,26 @@ class Table:
         return tuple(col for col in results if metrics[col] == metrics[results[0]])
 
     def mean_rank(self, row: str) -> float | None:
-        """Over the columns in which every row has a mean."""
+        """The mean rank over the columns in which every row has a mean."""
         if not self.ranked:
             return None
         return statistics.fmean(self.rank(row, col) or 0.0 for col in self.ranked)
 
     def caption(self, *, bold: bool = True, ranks: bool = False) -> str:
         """The sentences that explain the table; `bold`: whether the format can show bold."""
-        shown = "; ".join(
-            f"{name}: {self.metric_text(name)}" if len(self.metrics) > 1 else self.metric_text(name)
-            for name in self.metrics
+        texts = [self.metric_text(name) for name in self.metrics]
+        shown = (
+            "; ".join(map(": ".join, zip(self.metrics, texts, strict=True)))
+            if len(texts) != 1
+            else texts[0][0].upper() + texts[0][1:]
         )
         several = any(cell.n not in (0, self.usual_n) for cell in self.cells.values())
-        each = " each" if len(self.cells) > 1 else ""
-        count = f"n = {self.usual_n}{', else in brackets' if several else each}"
+        count = f"n = {self.usual_n}{' (otherwise in brackets)' if several else ''}"
         parts = [f"{shown}; mean ± sample standard deviation, {count}; {self.varied}."]
         if bold and self.significant_best:
             parts.append(
-                "Bold: better than every other of its column, by 95 % intervals paired "
-                "by seed and labels."
+                "Bold: significantly better than every other in the column (95 % intervals, paired "
+                "by seed and labels)."
             )
         if ranks:
             which = ""
@@ -246,17 +245,17 @@ class Table:
                 metric_of = {col: cell.metric for (_, col), cell in self.cells.items()}
                 which = f"of {metric_of[self.results[0]]} "
             count = f"{len(self.ranked)} of {len(self.results)} columns"
-            parts.append(
-                f"Mean rank over the {count} {which}in which every row has a mean; 1 is best."
-            )
+            parts.append(f"Mean rank over {count} {which}in which every row has a mean; 1 is best.")
         if any(cell.oracle for cell in self.cells.values()):
-            parts.append("† oracle: was told the true noise rate or T, or chosen by it.")
+            parts.append(
+                "† oracle: uses, or was tuned with, the true noise rate or transition matrix."
+            )
         if any(cell.failed for cell in self.cells.values()):
-            parts.append("✗: failed runs, left out of the mean.")
+            parts.append("✗: number of failed runs, excluded from the mean.")
         if len(self.cells) < len(self.rows) * len(self.cols) or any(
             not cell.n and not cell.failed for cell in self.cells.values()
         ):
-            parts.append("–: no run with this number.")
+            parts.append("–: no run with this value.")
         notes = dict.fromkeys([*self._notes(), *self._version_notes(), *self._cost_notes()])
         return " ".join([*parts, *notes])
 
@@ -271,11 +270,10 @@ class Table:
                 f"{100 * error:.{1 if error >= 0.001 else 2}f}"
                 for error in (min(errors), max(errors))
             )
-            which = "" if self.usual_n == 1 else " in brackets"
+            which = "" if self.usual_n == 1 else " (in brackets)"
             yield (
-                f"One seed{which}: a share of {size:,} images has a standard error of "
-                f"{' to '.join(ends)} points (binomial), "
-                "to which the spread over seeds is added."
+                f"One seed{which}: the binomial standard error of a share of {size:,} images is "
+                f"{' to '.join(ends)} points; the variation over seeds is not included."
             )
         for (row, _), cell in self.cells.items():
             for part in ("loss", "strategy"):
@@ -286,10 +284,10 @@ class Table:
                     yield f"{row}: the seeds of a cell differ in their {part}: {'; '.join(texts)}."
 
     def _version_notes(self) -> Iterator[str]:
-        """Notes on versions, and on runs that are left out."""
+        """Notes on versions, and on excluded runs."""
         versions_of: dict[str, set[str]] = {}
         for at, cell in self.cells.items():
-            named = self.axes(*at).get(VERSIONS, "")  # by the rows
+            named = self.axes(*at).get(VERSIONS, "")  # in the row's name
             for inputs in cell.inputs.values():
                 for part, version in (inputs.get("versions") or {}).items():
                     if f"{part} " not in named:
@@ -300,25 +298,24 @@ class Table:
             if len(versions) > 1
         )
         if several:
-            yield f"Not all runs are of the same code: {several}."
+            yield f"Runs of different code versions: {several}."
         if VERSIONS in self.row_axis.split(","):
-            yield "versions: runs of different code are never averaged, and stand in a row each."
+            yield "versions: runs of different versions are not averaged; each has its own row."
         if repeated := sum(cell.repeated for cell in self.cells.values()):
             yield (
-                f"Left out: {repeated} run{'' if repeated == 1 else 's'}, in whose place a "
-                "later one of the same seeds stands."
+                f"Excluded: {repeated} run{'' if repeated == 1 else 's'}, replaced by a later run "
+                "with the same seeds."
             )
 
     def _cost_notes(self) -> Iterator[str]:
-        """Notes on equal compute, and on the machines by whose clock times are."""
+        """Notes on equal compute, and on the machines on which times were measured."""
         if costs := [cell.compute for cell in self.cells.values() if cell.compute]:
             budgets = ", ".join(map(str, sorted({cost.budget for cost in costs})))
             largest = max(abs(cost.work / cost.budget - 1) for cost in costs)
             within = f", within {100 * largest:.2g} %" if largest > 1e-9 else ""
             yield (
-                f"Epochs: as many as do the work of {budgets} "
-                f"epoch{'' if budgets == '1' else 's'} "
-                f"of CE, counted in passes{within}."
+                f"Epochs: same compute as {budgets} epoch{'' if budgets == '1' else 's'} "
+                f"of CE, counted in forward and backward passes{within}."
             )
         clocks_of = {
             self.row_head(row): {
@@ -330,10 +327,10 @@ class Table:
             for row in self.rows
         }
         if machines := sorted({clock.machine for clocks in clocks_of.values() for clock in clocks}):
-            several = ", which do not compare" if len(machines) > 1 else ""
+            several = " (not comparable)" if len(machines) > 1 else ""
             yield (
-                f"Times are by the clock of {'; '.join(machines)}{several}, beside whatever else "
-                "ran there."
+                f"Wall-clock times on {'; '.join(machines)}{several}; they depend on the "
+                "machine's other load."
             )
         packed, single = (
             [row for row, clocks in clocks_of.items() if way in {clock.packed for clock in clocks}]
@@ -341,15 +338,18 @@ class Table:
         )
         if packed and single:
             which = (
-                f" ({'; '.join(packed)}), or by themselves ({'; '.join(single)})"
+                f" ({'; '.join(packed)}), others alone ({'; '.join(single)})"
                 if not set(packed) & set(single)
-                else ", or by themselves"
+                else ", others alone"
             )
-            yield f"Trained together as one network{which}: these times do not compare."
+            yield (
+                f"Some runs were trained together as one network{which}: "
+                "their times are not comparable."
+            )
 
 
 def most_common(counts: Iterable[int]) -> int:
-    """The count that occurs most often, of several the largest; 0 where all are 0."""
+    """The most frequent count, the largest of several; 0 if all are 0."""
     positive = sorted(filter(None, counts), reverse=True)
     return statistics.mode(positive) if positive else 0
 
@@ -357,16 +357,16 @@ def most_common(counts: Iterable[int]) -> int:
 def make_tables(
     rows: Iterable[Row], row_axis: str = "method", col_axis: str = "noise", budget: str = "epochs"
 ) -> list[Table]:
-    """The tables of all rows, those with most cells first; several metrics stand side by side
-    unless an axis names them.
+    """The tables of all rows, the largest first; several metrics are columns unless an axis has
+    them.
 
-    budget: what the methods of a table have alike, their epochs, or with `compute` their work; then
-    epochs are an axis too. Raises ConfigError for unknown axes.
+    budget: what the methods of a table have in common, `epochs` or `compute`; with the latter,
+    epochs are an additional axis. Raises ConfigError for unknown axes.
     """
     rows, row_axes, col_axes = list(rows), _axes(row_axis), _axes(col_axis)
     if checked_budget(budget) == "compute":
         rows = by_compute(rows)
-        methods = {"method", "strategy"}  # which have the epochs: these stand beside them
+        methods = {"method", "strategy"}  # their epochs differ, so that epochs are next to them
         if "epochs" not in (*row_axes, *col_axes):
             if methods & set(col_axes) and not methods & set(row_axes):
                 col_axes = (*col_axes, "epochs")
@@ -375,7 +375,7 @@ def make_tables(
     elif "epochs" in (*row_axes, *col_axes):
         rows = by_epochs(rows)
     if twice := set(row_axes) & set(col_axes):
-        raise ConfigError(f"rows and columns are both {twice.pop()}: choose two")
+        raise ConfigError(f"rows and columns are both {twice.pop()}: choose two different axes")
     if len({row.axes["metric"] for row in rows}) > 1 and "metric" not in (*row_axes, *col_axes):
         col_axes = (*col_axes, "metric")
     axes = {*row_axes, *col_axes}
@@ -390,7 +390,7 @@ def make_tables(
 
 
 def _distinguish(tables: Sequence[Table]) -> Iterator[Table]:
-    """The tables; those of the same title name the settings in which they differ."""
+    """The tables; those with the same title get the settings in which they differ as a suffix."""
     for table in tables:
         settings = [
             next(iter(other.cells.values())).settings
@@ -412,12 +412,12 @@ def _distinguish(tables: Sequence[Table]) -> Iterator[Table]:
 
 
 def _axes(text: str) -> tuple[str, ...]:
-    """`dataset,method` as its axes."""
+    """The axes of `dataset,method`."""
     names = tuple(name.strip() for name in text.split(","))
     if wrong := [name for name in names if name not in AXES]:
-        raise ConfigError(f"a table's rows and columns are {', '.join(AXES)}; got {wrong[0]!r}")
+        raise ConfigError(f"unknown axis {wrong[0]!r} of a table; axes: {', '.join(AXES)}")
     if len(set(names)) < len(names):
-        raise ConfigError(f"an axis stands twice in {text!r}")
+        raise ConfigError(f"repeated axis in {text!r}")
     return names
 
 
@@ -464,8 +464,8 @@ def _table(
 def _ordered(
     labels: Iterable[str], parts: dict[str, tuple[str, ...]], axes: tuple[str, ...]
 ) -> tuple[str, ...]:
-    """Noises by kind and rate, methods as the literature's table has them and then the rest, losses
-    and strategies as registered and by their numbers, others as they came.
+    """Sorts noises by kind and rate, registered methods before others, losses and strategies in the
+    order of their registration and by their parameters; other labels stay in order.
     """
     labels = list(dict.fromkeys(labels))
     seen = [list(dict.fromkeys(parts[label][i] for label in labels)) for i in range(len(axes))]
@@ -478,8 +478,8 @@ def _ordered(
 
 
 def _position(axis: str, label: str, appearance: list[str]) -> Any:
-    """What orders a label among those of its axis. Of losses and strategies `ce`, which has no
-    parameter, is before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which is made of one,
+    """The sort key of a label among those of its axis. Losses and strategies: `ce`, without
+    parameters, before `el(eps=2)` before `el(eps=10)` before `lsr(ce)`, which contains a loss,
     before `1.4*agce`.
     """
     if axis == "noise":
@@ -504,11 +504,16 @@ def _position(axis: str, label: str, appearance: list[str]) -> Any:
 
 
 def _varied(group: list[Row]) -> str:
-    """`seeds 0, 3; noise seed 0`."""
+    """`seeds 0 to 9; noise seed 0`."""
     seeds = sorted({row.seed for row in group})
     noise_seeds = sorted({row.noise_seed for row in group if row.noise_seed is not None})
     text, noise_text = (
-        f"{word}{'' if len(numbers) == 1 else 's'} {', '.join(map(str, numbers))}"
+        f"{word}{'' if len(numbers) == 1 else 's'} "
+        + (
+            f"{numbers[0]} to {numbers[-1]}"
+            if len(numbers) > 2 and numbers[-1] - numbers[0] == len(numbers) - 1
+            else ", ".join(map(str, numbers))
+        )
         for word, numbers in (("seed", seeds), ("noise seed", noise_seeds))
     )
     if not noise_seeds:
@@ -521,11 +526,11 @@ def _varied(group: list[Row]) -> str:
 
 
 def noise_order(text: str) -> tuple[int, str, float]:
-    """The kinds of noise as registered, then by rate."""
+    """The sort key of a noise: its kind in order of registration, then its rate."""
     names = [entry.name for entry in NOISES]
     try:
         call = normal_noise(text)
-    except NoisebenchError:  # noise of a plugin that is not loaded, or of a later version
+    except NoisebenchError:  # a noise of a plugin that is not loaded, or of a later version
         return len(names), text, 0.0
     values = dict(call.kwargs)
     rate = float(values.pop("rate", 0.0))  # type: ignore[arg-type]

@@ -666,7 +666,7 @@ MISTAKES = [
     ),
     (["evaluate", "nothing"], "no run 'nothing'"),
     (["report"], "no runs in"),
-    (["report", "nowhere"], "no such folder: nowhere"),
+    (["report", "nowhere"], "nowhere does not exist"),
     (["report", "--format", "pdf"], "--format is one of table, md, csv, json, html, latex, junit"),
     (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
     (["run", "quik"], "did you mean 'quick'"),

@@ -108,14 +108,14 @@ def test_tolerance_0_compares_exactly_even_one_seed(tmp_path: Path) -> None:
 
 def test_one_seed_tells_nothing_of_noise(tmp_path: Path) -> None:
     found = judged(suite(tmp_path / "a", seeds=range(1)), suite(tmp_path / "b", seeds=range(1)))
-    assert code(found) == 5 and "fewer than two seeds" in found.findings[0].text
+    assert code(found) == 5 and "needs two seeds or more" in found.findings[0].text
 
 
 def test_without_shared_seeds_the_cells_are_compared_unpaired(tmp_path: Path) -> None:
     then = suite(tmp_path / "a")
     assert code(judged(then, suite(tmp_path / "b", seeds=range(10, 14)))) == 0
     found = judged(then, suite(tmp_path / "c", seeds=range(10, 14), points=15))
-    assert code(found) == 4 and "no seeds to pair" in found.of("regressed")[0].text
+    assert code(found) == 4 and "(unpaired" in found.of("regressed")[0].text
     assert code(judged(then, tmp_path / "c", tolerance=0)) == 5
 
 
@@ -341,10 +341,10 @@ def test_a_damaged_or_foreign_result_is_named_and_never_counted_and_the_check_is
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (None, "no baseline file"),
+        (None, "does not exist: create it"),
         ("{", "cannot be read"),
-        ("{}", "no baseline of schema"),
-        ("[]", "no baseline of schema"),
+        ("{}", "not a baseline of schema"),
+        ("[]", "not a baseline of schema"),
     ],
 )
 def test_without_a_baseline_nothing_can_be_decided(
@@ -357,9 +357,7 @@ def test_without_a_baseline_nothing_can_be_decided(
 def test_a_baseline_of_another_metric_is_not_compared(
     place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert (
-        main([*GATE, "--metric", "best"]) == 5 and "holds --metric last" in capsys.readouterr().err
-    )
+    assert main([*GATE, "--metric", "best"]) == 5 and "has --metric last" in capsys.readouterr().err
 
 
 def test_a_check_without_runs_is_5(place: Path) -> None:
@@ -438,7 +436,7 @@ def test_a_summary_stays_below_the_limit_and_says_what_is_left_out(
     add(tmp_path)
     table = report_of(run_folders([tmp_path]), TableLayout()).tables[0]
     text = step_summary([table] * 100, ["one"])
-    assert 15_000 < len(text.encode()) < 20_000 and "parts are left out" in text
+    assert 15_000 < len(text.encode()) < 20_000 and "parts omitted" in text
     assert step_summary([table], used=20_000) == ""
 
 

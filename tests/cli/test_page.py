@@ -179,7 +179,7 @@ def test_other_labels_than_the_runs_give_no_pictures(trained: Path, tmp_path: Pa
     view = view_of(report(tmp_path).tables, (), Workspace(tmp_path))
     assert (
         view.images == {}
-        and "other labels" in view.runs[0].issues.missing
+        and "differ from the run's" in view.runs[0].issues.missing
         and view.runs[0].issues.shown
     )
 
@@ -445,7 +445,9 @@ def test_in_a_browser_differences_sort_by_themselves_and_fit_a_phone(
         "th.closest('table').querySelector('caption').textContent)"
     )
     browser.click("table[aria-describedby=table1-less-caption] thead th:nth-child(3) button")
-    assert browser.run(heads) == ["digits, mlp, digits, 3 epochs, less el: method by column"]
+    assert browser.run(heads) == [
+        "digits, mlp, digits, 3 epochs, difference from el: method by column"
+    ]
     shown = browser.run(
         "[...document.querySelectorAll('[aria-describedby=table1-less-caption] "
         "td')].map(td => Number(td.dataset.value))"

@@ -52,8 +52,8 @@ def test_what_nobody_knows_is_no_number(tmp_path: Path) -> None:
 def test_the_caption_says_what_a_time_is_and_on_what(tmp_path: Path) -> None:
     add(tmp_path, environment=environment(threads=2))
     text = report(tmp_path, "per_minute").render("md")
-    assert "test accuracy a minute of training (%), last epoch, by the machine's clock" in text
-    assert "Times are by the clock of cpu, 2 threads, beside whatever else ran there." in text
+    assert "Test accuracy per minute of training (%), last epoch, wall-clock time" in text
+    assert "Wall-clock times on cpu, 2 threads; they depend on the machine's other load." in text
     assert "clock" not in report(tmp_path, "last").render("md")
 
 
@@ -76,14 +76,14 @@ def timed(root: Path, packed: tuple[int, int] = (1, 1), threads: tuple[int, int]
 def test_times_of_one_machine_compare(tmp_path: Path) -> None:
     table = timed(tmp_path)
     assert table.significant_best == {("gce", SYM)} and table.rank("gce", SYM) == 1
-    assert "do not compare" not in report(tmp_path, "minutes").render("md")
+    assert "not comparable" not in report(tmp_path, "minutes").render("md")
 
 
 def test_times_of_packs_and_of_single_runs_do_not(tmp_path: Path) -> None:
     table = timed(tmp_path, packed=(16, 1))
     assert not table.significant_best and table.rank("gce", SYM) is None
     said = (
-        "Trained together as one network (ce), or by themselves (gce): these times do not compare."
+        "trained together as one network (ce), others alone (gce): their times are not comparable."
     )
     assert said in report(tmp_path, "minutes").render("md") and said in report(
         tmp_path, "last,per_minute"
@@ -94,16 +94,16 @@ def test_times_of_packs_and_of_single_runs_do_not(tmp_path: Path) -> None:
 def test_within_a_cell_they_do_not_either(tmp_path: Path) -> None:
     for seed, width in enumerate((1, 16)):
         add(tmp_path, seed=seed, environment=environment(width))
-    assert "Trained together as one network, or by themselves: these times" in report(
+    assert "trained together as one network, others alone: their times" in report(
         tmp_path, "minutes"
     ).render("md")
 
 
 def test_times_of_several_machines_do_not(tmp_path: Path) -> None:
     assert not timed(tmp_path, threads=(1, 2)).significant_best
-    assert "cpu, 1 thread; cpu, 2 threads, which do not compare" in report(
-        tmp_path, "minutes"
-    ).render("md")
+    assert "cpu, 1 thread; cpu, 2 threads (not comparable)" in report(tmp_path, "minutes").render(
+        "md"
+    )
 
 
 def test_a_mean_rank_is_of_results_alone(tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_mean_rank_is_of_results_alone(tmp_path: Path) -> None:
     table = report(tmp_path, "last,minutes").tables[0]
     assert [col.rpartition(", ")[2] for col in table.ranked] == [
         "last"
-    ] and "over the 1 of 1 columns" in table.caption(ranks=True)
+    ] and "over 1 of 1 columns" in table.caption(ranks=True)
 
 
 def content(root: Path, metric: str) -> dict:

@@ -171,14 +171,15 @@ def test_readmes_table_is_that_of_the_page() -> None:
     assert table in readme
 
 
-def test_readmes_column_beside_the_papers_is_that_of_the_page() -> None:
+def test_the_table_beside_the_papers_numbers_is_that_of_the_page() -> None:
     """Ours, the paper's, the difference."""
     rows = r"^\| (\w+) †? ?\| ([\d.]+) \| ([\d.]+) ± [^|]*\| ([+-][\d.]+) \|"
-    readme = re.findall(rows, (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    text = (ROOT / "docs" / "results" / "equal-loss.md").read_text(encoding="utf-8")
+    shown = re.findall(rows, text, re.M)
     page = evidence.page("el-cifar10").split("**\n\n", 1)[1].partition("\n\n")[0]
     assert (
-        readme == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M)
-        and len(readme) == 7
+        shown == re.findall(r"^\| (\w+) \| ([\d.]+)†? \[([\d.]+), ([+-][\d.]+) \w\]", page, re.M)
+        and len(shown) == 7
     )
 
 

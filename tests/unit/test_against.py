@@ -312,7 +312,7 @@ def report(root: Path, against: str = "ce", **shape: object) -> Report:
 
 def below(made: Report, number: int = 0) -> str:
     """The table of differences and its caption, as markdown."""
-    return Report([made.tables[number]]).render("md").partition(", less ")[2]
+    return Report([made.tables[number]]).render("md").partition(", difference from ")[2]
 
 
 def test_the_second_table_has_the_differences_alone(tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_the_second_table_has_the_differences_alone(tmp_path: Path) -> None:
     shown = f"+{statistics.fmean(GAPS):.2f} [+{theirs.low:.2f}, +{theirs.high:.2f}]"
     text = report(tmp_path).render("md")
     assert (
-        "**digits, mlp, digits, 40 epochs, less ce**" in text
+        "**digits, mlp, digits, 40 epochs, difference from ce**" in text
         and f"| el | {shown} |" in text
         and shown == "+20.33 [+18.90, +21.77]"
     )
@@ -339,10 +339,10 @@ def test_every_format_says_the_same(tmp_path: Path) -> None:
     shown = page(made.tables, Workspace(tmp_path))
     assert (
         '">+20.33 <span class="spread">[+18.90, +21.77]</span></td>' in shown
-        and "40 epochs, less ce</h3>" in shown
+        and "40 epochs, difference from ce</h3>" in shown
     )
     for text in (made.render("md"), made.render("latex"), made._repr_html_(), str(made), shown):
-        assert text.count("Each row less ce, in points: mean difference") == 1
+        assert text.count("Each row minus ce, in points: mean difference") == 1
 
 
 def test_a_document_has_the_numbers_and_without_being_asked_none(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_from_python_and_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     fill(tmp_path / "runs")
-    assert "less ce" in str(nb.report(tmp_path / "runs", against="ce"))
+    assert "difference from ce" in str(nb.report(tmp_path / "runs", against="ce"))
     assert main(["-C", str(tmp_path), "report", "--compare-to", "ce", "--format", "md"]) == 0
     assert "+20.33 [+18.90, +21.77]" in capsys.readouterr().out
     for options, said in (
@@ -390,18 +390,16 @@ def test_from_python_and_the_command_line(
 
 def test_a_name_that_is_no_row_is_refused_with_the_rows_there_are(tmp_path: Path) -> None:
     fill(tmp_path)
-    with pytest.raises(
-        ConfigError, match=r"no row 'cee': did you mean 'ce'\? \(there are ce; el\)"
-    ):
+    with pytest.raises(ConfigError, match=r"no row 'cee': did you mean 'ce'\? \(rows: ce; el\)"):
         report(tmp_path, "cee")
-    with pytest.raises(ConfigError, match="these are noise: give another --rows"):
+    with pytest.raises(ConfigError, match="the rows are noise: choose another"):
         report(tmp_path, rows="noise", cols="method")
 
 
 def test_a_row_without_rivals_says_that_it_has_no_differences(tmp_path: Path) -> None:
     add(tmp_path, "ce")
     text = report(tmp_path).render("md")
-    assert "No differences from ce:" in text and ", less ce" not in text
+    assert "No differences from ce:" in text and ", difference from ce" not in text
 
 
 def test_a_folder_without_runs_has_no_row_to_miss(tmp_path: Path) -> None:
@@ -457,14 +455,14 @@ def test_unlike_pairs_say_so(tmp_path: Path) -> None:
     add(tmp_path, "gce", seed=7, last=0.5)
     add(tmp_path, "gce", seed=8, last=0.6)
     text = below(report(tmp_path))
-    assert "(2) |" in text and "n = 3, else in brackets: Student's t." in text
+    assert "(2) |" in text and "n = 3 (otherwise in brackets): Student's t." in text
     row = next(line for line in text.splitlines() if line.startswith("| gce"))
     assert (
         row.endswith("‡ | – |")
-        and ("‡ unpaired, as no seed of both has the same labels: Welch's t over all of each.")
+        and ("‡ unpaired, as no seed has the same labels in both: Welch's t over all seeds.")
         in text
     )
-    assert "–: one of the two has no number." in text and r"$^\ddagger$ & -- \\" in report(
+    assert "–: one of the two has no value." in text and r"$^\ddagger$ & -- \\" in report(
         tmp_path
     ).render("latex")
 
@@ -474,7 +472,7 @@ def test_one_seed_has_no_interval_and_the_caption_counts_none(tmp_path: Path) ->
     text = below(report(tmp_path))
     assert (
         "| el | +20.00 |" in text
-        and "No interval: it takes two pairs, or two values of each." in text
+        and "No intervals: these need two pairs, or two seeds of each." in text
     )
 
 
@@ -483,7 +481,7 @@ def test_the_caption_counts_the_intervals_and_corrects_for_nothing(tmp_path: Pat
     assert "One interval." in below(report(tmp_path))
     fill(tmp_path, noise=ASYM)
     assert (
-        "2 intervals, not corrected for being so many: one in twenty is expected to miss."
+        "2 intervals, not corrected for multiple comparisons: about one in twenty misses the true difference."
         in below(report(tmp_path))
     )
 
@@ -493,7 +491,7 @@ def test_an_oracle_is_marked_in_its_differences(tmp_path: Path) -> None:
     for seed, value in enumerate(EL):
         add(tmp_path, "el", seed=seed, last=value, oracle=True)
     text = below(report(tmp_path))
-    assert "+21.77]† |" in text and "† oracle: one of the two was told" in text
+    assert "+21.77]† |" in text and "† oracle: one of the two uses" in text
 
 
 def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_out(
@@ -523,12 +521,10 @@ def test_each_metric_is_by_itself_with_its_own_sign_and_what_runs_took_is_left_o
     (table,) = report(tmp_path, metric="last,work", rows="method,metric").tables
     assert {row for row, _ in table.differences} == {"el, last"}
     assert (
-        "in points where it is a share" in text
-        and ("Lower is better in nll: there a gain is negative.") in text
+        "in points for percentages" in text
+        and ("Lower is better for nll: improvements are negative.") in text
     )
-    with pytest.raises(
-        ConfigError, match="--compare-to compares results, and work is what a run took"
-    ):
+    with pytest.raises(ConfigError, match="--compare-to compares results, but work is a cost"):
         report(tmp_path, metric="work")
 
 
@@ -601,7 +597,7 @@ def test_on_the_page_ids_are_unique_and_hostile_names_do_nothing(tmp_path: Path)
     } <= set(ids)
     assert (
         r"a\_b \& [c] 100\% \textless{}i\textgreater{} 10*x \textbar{} y"
-        in report(tmp_path, HARD).render("latex").partition(", less ")[2]
+        in report(tmp_path, HARD).render("latex").partition(", difference from ")[2]
     )
 
 

@@ -96,7 +96,7 @@ def test_densities_are_densities() -> None:
     dynamics.add(p, gradient, labels, labels * (labels < 2))
     assert dynamics.density(1).sum(1) / BINS == pytest.approx([1, 1, 0])
     assert dynamics.gradient_density(1).sum() / BINS == pytest.approx(gradient.mean())
-    with pytest.raises(DataError, match="there is no epoch 2"):
+    with pytest.raises(DataError, match="epoch 2 does not exist"):
         dynamics.density(2)
 
 

@@ -77,7 +77,7 @@ def folders(place: Path, method: str, noise: str) -> list[RunFolder]:
 
 
 WORDS = {
-    "transition": "clean class",
+    "transition": "true class",
     "ranks": "mean rank",
     "rates": "%",
     "curves": "%",
@@ -185,7 +185,7 @@ def test_the_density_of_p_is_that_of_all_seeds_together(place: Path, drawn: Call
     counts = sum(
         folder.read_dynamics().counts[2] for folder in folders(place, "el", "symmetric(rate=0.4)")
     )
-    for number, name in enumerate(("right labels", "wrong labels")):
+    for number, name in enumerate(("correct labels", "incorrect labels")):
         assert of(rows, "el, digits, sym 0.4, epoch 3", name) == pytest.approx(
             BINS * counts[number] / counts[number].sum()
         )
@@ -198,9 +198,9 @@ def test_right_and_wrong_labels_lie_apart(drawn: Callable) -> None:
             of(rows, "el, digits, sym 0.4, epoch 4", name)
             * of(rows, "el, digits, sym 0.4, epoch 4", name, "x")
         ).mean()
-        for name in ("right labels", "wrong labels")
+        for name in ("correct labels", "incorrect labels")
     }
-    assert mean["right labels"] > 0.7 and mean["wrong labels"] < 0.3
+    assert mean["correct labels"] > 0.7 and mean["incorrect labels"] < 0.3
 
 
 def test_el_pulls_less_where_p_is_small(drawn: Callable) -> None:
@@ -245,7 +245,7 @@ def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_f
         wrong.append(np.mean([p[n, flips[label]] for n, label in pairs]))
     found = dots(drawn("optimum"), "asym 0.4", "el")
     for series, values, limit in (
-        ("right class", right, 0.68),
+        ("correct class", right, 0.68),
         ("likeliest wrong (sym: all others)", wrong, 0.32),
     ):
         said = {name: float(found[series][name]) for name in ("mean", "std", "n", "expected")}
@@ -265,7 +265,7 @@ def test_what_is_expected_is_known_in_closed_form(drawn: Callable) -> None:
         found = dots(rows, noise, row)
         expected = [
             float(found[series]["expected"])
-            for series in ("right class", "likeliest wrong (sym: all others)")
+            for series in ("correct class", "likeliest wrong (sym: all others)")
         ]
         assert expected == pytest.approx([right, 1 - right]), (noise, row)
 
@@ -334,7 +334,7 @@ def test_a_noise_whose_text_says_no_matrix_has_no_optimum(tmp_path: Path) -> Non
     assert main(["-q", "-C", str(tmp_path), "train", "digits", "--sym", "0", "--epochs", "1"]) == 0
     tables = report_of(run_folders([tmp_path]), TableLayout()).tables
     assert tables
-    with pytest.raises(ConfigError, match="noise whose text says its matrix"):
+    with pytest.raises(ConfigError, match="noise with a known transition matrix"):
         optimum(tables)
 
 
@@ -362,7 +362,7 @@ def test_losses_have_their_closed_forms(text: str) -> None:
 
 def test_the_ratio_of_el_rises_from_nothing_to_one(drawn: Callable) -> None:
     ratio = of(
-        drawn("norm", "--loss", "el(eps=0.4)"), "gradient, as a share of CE's", "el(eps=0.4)"
+        drawn("norm", "--loss", "el(eps=0.4)"), "gradient norm relative to CE", "el(eps=0.4)"
     )
     assert (
         ratio[0] < 0.01
@@ -401,7 +401,7 @@ def test_the_papers_figures_are_of_symmetric_noise_of_two_fifths(drawn: Callable
 
 NOT_DRAWN = (
     (["--figure", "rate"], "unknown figure 'rate': did you mean 'rates'?"),
-    (["--figure", "rates", "-o", "f.gif"], "a figure is a .svg, .png, .pdf or .csv"),
+    (["--figure", "rates", "-o", "f.gif"], "unknown format of a figure: f.gif"),
     (["--figure", "rates", "--epoch", "2"], "--epoch has no effect on the figure rates"),
     (["--figure", "curves", "--metric", "best"], "--metric has no effect on the figure curves"),
     (["--figure", "curves", "--rows", "model"], "--rows has no effect on the figure curves"),
@@ -411,7 +411,7 @@ NOT_DRAWN = (
     (["--figure", "loss", "--loss", "el"], "give a value, e.g. el(eps=0.4)"),
     (
         ["--figure", "paper", "--filter", "method=ce"],
-        "needs runs of ce and of el on the same noise",
+        "needs runs of ce and el on the same noise",
     ),
     (["--figure", "ranks", "--filter", "method=ce"], "has 1 methods"),
     (["--loss", "ce"], "--loss has no effect without --figure"),

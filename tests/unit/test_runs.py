@@ -1,4 +1,4 @@
-"""A file of runs: read, it is what was known of the runs; tables of it are those of their folders;
+"""A results CSV: read, it holds the facts of the runs; its tables are those of their directories;
 a stranger's is read within bounds.
 """
 
@@ -237,7 +237,7 @@ def test_a_figure_that_needs_folders_says_so_in_a_line(
 ) -> None:
     assert main(["-q", "report", str(kept), "--figure", figure]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: this needs run folders") and "give its folder" in line
+    assert line.startswith("error: this needs run directories") and "pass its run directory" in line
 
 
 def test_a_file_grows_by_the_runs_of_another_place(tmp_path: Path) -> None:
@@ -409,25 +409,21 @@ def test_a_key_that_was_filled_down_is_no_second_run(simple: Path) -> None:
         for row in rows[1:]:
             row["key"] = rows[0]["key"]
 
-    with pytest.raises(
-        DataError, match="line 3: it has the key of line 2, and no two runs have one"
-    ):
+    with pytest.raises(DataError, match="line 3: it repeats the key of line 2"):
         read_runs(changed(simple, filled))
 
 
 WRONG_CELLS = (
-    ("last", "much", "last: "), ("last", "NaN", "last: it must be a number"), ("last", "1e999", "finite number"),
-    ("last", "[1]", "last: it must be a number"), ("seed", "", "seed must be a valid integer"),
-    ("method", "", "method: it is empty"),
-    ("seed", "0.5", "seed must be a valid integer"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: it is "
-                                                                                                      "41 here, and 40"),
+    ("last", "much", "last: "), ("last", "NaN", "last: expected a number"), ("last", "1e999", "finite number"),
+    ("last", "[1]", "last: expected a number"), ("seed", "", "seed must be a valid integer"),
+    ("method", "", "method: empty"),
+    ("seed", "0.5", "seed must be a valid integer"), ("oracle", "maybe", "oracle: "), ("epochs", "41", "epochs: 41 here, but 40"),
     ("settings", "{", "settings: "), ("settings", "[]", "settings: it must be a valid dict"), ("run", "\x01", "control"),
-    ("data", '{"home": 1}', "data: it has 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "less than or equal to 1, not 40"),
+    ("data", '{"home": 1}', "data: unknown key 'home'"), ("data", "", "lacks data_sha256"), ("realised_rate", "40", "less than or equal to 1, not 40"),
     ("finished", "yesterday", "finished must be a time"), ("finished", "2026-01-01 00:00", "of which zone"),
-    ("method", "e\x1bl", "control"), ("failed", "RunFailed", "a failed run has no such number"),
+    ("method", "e\x1bl", "control"), ("failed", "RunFailed", "must be empty for a failed run"),
     ("threads", "0", "environment.threads must be"), ("data", "[" * 90_000, "recursion limit"), ("versions", '{"a": 1}', "versions.a must be"),
-    ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: it is a share between 0 and 1, "
-                                                         "not 3.5"),
+    ("method", '"\\ud800"', "method: "), ("last", "3.5", "last: expected a share between 0 and 1, got 3.5"),
 )  # fmt: skip
 
 
@@ -449,10 +445,10 @@ def test_a_cell_that_cannot_be_read_is_named_with_its_line(
 
 OTHER_FILES = (
     (b"", "it is empty"), (b"\xff\xfe", "utf-8"), (b"# noisebench_manifest: 1\n", "it is a manifest"),
-    (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "names no column of one"),
+    (b"index,label,clean_label\n0,1,1\n", "a manifest's rows"), (b'{"schema": 2}', "has none of the columns"),
     (b"dataset;subset;model\n", "commas"),
-    (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "no file of runs"),
-    (b"\0\n", "names no column"),
+    (b"dataset,model,recipe,noise,method,precision,metric\n", "the cells of tables"), (b'"', "not a results CSV"),
+    (b"\0\n", "has none of the columns"),
     (b"dataset,subset\n", "it lacks the columns model"),
 )  # fmt: skip
 
@@ -467,9 +463,9 @@ def test_another_file_is_refused_by_what_it_is(
             assert main(["-q", "report", str(path)]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert (
-                "is no file of runs" in line
+                "is not a results CSV" in line
                 and message in line
-                and ("--format runs -o FILE.csv writes one") in line
+                and ("--format runs -o FILE.csv creates one") in line
             )
 
 
@@ -477,8 +473,8 @@ def test_columns_that_are_missing_twice_or_unknown_are_refused_but_a_younger_num
     simple: Path,
 ) -> None:
     text = simple.read_text()
-    for old, new, said in (("dataset,", "note,", "lacks the column dataset"), ("dataset,", "dataset,note,", "'note' stands twice, or"),
-                           ("dataset,", "dataset,seed,", "'seed' stands twice")):  # fmt: skip
+    for old, new, said in (("dataset,", "note,", "lacks the column dataset"), ("dataset,", "dataset,note,", "'note' is repeated, or"),
+                           ("dataset,", "dataset,seed,", "'seed' is repeated")):  # fmt: skip
         simple.write_text(text.replace(old, new, 1))
         with pytest.raises(DataError, match=said):
             read_runs(simple)
@@ -491,4 +487,4 @@ def test_a_missing_place_is_said_with_what_may_stand_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["report", str(tmp_path / "none.csv")]) == 2
-    assert "no such folder" in capsys.readouterr().err
+    assert "does not exist" in capsys.readouterr().err

@@ -68,7 +68,7 @@ def test_a_picture_is_written_and_is_one(place, capsys, case):
             raw = (place / f"f.{suffix}").read_bytes()
             if suffix == "svg":
                 texts = "".join(ET.fromstring(raw).itertext())
-                assert "automobile" in texts and "recorded class" in texts and "30.0" in texts
+                assert "automobile" in texts and "given label" in texts and "30.0" in texts
             elif suffix == "png":
                 assert min(Image.open(io.BytesIO(raw)).size) > 500
             else:
@@ -94,7 +94,7 @@ def test_the_csv_has_a_line_for_each_pair_that_occurs(place):
 def test_what_cannot_be_drawn_is_said(place, capsys, case):
     for arguments, what in [
         (["--figure", "transitions"], "unknown figure 'transitions'"),
-        (["--figure", "transition", "-o", "f.gif"], "a figure is a .svg"),
+        (["--figure", "transition", "-o", "f.gif"], "unknown format of a figure"),
         (["--figure", "transition", "none.csv"], "no such manifest"),
     ]:
         with case(arguments=arguments, what=what):
@@ -105,7 +105,7 @@ def test_what_cannot_be_drawn_is_said(place, capsys, case):
 def test_without_clean_labels_there_is_nothing_to_draw(place, capsys):
     assert main(["corrupt", "digits", "--labels", "own"]) == 0
     assert main(["report", "--figure", "transition"]) == 2
-    assert "knows no clean labels" in capsys.readouterr().err
+    assert "has no true labels" in capsys.readouterr().err
 
 
 def test_without_matplotlib_a_picture_says_what_to_install(place, monkeypatch, capsys):
@@ -172,7 +172,7 @@ def test_replaced_images_are_said_to_be_left_out(place, capsys):
     assert main(["corrupt", "cifar10", "--openset", "0.3", "--source", "cifar100"]) == 0
     capsys.readouterr()
     assert main(["report", "--figure", "transition"]) == 0
-    assert "15000 images of cifar100 left out, all wrong" in capsys.readouterr().out
+    assert "15000 images of cifar100 not shown, all incorrect" in capsys.readouterr().out
 
 
 def test_options_without_effect_on_a_figure_are_refused(place, capsys, case):

@@ -1,6 +1,4 @@
-"""Figures by name: each as a picture (matplotlib, the extra `plot`), and its numbers as CSV and as
-JSON.
-"""
+"""Figures by name: as an image (matplotlib, the extra `plot`), and their numbers as CSV or JSON."""
 
 from __future__ import annotations
 
@@ -17,14 +15,14 @@ if TYPE_CHECKING:
     from .panels import Figure
 
 __all__ = ["FIGURES", "FigureSpec", "find_figure", "page_figures"]
-# of a page, beside what the page draws itself: a number against the rate, and curves
+# figures of a page, besides its own charts of rates and learning curves
 _ON_PAGE = ("gradient", "reliability", "ranks")
 
 
 @dataclass(frozen=True)
 class FigureSpec:
-    """A figure by name. of: `runs`, `losses` or `manifests`, the arguments of `module:function`;
-    epoch: whether it takes an epoch too.
+    """A figure by name. of: `runs`, `losses` or `manifests`, the input of `module:function`; epoch:
+    whether it also takes an epoch.
     """
 
     summary: str
@@ -33,7 +31,7 @@ class FigureSpec:
     epoch: bool = False
 
     def of_runs(self, tables: Sequence[Table], epoch: int | None = None) -> Figure:
-        """A figure of runs; at the epoch where it takes one. Raises ConfigError, DataError."""
+        """A figure of runs, at the epoch if it takes one. Raises ConfigError, DataError."""
         return self.make(tables, epoch) if self.epoch else self.make(tables)
 
     @property
@@ -49,23 +47,23 @@ FIGURES = {
         "progress:rates",
     ),
     "curves": FigureSpec(
-        "test accuracy and memorized noisy labels, epoch by epoch", "runs", "progress:curves"
+        "test accuracy and memorized incorrect labels per epoch", "runs", "progress:curves"
     ),
     "density": FigureSpec(
-        "p of the given label, correct and noisy ones, at an epoch (Equal Loss, Figure 1a)",
+        "p of the given label, correct and incorrect ones, at an epoch (Equal Loss, Figure 1a)",
         "runs",
         "equal_loss:density",
         True,
     ),
     "gradient": FigureSpec(
-        "density of p times the gradient's norm at an epoch (Equal Loss, Figure 1b)",
+        "density of p times the gradient norm at an epoch (Equal Loss, Figure 1b)",
         "runs",
         "equal_loss:gradient",
         True,
     ),
     "reliability": FigureSpec("test accuracy against confidence", "runs", "progress:reliability"),
     "optimum": FigureSpec(
-        "mean p of the true and the likeliest wrong class, and the optimum of the loss",
+        "mean p of the correct and the likeliest wrong class, and the optimum of the loss",
         "runs",
         "optimum:optimum",
     ),
@@ -84,12 +82,12 @@ FIGURES = {
         "equal_loss:loss",
     ),
     "norm": FigureSpec(
-        "any --loss's gradient norm, and its ratio to CE's (Equal Loss, Figure 3)",
+        "gradient norm of any --loss, and its ratio to CE's (Equal Loss, Figure 3)",
         "losses",
         "equal_loss:norm",
     ),
     "transition": FigureSpec(
-        "which clean class is recorded as which", "manifests", "transition:transition"
+        "share of each true class that has each given label", "manifests", "transition:transition"
     ),
 }
 
@@ -102,8 +100,8 @@ def find_figure(name: str) -> FigureSpec:
 
 
 def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
-    """Title, caption and SVG of the figures of a page; none without matplotlib. One of too many
-    panels, or of runs that lack its numbers, is left out.
+    """Title, caption and SVG of the figures of a page; none without matplotlib. Skips figures with
+    too many panels, or of runs without the numbers.
     """
     if find_spec("matplotlib") is None or not tables:
         return []

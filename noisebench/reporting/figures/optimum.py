@@ -1,5 +1,5 @@
-"""Mean predictions on test images, and the optimum of the loss that they were trained with, under
-noise by class (Equal Loss, Eq. 8-13); as a dot plot (Cleveland 1984).
+"""Mean predictions on test images and the optimum of the training loss under class-conditional
+noise (Equal Loss, Eq. 8-13), as a dot plot (Cleveland 1984).
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from ..aggregate import Cell
 from ..table import Table
 from .panels import LineStyle, PanelFigure, column_title, columns, filled, shared, split_evenly
 
-_TRUE, _WRONG = "right class", "likeliest wrong (sym: all others)"
-_STANDARD = "standard"  # the strategy that changes no label: of it alone the optimum is known
+_TRUE, _WRONG = "correct class", "likeliest wrong (sym: all others)"
+_STANDARD = "standard"  # changes no label; the optimum is known only for it
 _CAPTION = (
-    "Mean probability over the test images of the classes whose labels flip: of the right class, "
-    "and of its most frequent noisy label (of all others together under symmetric noise). Bar: ± "
-    "sample standard deviation over seeds. Expected: the optimum of the loss for a network of "
-    "unlimited capacity that knows of an image only its class; not shown where no closed form is "
-    "known."
+    "Mean predicted probability over the test images of the classes whose labels flip: of the "
+    "correct class, and of its most frequent noisy label (under symmetric noise: of all others "
+    "together). Bar: ± sample standard deviation over seeds. Expected: the optimum of the loss for "
+    "a network of unlimited capacity that knows only the class of an image; not shown where no "
+    "closed form is known."
 )
-# inches: a panel's width, a row's height, a letter of a row's name
+# inches: width of a panel, height of a row, width of a character of a row's name
 _PANEL, _ROW, _LETTER = 1.75, 0.27, 0.06
-_LETTERS = 32  # of a line above a panel
-_OFFSET = 0.17  # rows, between a row's middle and its dots
+_LETTERS = 32  # per line of a panel's title
+_OFFSET = 0.17  # in rows, between a row's center and its dots
 
 
 @dataclass(frozen=True)
 class Point:
-    """A number of one row: its values by seed, and the expected value, where that is known."""
+    """A number of one row: its values by seed, and the expected value, if known."""
 
     row: str
     series: str
@@ -57,8 +57,8 @@ class Point:
 
 @dataclass(frozen=True)
 class DotPanel:
-    """A panel: the names of its rows from the top, those without a point too, so that neighbours
-    have them at the same height.
+    """A panel: the names of its rows from the top, including those without a point, so that rows of
+    neighbouring panels are aligned.
     """
 
     title: str
@@ -72,18 +72,18 @@ class DotPanel:
         return [point.series for point in self.points]
 
     def rows(self) -> Iterator[list[Any]]:
-        """A line a point."""
+        """One line per point."""
         for point in self.points:
             numbers = [point.mean, point.std, len(point.values), point.expected]
             yield [self.title, point.row, point.series, *numbers]
 
     def as_dict(self) -> dict[str, Any]:
-        """With each seed's value."""
+        """The panel as a JSON object, with the value of each seed."""
         points = [{**asdict(point), "mean": point.mean, "std": point.std} for point in self.points]
         return {"title": self.title, "x": "probability", "points": points}
 
     def draw(self, ax: Any, styles: dict[str, LineStyle]) -> None:
-        """On matplotlib's axes."""
+        """Draws on matplotlib axes."""
         series = list(styles)
         for point in self.points:
             style = styles[point.series]
@@ -115,7 +115,7 @@ class DotPanel:
 
 
 class DotFigure(PanelFigure):
-    """Panels of rows over one axis of shares, whose names stand at the outer panels alone."""
+    """Panels of rows over an axis of probabilities; only the outer panels show the row names."""
 
     columns: ClassVar[tuple[str, ...]] = ("panel", "row", "series", "mean", "std", "n", "expected")
 
@@ -140,21 +140,21 @@ class DotFigure(PanelFigure):
 
 
 def optimum(tables: Sequence[Table]) -> DotFigure:
-    """A panel a noise, a row a method. Raises ConfigError where no noise's text says its matrix,
-    DataError without predictions.
+    """A panel per noise, a row per method. Raises ConfigError if no noise has a known transition
+    matrix, DataError without predictions.
     """
     several, cols = len({table.short_title for table in tables}) > 1, list(columns(tables))
     panels = [panel for table, col in cols if (panel := _panel(table, col, several=several))]
     if cols and not panels:
         raise ConfigError(
-            "--figure optimum needs runs of noise whose text says its matrix: "
+            "--figure optimum needs runs of noise with a known transition matrix: "
             "symmetric, asymmetric or pairflip"
         )
     return DotFigure("optimum", f"{shared(tables)}. {_CAPTION}", split_evenly(panels))
 
 
 def likeliest_wrong(table: np.ndarray) -> np.ndarray:
-    """Of each clean class its most frequent noisy labels, (K, K); none of a class that never
+    """The most frequent noisy labels of each true class, (K, K); none for a class that never
     flips.
     """
     others = table * (1 - np.eye(len(table)))
@@ -163,8 +163,8 @@ def likeliest_wrong(table: np.ndarray) -> np.ndarray:
 
 
 def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
-    """None for noise that flips no class, or whose text does not say how. several: whether other
-    panels are of other data, else the caption names the data of all.
+    """None for noise that flips no class, or without a known matrix. several: whether other panels
+    are of other data; if not, the caption names the data.
     """
     rows = filled(table, col)
     noise = table.axes(rows[0], col)["noise"]
@@ -174,7 +174,7 @@ def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
         if set(FILES) & {name for name, _ in call.kwargs}:
             return None
         wrong = likeliest_wrong(transition(call, num_classes))
-    except NoisebenchError:  # no noise by class, or one of a plugin that is not loaded
+    except NoisebenchError:  # not class-conditional, or of a plugin that is not loaded
         return None
     points = tuple(
         point
@@ -188,8 +188,8 @@ def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
 
 
 def _points(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
-    """The mean p of the true class and of the wrong ones over the test images of classes that flip,
-    the latter where it was kept; none without such an image.
+    """The mean p of the correct class and of the wrong ones over the test images of classes that
+    flip, the latter if it was stored; none without such images.
     """
     means: list[tuple[float, float]] = []
     for run in cell.finished:
@@ -223,7 +223,7 @@ def _points(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]
 def _limit(
     inputs: Mapping[str, Any], noise: str, flipping: np.ndarray, wrong: np.ndarray
 ) -> tuple[float, float] | None:
-    """The same of the optimum, over images of these classes (n,); None without a closed form."""
+    """The same for the optimum, over images of these classes (n,); None without a closed form."""
     if inputs["strategy"] != _STANDARD:
         return None
     try:

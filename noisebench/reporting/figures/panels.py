@@ -1,6 +1,5 @@
-"""What all figures share: the columns of tables that they show, colours that colour-blind readers
-can distinguish, marks and dashes for print in grey, and the bytes of the file; and figures of
-panels of lines.
+"""Common parts of figures: columns of tables, colors that colour-blind readers can distinguish,
+marks and dashes for greyscale print, files; and figures of line panels.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ from ...noise import normal_noise
 from ..table import Table
 
 _FORMS = (".svg", ".png", ".pdf", ".csv")
-_MOST_PANELS = 48  # that can still be read
-# Okabe & Ito 2008, with grey for their yellow, which white paper swallows.
+_MOST_PANELS = 48  # that are still readable
+# Okabe & Ito 2008, with grey instead of yellow, which is invisible on white.
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#7F7F7F")
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 _MARKS = "osD^vP*X<>hpd"
-_FIXED = {"right labels": 0, "wrong labels": 1, "unknown labels": 6}
+_FIXED = {"correct labels": 0, "incorrect labels": 1, "unknown labels": 6}
 _STYLE: Any = {
-    "svg.hashsalt": "noisebench",  # the same bytes each time
+    "svg.hashsalt": "noisebench",  # for identical files
     "svg.fonttype": "none",  # text stays text
-    "text.parse_math": False,  # and no name is a formula
+    "text.parse_math": False,  # no name is a formula
     "text.usetex": False,
     "font.size": 8,
     "axes.titlesize": 8,
@@ -52,13 +51,13 @@ T = TypeVar("T")
 
 
 def columns(tables: Sequence[Table]) -> Iterator[tuple[Table, str]]:
-    """Every column with a finished run."""
+    """The columns with a finished run."""
     for table in tables:
         yield from ((table, col) for col in table.cols if filled(table, col))
 
 
 def filled(table: Table, col: str) -> list[str]:
-    """The rows that have a finished run in a column."""
+    """The rows with a finished run in a column."""
     return [row for row in table.rows if (cell := table.cells.get((row, col))) and cell.finished]
 
 
@@ -73,8 +72,8 @@ def shared(tables: Sequence[Table]) -> str:
 
 
 def kinds_of_noise(table: Table) -> dict[str, dict[float, str]]:
-    """For each kind of noise its columns by nominal rate, in order; of several metrics side by side
-    the first. Without noise that has no rate, or that is a plugin's which is not loaded.
+    """The columns of each kind of noise by nominal rate, in order; of several metrics the first.
+    Skips noise without a rate, or of a plugin that is not loaded.
     """
     kinds: dict[str, dict[float, str]] = {}
     for col in table.cols:
@@ -95,7 +94,7 @@ def kinds_of_noise(table: Table) -> dict[str, dict[float, str]]:
 
 @dataclass(frozen=True)
 class LineStyle:
-    """The color, dashes and mark of a line, as matplotlib takes them."""
+    """The color, dashes and mark of a line, as matplotlib expects them."""
 
     color: str
     dash: Any
@@ -103,7 +102,7 @@ class LineStyle:
 
 
 def line_styles(names: Iterable[str]) -> dict[str, LineStyle]:
-    """A style for each name, colours first; names with a style of their own keep it."""
+    """A style for each name, colors first; some names have a fixed style."""
     styles = {}
     for number, name in enumerate(names):
         color = _FIXED.get(name, number)
@@ -115,8 +114,8 @@ def line_styles(names: Iterable[str]) -> dict[str, LineStyle]:
 
 
 class Figure(ABC):
-    """A named figure: rows of numbers, and a drawing of them. columns: of the rows; caption: what
-    one must know to read it.
+    """A named figure: rows of numbers, and a drawing of them. columns: names of the columns of
+    `rows`; caption: explains the figure.
     """
 
     name: str
@@ -125,11 +124,11 @@ class Figure(ABC):
 
     @abstractmethod
     def rows(self) -> Iterable[Iterable[Any]]:
-        """The numbers, a line each."""
+        """The numbers, one row per line."""
 
     @abstractmethod
     def as_dict(self) -> Any:
-        """The same as one document."""
+        """The numbers as a JSON document."""
 
     @property
     @abstractmethod
@@ -138,7 +137,7 @@ class Figure(ABC):
 
     @abstractmethod
     def draw(self, fig: Any) -> None:
-        """On matplotlib's figure."""
+        """Draws on a matplotlib figure."""
 
     def as_csv(self) -> str:
         return as_csv(
@@ -146,17 +145,17 @@ class Figure(ABC):
         )
 
     def picture(self, form: str) -> bytes:
-        """As svg, png or pdf. Raises ConfigError without matplotlib."""
+        """The figure as svg, png or pdf. Raises ConfigError without matplotlib."""
         try:
             from matplotlib import rc_context
             from matplotlib.figure import Figure as Canvas
             from matplotlib.text import Text
         except ImportError:
             raise ConfigError(
-                "a picture needs matplotlib: pip install 'noisebench[plot]', or write a .csv"
+                "figures need matplotlib: pip install 'noisebench[plot]', or write a .csv"
             ) from None
         with rc_context(_STYLE), warnings.catch_warnings():
-            # in a .svg text stays text, and the reader has fonts
+            # text in .svg stays text, shown in fonts of the viewer
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)
             fig = Canvas(figsize=self.inches, layout="constrained")
             self.draw(fig)
@@ -171,12 +170,14 @@ class Figure(ABC):
 def form_of(path: Path) -> str:
     """svg, png, pdf or csv, by the suffix. Raises ConfigError."""
     if path.suffix not in _FORMS:
-        raise ConfigError(f"a figure is a {', '.join(_FORMS[:-1])} or .csv, got {path}")
+        raise ConfigError(
+            f"unknown format of a figure: {path}; write {', '.join(_FORMS[:-1])} or .csv"
+        )
     return path.suffix[1:]
 
 
 def split_evenly(items: Sequence[T], width: int = 4) -> list[Sequence[T]]:
-    """Rows of at most `width` items, as even as can be."""
+    """Rows of at most `width` items, as even as possible."""
     rows = -(-len(items) // width) or 1
     length = -(-len(items) // rows) or 1
     return [items[start : start + length] for start in range(0, len(items), length)]
@@ -184,10 +185,10 @@ def split_evenly(items: Sequence[T], width: int = 4) -> list[Sequence[T]]:
 
 @dataclass(frozen=True)
 class Series:
-    """A line y over x, both (n,), with a band from low to high where these are given.
+    """A line y over x, both (n,), with a band from low to high if given.
 
-    form: `line`; `dots`, a line with a mark at each of few points; `steps` and `bins`, a density
-    over equal bins, x their middles, the latter filled.
+    form: `line`; `dots`, a line with marks; `steps` and `bins`, a density over equal bins with
+    centers x, the latter filled.
     """
 
     name: str
@@ -198,7 +199,7 @@ class Series:
     form: str = "line"
 
     def draw(self, ax: Any, style: LineStyle) -> None:
-        """On matplotlib's axes."""
+        """Draws on matplotlib axes."""
         line = {"color": style.color, "linestyle": style.dash, "label": self.name}
         if self.form in ("steps", "bins"):
             half = (self.x[1] - self.x[0]) / 2
@@ -216,8 +217,8 @@ class Series:
 
 @dataclass(frozen=True)
 class Panel:
-    """Lines over common axes, whose labels say the units. x_range, y_range: where they are to begin
-    and end, None where the lines do; within: what y cannot leave, though a band may.
+    """Lines over common axes. x_range, y_range: limits of the axes, None for automatic ones;
+    within: range of possible y, which a band may exceed.
     """
 
     title: str
@@ -228,7 +229,7 @@ class Panel:
     y_range: tuple[float | None, float | None] = (None, None)
     within: tuple[float, float] | None = None
     x_ticks: tuple[float, ...] = ()
-    diagonal: bool = False  # where y would be x
+    diagonal: bool = False  # whether to draw y = x
 
     @property
     def names(self) -> list[str]:
@@ -250,7 +251,7 @@ class Panel:
         return {"title": self.title, "x": self.x_label, "y": self.y_label, "points": points}
 
     def draw(self, ax: Any, styles: dict[str, LineStyle]) -> None:
-        """On matplotlib's axes."""
+        """Draws on matplotlib axes."""
         for series in self.series:
             series.draw(ax, styles[series.name])
         if self.diagonal:
@@ -271,7 +272,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class PanelFigure(Figure):
-    """Rows of panels, all with the same styles, and one legend below them."""
+    """Rows of panels with common styles and one legend below."""
 
     name: str
     caption: str
@@ -279,14 +280,14 @@ class PanelFigure(Figure):
     columns: ClassVar[tuple[str, ...]] = ("panel", "series", "x", "y", "low", "high")
 
     def __post_init__(self) -> None:
-        """Raises ConfigError for a figure without a panel, or of more than can be read."""
+        """Raises ConfigError for a figure without panels, or with too many."""
         if not self.flat:
             raise ConfigError(
-                f"--figure {self.name}: there is nothing to draw: none of these runs has finished"
+                f"--figure {self.name}: nothing to draw: none of these runs has finished"
             )
         if len(self.flat) > _MOST_PANELS:
             raise ConfigError(
-                f"--figure {self.name} would have {len(self.flat)} panels: keep some with "
+                f"--figure {self.name} would have {len(self.flat)} panels: select runs with "
                 "--filter, such as --filter method=ce"
             )
 
@@ -297,7 +298,7 @@ class PanelFigure(Figure):
 
     @property
     def heights(self) -> list[float]:
-        """Of the rows, as multiples of one another."""
+        """Relative heights of the rows."""
         return [1.0 for _ in self.panels]
 
     @property
@@ -326,7 +327,7 @@ class PanelFigure(Figure):
             fig.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=ncols)
 
     def rows(self) -> Iterator[list[Any]]:
-        """A line a point."""
+        """One line per point."""
         yield from (row for panel in self.flat for row in panel.rows())
 
     def as_dict(self) -> dict[str, Any]:

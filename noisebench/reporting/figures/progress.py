@@ -1,6 +1,4 @@
-"""Figures of accuracy: against the noise rate, against the epoch, against confidence, and as mean
-ranks.
-"""
+"""Figures of accuracy: against the noise rate, epochs and confidence, and as mean ranks."""
 
 from __future__ import annotations
 
@@ -29,23 +27,23 @@ from .panels import (
     split_evenly,
 )
 
-_WIDTH = 4  # panels side by side
-_CURVES = {"test_acc": "test accuracy (%)", "memorised": "noisy labels predicted (%)"}
-_FEWEST_IMAGES = 10  # of a bin
+_WIDTH = 4  # panels per row
+_CURVES = {"test_acc": "test accuracy (%)", "memorised": "incorrect labels memorized (%)"}
+_FEWEST_IMAGES = 10  # per bin
 _ALPHA = 0.05
 
 
 def rates(tables: Sequence[Table]) -> PanelFigure:
-    """A panel a kind of noise of every table whose columns are noises with a rate; a line a method,
-    its band ± the sample standard deviation over seeds.
+    """A panel per table and kind of noise with a rate; a line per method, with a band of ± the
+    sample standard deviation over seeds.
 
-    Raises ConfigError where no noise has a rate.
+    Raises ConfigError if no noise has a rate.
     """
     kinds_of = [(table, kinds_of_noise(table)) for table in tables]
     if tables and not any(kinds for _, kinds in kinds_of):
         noises = dict.fromkeys(table.col_head(col) for table in tables for col in table.cols)
         raise ConfigError(
-            "--figure rates: there is nothing to draw: it needs noise with a rate, "
+            "--figure rates: nothing to draw: it needs noise with a rate, "
             f"and these runs have {', '.join(noises)}"
         )
     panels = [
@@ -84,9 +82,7 @@ _Histories = list[list[dict[str, float | None]]]
 
 
 def curves(tables: Sequence[Table]) -> PanelFigure:
-    """A column a noise, a line a method: its seeds' mean and, around it, their standard
-    deviation.
-    """
+    """A column per noise, a line per method: the mean over seeds ± the standard deviation."""
     histories_of: list[tuple[str, dict[str, _Histories]]] = []
     for table, col in columns(tables):
         cells = {table.row_head(row): table.cells[row, col] for row in filled(table, col)}
@@ -101,8 +97,8 @@ def curves(tables: Sequence[Table]) -> PanelFigure:
             row = [_curve_panel(name, *entry) for entry in histories_of[start : start + _WIDTH]]
             rows += [row] if any(panel.series for panel in row) else []
     caption = (
-        f"{shared(tables)}. Noisy labels: those that the network predicts in passing, "
-        "memorized. Band: ± sample standard deviation."
+        f"{shared(tables)}. Memorized: incorrect labels that the network predicts during "
+        "training. Band: ± sample standard deviation."
     )
     return PanelFigure("curves", caption, rows)
 
@@ -111,7 +107,7 @@ def _curve_panel(name: str, title: str, histories_of: dict[str, _Histories]) -> 
     series = []
     for head, histories in histories_of.items():
         length = min(map(len, histories))
-        values = np.array(  # percent (seeds, epochs), NaN where nothing is known
+        values = np.array(  # percent (seeds, epochs), NaN where unknown
             [
                 [np.nan if (value := line.get(name)) is None else 100 * value for line in history]
                 for history in (history[:length] for history in histories)
@@ -128,8 +124,8 @@ def _curve_panel(name: str, title: str, histories_of: dict[str, _Histories]) -> 
 
 
 def reliability(tables: Sequence[Table]) -> PanelFigure:
-    """A panel a noise, a line a method: test accuracy over mean confidence in 15 equal bins, all
-    seeds together.
+    """A panel per noise, a line per method: test accuracy over mean confidence in 15 equal bins,
+    all seeds together.
     """
     panels = []
     for table, col in columns(tables):
@@ -139,9 +135,9 @@ def reliability(tables: Sequence[Table]) -> PanelFigure:
         labels = column_title(table, col), "confidence (%)", "test accuracy (%)"
         panels.append(Panel(*labels, lines, (0, 100), (0, 100), diagonal=True))
     caption = (
-        f"Test images in {ECE_BINS} equal bins of the likeliest class's probability, all seeds "
-        f"together; bins of fewer than {_FEWEST_IMAGES} "
-        "have no point. Below the diagonal a network is overconfident."
+        f"Test images in {ECE_BINS} equal bins of confidence, the probability of the predicted "
+        f"class, all seeds together; bins with fewer than {_FEWEST_IMAGES} images are not shown. "
+        "Below the diagonal a network is overconfident."
     )
     return PanelFigure("reliability", caption, split_evenly(panels))
 
@@ -152,9 +148,7 @@ def _reliability(name: str, cell: Cell) -> Series:
         try:
             num_classes = int(run.full_record()["data"]["num_classes"])
         except (KeyError, TypeError, ValueError):
-            raise DataError(
-                f"{run.result} does not say how many classes there are: run it again with --force"
-            ) from None
+            raise DataError(f"{run.result} has no number of classes: rerun with --force") from None
         predictions = load_predictions(run, num_classes)
         predictions.check()
         test = predictions.test
@@ -168,8 +162,8 @@ def _reliability(name: str, cell: Cell) -> Series:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Mean ranks over n columns in which every method has a mean; two that differ by less than
-    `critical` do not differ significantly.
+    """Mean ranks over n columns in which every method has a mean; critical: the difference from
+    which two are significantly different.
     """
 
     title: str
@@ -180,7 +174,7 @@ class Ranking:
 
     @property
     def cliques(self) -> list[tuple[int, int]]:
-        """First and last position of each largest group without a significant difference."""
+        """First and last position of each maximal group without significant differences."""
         groups = []
         for i, rank in enumerate(self.ranks):
             near = [j for j in range(i, len(self.ranks)) if self.ranks[j] - rank < self.critical]
@@ -189,7 +183,7 @@ class Ranking:
 
 
 def critical_difference(k: int, n: int, alpha: float = _ALPHA) -> float:
-    """Nemenyi's: by how much the mean ranks of k methods over n columns must differ."""
+    """The critical difference of mean ranks of k methods over n columns. Nemenyi 1963."""
     from scipy.stats import studentized_range
 
     quantile = float(studentized_range.ppf(1 - alpha, k, math.inf))
@@ -198,19 +192,19 @@ def critical_difference(k: int, n: int, alpha: float = _ALPHA) -> float:
 
 @dataclass(frozen=True)
 class RankFigure(Figure):
-    """One diagram a table."""
+    """One diagram per table."""
 
     rankings: tuple[Ranking, ...]
     name: str = "ranks"
     caption: str = (
         "Mean rank over the columns of each table; bars join methods that do not differ "
-        f"significantly by Nemenyi's test ({100 * _ALPHA:g} %). "
-        "Columns share images, so that they are not as independent as the test supposes."
+        f"significantly (Nemenyi test, {100 * _ALPHA:g} %). "
+        "Columns share images, so that they are less independent than the test assumes."
     )
     columns: ClassVar = ("table", "method", "mean_rank", "columns", "critical_difference")
 
     def rows(self) -> Iterator[list[Any]]:
-        """A line a method."""
+        """One line per method."""
         for ranking in self.rankings:
             for pair in zip(ranking.names, ranking.ranks, strict=True):
                 yield [ranking.title, *pair, ranking.n, ranking.critical]
@@ -229,7 +223,7 @@ class RankFigure(Figure):
 
     @property
     def heights(self) -> list[float]:
-        """Inches of each diagram: names in two columns below the axis, bars between."""
+        """Height of each diagram in inches: names in two columns below the axis, bars between."""
         return [
             0.9 + 0.2 * (-(-len(ranking.names) // 2)) + 0.1 * len(ranking.cliques)
             for ranking in self.rankings
@@ -247,8 +241,8 @@ class RankFigure(Figure):
 
 
 def ranks(tables: Sequence[Table]) -> RankFigure:
-    """Of each table that can be ranked, and whose rows are of the same data and metric. Raises
-    ConfigError where none can.
+    """The ranks of each table with several methods of the same data and metric. Raises ConfigError
+    if there is none.
     """
     rivals = [
         table for table in tables if not {*NOT_RIVALS, "metric"} & set(table.row_axis.split(","))
@@ -256,13 +250,11 @@ def ranks(tables: Sequence[Table]) -> RankFigure:
     tables = [table for table in rivals if table.ranked and len(table.rows) > 1]
     if rivals and not tables:
         raise ConfigError(
-            f"--figure ranks: {rivals[0].title} has {len(rivals[0].rows)} methods and "
-            f"{len(rivals[0].ranked)} columns in which each of them has a result"
+            f"--figure ranks: nothing to rank: {rivals[0].title} has {len(rivals[0].rows)} methods "
+            f"and {len(rivals[0].ranked)} columns with results of all of them"
         )
     if not tables:
-        raise ConfigError(
-            "--figure ranks: there is nothing to rank: none of these runs has finished"
-        )
+        raise ConfigError("--figure ranks: nothing to rank: none of these runs has finished")
     rankings = []
     for table in tables:
         pairs = sorted((table.mean_rank(row) or 0.0, table.row_head(row)) for row in table.rows)
@@ -274,9 +266,7 @@ def ranks(tables: Sequence[Table]) -> RankFigure:
 
 
 def _draw(ranking: Ranking, ax: Any) -> None:
-    """An axis of ranks, the best at the left; names left and right of it, each with a line to its
-    rank.
-    """
+    """An axis of ranks, the best on the left, and names on both sides with lines to their ranks."""
     k, bars, critical = len(ranking.names), len(ranking.cliques), ranking.critical
     first_name, half = 0.5 + 0.3 * bars, -(-k // 2)
     ax.set(

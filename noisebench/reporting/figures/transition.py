@@ -1,5 +1,5 @@
-"""The figure of a manifest: the share of each clean class that has each given label; in the
-terminal, as a picture, or as numbers.
+"""The figure of a manifest: the share of each true class that has each given label; in the
+terminal, as an image, or as numbers.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from .panels import Figure
 if TYPE_CHECKING:
     from rich.console import Group
 
-_NUMBERED = 20  # classes up to which the picture shows each cell's number
+_NUMBERED = 20  # classes up to which the image shows the number of each cell
 _LINE = 56  # characters of a panel's title
 _MOST = 20  # classes that a terminal shows
-_LISTED = 5  # mistakes named of each class
+_LISTED = 5  # mistakes listed per class
 
 
 def shares_of(manifest: Manifest) -> np.ndarray:
-    """(K, K): the share of each clean class that is recorded as each class; NaN for a class of
-    which no clean label is known.
+    """(K, K): the share of each true class that has each given label; NaN for a class without known
+    true labels.
 
-    Raises ConfigError where none is known at all.
+    Raises ConfigError if no true label is known.
     """
     if not (manifest.clean_labels >= 0).any():
         raise ConfigError(
-            f"the manifest of {manifest.meta['dataset']} knows no clean labels to "
-            "compare the recorded ones with"
+            f"the manifest of {manifest.meta['dataset']} has no true labels to compare the given "
+            "labels with"
         )
     counts = manifest.confusion.astype(np.float64)
     sizes = counts.sum(1, keepdims=True)
@@ -41,7 +41,7 @@ def shares_of(manifest: Manifest) -> np.ndarray:
 
 
 def title(manifest: Manifest) -> str:
-    """Data, noise and realised rate, and of what it is the rate."""
+    """Data, noise, realised rate and its scope."""
     meta, seed, scope = manifest.meta, "", ""
     if manifest.noise_seed is not None:
         seed = f", seed {manifest.noise_seed}"
@@ -52,17 +52,15 @@ def title(manifest: Manifest) -> str:
 
 
 def _left_out(manifest: Manifest) -> str:
-    """A note on the images that the table cannot show."""
+    """A note on the images that the table does not show."""
     if manifest.source is None:
         return ""
     count = int((manifest.source >= 0).sum())
-    return f"; {count} images of {manifest.meta['source']} left out, all wrong"
+    return f"; {count} images of {manifest.meta['source']} not shown, all incorrect"
 
 
 def draw_in_terminal(manifest: Manifest, width: int | None = None) -> Group:
-    """A table in percent; where it is too wide, the classes with most wrong labels, line by
-    line.
-    """
+    """A table in percent; if too wide, the classes with most incorrect labels, one per line."""
     from rich.console import Group
     from rich.table import Table
 
@@ -70,18 +68,18 @@ def draw_in_terminal(manifest: Manifest, width: int | None = None) -> Group:
 
     shares, names = shares_of(manifest), manifest.meta["classes"]
     grid = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    below = f"percent of each clean class{_left_out(manifest)}"
+    below = f"percent of each true class{_left_out(manifest)}"
     if len(names) <= (_MOST if width is None else (width - 18) // 8):
-        grid.add_column("clean \\ recorded", style="dim")
+        grid.add_column("true \\ given", style="dim")
         short = names if width is None else [name[:6] for name in names]
-        numbered = len(set(short)) < len(names)  # cut, they could not be distinguished
+        numbered = len(set(short)) < len(names)  # cut, they would be ambiguous
         for number, name in enumerate(short):
             grid.add_column(Text(str(number) if numbered else name), justify="right", no_wrap=True)
         for number, (name, row) in enumerate(zip(names, shares, strict=True)):
             label = Text(f"{number} {name}" if numbered else name)
             grid.add_row(label, *(Text(_percent(share)) for share in row))
     else:
-        for head in ("clean", "right", "recorded as"):
+        for head in ("true class", "correct", "most often given as"):
             grid.add_column(head)
         worst = np.argsort(np.diag(shares), kind="stable")[:_MOST]
         for k in worst:
@@ -91,8 +89,8 @@ def draw_in_terminal(manifest: Manifest, width: int | None = None) -> Group:
             grid.add_row(*map(Text, (names[k], _percent(shares[k, k]), mistakes)))
         if len(worst) < len(names):
             below += (
-                f"; the {len(worst)} of {len(names)} classes with most wrong labels, -o "
-                "FILE.svg draws all"
+                f"; the {len(worst)} of {len(names)} classes with most incorrect labels; "
+                "-o FILE.svg shows all"
             )
     return Group(Text(title(manifest), style="bold"), grid, Text(below, style="dim"))
 
@@ -105,15 +103,15 @@ def _percent(share: float) -> str:
 
 @dataclass(frozen=True)
 class TransitionFigure(Figure):
-    """One panel a manifest."""
+    """One panel per manifest."""
 
     manifests: tuple[Manifest, ...]
     name: str = "transition"
-    caption: str = "Share of each clean class that is recorded as each class."
+    caption: str = "Share of each true class that has each given label."
     columns: ClassVar = ("dataset", "noise", "noise_seed", "clean", "recorded", "share", "count")
 
     def rows(self) -> Iterator[list[Any]]:
-        """A line for each pair of classes that occurs."""
+        """One line for each pair of classes that occurs."""
         for manifest in self.manifests:
             meta, shares, counts = manifest.meta, shares_of(manifest), manifest.confusion
             facts, names = [meta["dataset"], meta["noise"], manifest.noise_seed], meta["classes"]
@@ -122,7 +120,7 @@ class TransitionFigure(Figure):
                 yield [*facts, *classes, repr(float(shares[pair])), int(counts[pair])]
 
     def as_dict(self) -> list[dict[str, Any]]:
-        """Rows = clean class; null where nothing is known."""
+        """Rows: true class; null where unknown."""
         return [
             {
                 "dataset": manifest.meta["dataset"],
@@ -140,7 +138,7 @@ class TransitionFigure(Figure):
 
     @property
     def _sides(self) -> list[float]:
-        """Inches of each panel."""
+        """Side of each panel in inches."""
         return [6.0 if manifest.num_classes <= _NUMBERED else 8.0 for manifest in self.manifests]
 
     @property
@@ -164,8 +162,8 @@ class TransitionFigure(Figure):
             shown = [printable(names[k]) for k in ticks]
             ax.set_xticks(ticks, shown, rotation=90, fontsize=9 if small else 5)
             ax.set_yticks(ticks, shown, fontsize=9 if small else 5)
-            ax.set_xlabel("recorded class" + _left_out(manifest))
-            ax.set_ylabel("clean class")
+            ax.set_xlabel("given label" + _left_out(manifest))
+            ax.set_ylabel("true class")
             named, _, wrong = title(manifest).rpartition(": ")
             ax.set_title(f"{fill(named, _LINE)}\n{wrong}", fontsize=10)
             for (clean, recorded), share in np.ndenumerate(shares) if small else ():
@@ -174,7 +172,7 @@ class TransitionFigure(Figure):
                     color = "white" if share > 0.3 else "black"
                     ax.text(recorded, clean, f"{100 * share:.1f}", color=color, **middle)
             percent = PercentFormatter(1)
-            fig.colorbar(image, ax=ax, shrink=0.6, label="share of the clean class", format=percent)
+            fig.colorbar(image, ax=ax, shrink=0.6, label="share of the true class", format=percent)
 
 
 def transition(manifests: Sequence[Manifest]) -> TransitionFigure:

@@ -1,4 +1,4 @@
-"""A report as one HTML file that explains every number in it and loads nothing."""
+"""A report as one self-contained HTML file with the details of every number."""
 
 from .page import page
 

@@ -1,5 +1,5 @@
-"""Small line charts as geometry, which a template draws: the positions of axes, ticks and lines in
-a box. Among them a table's means against the noise rate.
+"""Small line charts for the page template: positions of axes, ticks and lines. `rate_charts` makes
+those of a table's means against the noise rate.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from ..metrics import METRICS
 from ..table import Table
 
 _STEPS = (1, 2, 2.5, 5, 10)
-_MOST_POINTS = 200  # of a line; no screen shows more
-_FEWEST_RATES = 3  # of a kind of noise that make a line worth drawing
-_MOST_LINES = 24  # that can be distinguished
-_FEW_RATES = 8  # that can all stand at the axis
+_MOST_POINTS = 200  # per line; screens show no more
+_FEWEST_RATES = 3  # of a kind of noise for a line
+_MOST_LINES = 24  # that are distinguishable
+_FEW_RATES = 8  # that fit on the axis
 _HUES, _MARKS = 8, 4
 
 
@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Line:
-    """Points from left to right; `order` decides the look."""
+    """Points from left to right; `order` selects the style."""
 
     name: str
     order: int
@@ -40,20 +40,20 @@ class Line:
 
     @property
     def look(self) -> str:
-        """CSS classes: eight hues, and dashes from the ninth line on."""
+        """CSS classes: eight hues, with dashes from the ninth line on."""
         return f"hue{self.order % _HUES}" + (
             f" dash{self.order // _HUES % 3}" if self.order >= _HUES else ""
         )
 
     @property
     def mark(self) -> int:
-        """Which of the four shapes stands at each point."""
+        """The index of the mark, one of four shapes."""
         return self.order % _MARKS
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines in a box that the first and the last ticks span."""
+    """Lines in a box from the first to the last ticks."""
 
     title: str
     x_label: str
@@ -64,7 +64,7 @@ class Chart:
     marked: bool = False  # whether every point has a mark
     width: int = 420
     height: int = 240
-    left: int = 40  # of the box within
+    left: int = 40  # edges of the box
     right: int = 410
     top: int = 12
     bottom: int = 200
@@ -88,7 +88,7 @@ class Chart:
 
 
 def _labelled(ticks: Sequence[float]) -> list[tuple[float, str]]:
-    """Each tick and its text, all with as many digits as one of them needs."""
+    """Each tick and its text, all with the same number of digits."""
     digits = next(
         (n for n in range(6) if all(abs(round(tick, n) - tick) < 1e-9 for tick in ticks)), 6
     )
@@ -114,15 +114,13 @@ def round_ticks(values: Iterable[float], most: int = 6) -> tuple[float, ...]:
 
 
 def thin(points: Sequence[Point]) -> tuple[Point, ...]:
-    """Evenly fewer points where there are many, the last one among them."""
+    """At most `_MOST_POINTS` evenly spaced points, including the last."""
     step = -(-len(points) // _MOST_POINTS) if points else 1
     return (*points[:-1:step], points[-1]) if points else ()
 
 
 def rate_charts(table: Table) -> tuple[Chart, ...]:
-    """One chart a kind of noise that the table has at three rates or more; none for a table of more
-    rows than lines can be distinguished.
-    """
+    """One chart per kind of noise with three rates or more; none for a table with too many rows."""
     kinds = {
         name: cols
         for name, cols in kinds_of_noise(table).items()

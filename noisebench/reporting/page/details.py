@@ -1,5 +1,5 @@
-"""The details that a cell opens to: its runs, read from their folders, and their settings. A
-damaged file is named on the page and stops nothing.
+"""The details of a cell: its runs, read from their run directories, and their settings. Damaged
+files are listed on the page.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from .label_issues import IssueList, PageImages, list_issues
 NUMBERS = (
     ("last", ("test_acc", "last"), "last epoch"),
     ("last ten", ("test_acc", "mean_last10"), "mean of the last ten epochs"),
-    ("best", ("test_acc", "best"), "best epoch on test: optimistic"),
-    ("memorized", ("memorised",), "share of the noisy labels that the network predicts"),
+    ("best", ("test_acc", "best"), "best epoch on the test set (optimistic)"),
+    ("memorized", ("memorised",), "share of the incorrect labels that the network predicts"),
 )
 _CURVES = (
     ("Test accuracy", "test_acc", "test accuracy (%)"),
-    ("Noisy labels memorized", "memorised", "memorized (%)"),
+    ("Incorrect labels memorized", "memorised", "memorized (%)"),
 )
 _DIGITS = 12  # of a checksum
 _SOFTWARE = ("noisebench", "torch", "torchvision", "timm", "numpy", "python", "platform")
-_UNKNOWN_ORACLE = "chosen by its source for this noise, or told the truth by its settings"
+_UNKNOWN_ORACLE = "tuned by its authors for this noise, or its settings use true values"
 _TRUE_VALUES = {
     "rate": "the true noise rate",
     "share": "the true share of incorrect labels",
@@ -59,12 +59,12 @@ class Seed:
     folder: str
     error: str
     command: ReproCommand | None
-    no_command: str  # why there is none
+    no_command: str  # why there is no command
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The runs of a cell, which several metrics may share."""
+    """The runs of a cell; cells of several metrics may share them."""
 
     id: str
     seeds: tuple[Seed, ...]
@@ -78,8 +78,8 @@ class Runs:
 
 @dataclass(frozen=True)
 class RunData:
-    """A run as read from its folder: its `record`, or why it failed, its facts for tables, and its
-    epochs, or why they cannot be read.
+    """A run as read from its run directory: its `record`, or why it failed, its facts for tables,
+    and its epochs, or why they cannot be read.
     """
 
     name: str
@@ -92,7 +92,7 @@ class RunData:
 
     @classmethod
     def read(cls, name: str, folder: RunFolder) -> RunData:
-        """Raises DataError where the run's own file cannot be read."""
+        """Raises DataError if the result file cannot be read."""
         record, error, damaged = None, "", ""
         history: list[dict[str, float | None]] = []
         if folder.result.exists() or not folder.error.exists():
@@ -110,7 +110,7 @@ class RunData:
 
 
 def runs_of(runs: list[RunData], number: int, root: Path, images: PageImages) -> Runs:
-    """All that is shown of a cell's runs, lowest seed first."""
+    """All details of a cell's runs, lowest seed first."""
     finished = [run for run in runs if run.record is not None]
     infos, records = [run.info for run in runs], [run.record for run in finished if run.record]
     issues, issues_of = IssueList(missing="no finished run"), ""
@@ -133,7 +133,7 @@ def _seed(run: RunData, order: int, root: Path) -> Seed:
     command, no_command = None, ""
     try:
         command = repro_command(run.info)
-    except NoisebenchError as error:  # a text of a later version
+    except NoisebenchError as error:  # an expression of a later version
         no_command = str(error)
     noise_seed, path = run.info.get("noise_seed"), run.folder.path.resolve()
     return Seed(
@@ -142,7 +142,7 @@ def _seed(run: RunData, order: int, root: Path) -> Seed:
         order,
         tuple(_mean([run.record] if run.record else [], path) for _, path, _ in NUMBERS),
         f"{run.record['seconds']:.1f}" if run.record else "–",
-        # no other machine has this one's folders
+        # relative, as other machines have other directories
         path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name,
         run.error,
         command,
@@ -151,7 +151,7 @@ def _seed(run: RunData, order: int, root: Path) -> Seed:
 
 
 def _mean(records: Iterable[dict[str, Any]], path: tuple[str, ...]) -> str:
-    """Of the numbers at a path of the metrics, in percent, with their deviation."""
+    """Mean ± sample standard deviation in percent of the numbers at a path of the metrics."""
     numbers = [value_at(record, ("metrics", *path)) for record in records]
     values = [float(number) for number in numbers if isinstance(number, int | float)]
     spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
@@ -159,7 +159,7 @@ def _mean(records: Iterable[dict[str, Any]], path: tuple[str, ...]) -> str:
 
 
 def _curves(runs: list[RunData]) -> tuple[Chart, ...]:
-    """One chart a number that some epoch has, one line a seed; the axes in percent and epochs."""
+    """One chart per recorded number, in percent over epochs, with one line per seed."""
     charts = []
     for title, column, label in _CURVES:
         lines = []
@@ -183,8 +183,8 @@ def _curves(runs: list[RunData]) -> tuple[Chart, ...]:
 def configuration(
     infos: list[dict[str, Any]], records: list[dict[str, Any]]
 ) -> tuple[tuple[str, Pairs], ...]:
-    """Groups of settings, with every value where runs differ; from the facts of all runs, and the
-    records of the finished ones.
+    """Groups of settings, with all distinct values of the runs; from the facts of all runs and the
+    records of finished ones.
     """
     parameters = _values(records, "model", "parameters", text=lambda count: f"{count:,} parameters")
     groups: dict[str, Pairs] = {
@@ -231,7 +231,7 @@ def configuration(
 
 
 def distinct(values: Iterable[object]) -> str:
-    """The values in order of appearance, each once; empty for none."""
+    """The distinct values in order of appearance; empty for none."""
     return ", ".join(dict.fromkeys(str(value) for value in values if value not in (None, "")))
 
 
@@ -241,7 +241,7 @@ def _values(dicts: list[dict[str, Any]], *path: str, text: Callable[[Any], objec
 
 
 def _packed(width: int) -> str:
-    return "by itself" if width == 1 else f"{width} runs at a time"
+    return "no" if width == 1 else f"{width} runs"
 
 
 def _share(rate: float) -> str:
@@ -263,7 +263,7 @@ def _setting(value: Any) -> str:
 
 
 def oracle_reason(infos: list[dict[str, Any]], records: list[dict[str, Any]]) -> str:
-    """The true values that the runs use; empty where they are no oracle."""
+    """The true values that the runs use; empty if they are not oracle runs."""
     if not any(info.get("oracle") for info in infos):
         return ""
     names = ("nominal_rate", "realised_rate", "expected_share")
@@ -280,7 +280,7 @@ def oracle_reason(infos: list[dict[str, Any]], records: list[dict[str, Any]]) ->
 def _true_parameters(registry: Registry, text: str, rates: list[float]) -> Iterator[str]:
     try:
         calls = [call for call in registry.calls(parse(text)) if call.name in registry]
-    except NoisebenchError:  # a text of a later version
+    except NoisebenchError:  # an expression of a later version
         return
     for call in calls:
         facts = {p.name: str(p.auto) for p in registry[call.name].parameters if p.auto}

@@ -1,4 +1,4 @@
-"""The likeliest label issues of a run, each with its image where the data are on this machine."""
+"""The first label issues of a run, with their images if the data are on this machine."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from ...runs.result import load_predictions
 from ...runs.workspace import Workspace
 
 _SHOWN = 12
-_SIDE = 96  # pixels; larger images are reduced
+_SIDE = 96  # pixels; larger images are scaled down
 
 
 @dataclass(frozen=True)
 class Issue:
-    """A suspected label error. `p`: of the given label; `status`: wrong, right or unknown; `image`:
-    a name, empty without one.
+    """A suspected label error. p: probability of the given label; status: wrong, right or unknown;
+    image: its name, or empty.
     """
 
     index: int
@@ -38,8 +38,8 @@ class Issue:
 
 @dataclass(frozen=True)
 class IssueList:
-    """The first label issues of one run and a sentence on all of them; `when`: the epochs that the
-    scores are of; `missing`: why there is no list, or no image.
+    """The first label issues of a run and a summary of all. when: the epochs of the scores;
+    missing: why there is no list, or no image.
     """
 
     summary: str = ""
@@ -49,8 +49,8 @@ class IssueList:
 
 
 class PageImages:
-    """The images of training examples as data URIs by a short name, each once: `encoded`. Reads
-    each data set once, from this machine alone.
+    """`encoded`: images of training examples as data URIs, by a short name. Reads each data set
+    once; downloads nothing.
     """
 
     def __init__(self, workspace: Workspace) -> None:
@@ -60,12 +60,12 @@ class PageImages:
         self.encoded: dict[str, str] = {}
 
     def names(self, record: dict[str, Any], which: np.ndarray) -> list[str]:
-        """The images of a run's training examples (n,), by name. Raises DataError where they cannot
-        be read.
+        """The names of the images of a run's training examples (n,). Raises DataError if they
+        cannot be read.
         """
         if "source" in record["noise"]:
             raise DataError(
-                f"no images: images of {record['noise']['source']} stood in the place of some"
+                f"no images: images of {record['noise']['source']} replaced some of them"
             )
         data = record["data"]
         key = (
@@ -79,7 +79,7 @@ class PageImages:
         if source.read is None:
             raise DataError(f"no images: {source.error}")
         if len(which) and which.max() >= source.n:
-            raise DataError(f"no images: the run saw more examples than the {source.n} here")
+            raise DataError(f"no images: the run has more examples than the {source.n} here")
         missing = [index for index in which.tolist() if (*key, index) not in self._names]
         for index, image in zip(missing, source.read(np.asarray(missing, np.int64)), strict=True):
             name = self._names[*key, index] = f"p{len(self._names)}"
@@ -95,7 +95,7 @@ class PageImages:
                 return _ImageSource(error=f"{name}{suffix} is not in the data directory")
             labels = self._workspace.labels(dataset)
             if labels.fingerprint != labels_sha256:
-                return _ImageSource(error=f"the {name} here has other labels than the run's")
+                return _ImageSource(error=f"the labels of {name} here differ from the run's")
             return _ImageSource(image_rows(dataset, data_dir, offline=True), len(labels.labels))
         except NoisebenchError as error:
             return _ImageSource(error=str(error))
@@ -103,7 +103,7 @@ class PageImages:
 
 @dataclass(frozen=True)
 class _ImageSource:
-    """A function that reads the images at some indices, and how many there are; or why none."""
+    """A function that reads images by index, and their number; or why there is none."""
 
     read: Callable[[np.ndarray], np.ndarray] | None = None
     n: int = 0
@@ -114,20 +114,20 @@ def _data_uri(image: np.ndarray) -> str:
     """An image (H, W, 1 or 3), uint8, as PNG."""
     from PIL import Image
 
-    picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
-    picture.thumbnail((_SIDE, _SIDE))
+    thumbnail = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image)
+    thumbnail.thumbnail((_SIDE, _SIDE))
     file = io.BytesIO()
-    picture.save(file, "png", optimize=True)
+    thumbnail.save(file, "png", optimize=True)
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
 def list_issues(folder: RunFolder, record: dict[str, Any], images: PageImages) -> IssueList:
-    """Of one finished run."""
+    """The label issues of a finished run."""
     try:
         return _list_issues(folder, record, images)
     except DataError as error:
         return IssueList(missing=str(error))
-    except (KeyError, ValueError, IndexError, TypeError) as error:  # another program's file
+    except (KeyError, ValueError, IndexError, TypeError) as error:  # not a file of ours
         return IssueList(missing=f"{folder.predictions.name} is not of this version: {error}")
 
 
@@ -163,14 +163,14 @@ def _list_issues(folder: RunFolder, record: dict[str, Any], images: PageImages) 
 
 
 def _summary(issues: np.ndarray, given: np.ndarray, clean: np.ndarray, kept: np.ndarray) -> str:
-    """`419 label issues in 1297 labels; 410 of these labels are wrong, of 518 wrong labels.`"""
+    """`419 label issues in 1297 labels; 410 of them are incorrect, of 518 incorrect labels.`"""
     known = ((clean >= 0) | (clean == OPEN)) & kept
     wrong = known & (clean != given)
     count = f"{len(issues)} label issues in {int(kept.sum())} labels"
     if not known.any():
         return f"{count}; the true labels are unknown."
-    scope = "" if known[kept].all() else " of those that are known"
+    scope = "" if known[kept].all() else "known "
     return (
-        f"{count}; {int(wrong[issues].sum())} of these labels are wrong, of "
-        f"{int(wrong.sum())} wrong labels{scope}."
+        f"{count}; {int(wrong[issues].sum())} of them are incorrect, of "
+        f"{int(wrong.sum())} {scope}incorrect labels."
     )

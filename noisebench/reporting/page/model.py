@@ -1,4 +1,4 @@
-"""A report as plain data for the page: every number here is one of the JSON document's."""
+"""A report as plain data for the page template, with the numbers of the JSON document."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from .chart import Chart, rate_charts
 from .details import RunData, Runs, distinct, runs_of
 from .label_issues import PageImages
 
-_SHADES = 6  # of a column, from its worst mean to its best
+_SHADES = 6  # per column, from the worst mean to the best
 
 
 @dataclass(frozen=True)
 class CellView:
-    """A cell. `label`: for screen readers; `runs`: the id of its runs, empty where none has a
-    folder.
+    """A cell. label: for screen readers; runs: the id of its runs, empty if none has a run
+    directory.
     """
 
     text: GridCell
     id: str
     label: str
     n: int
-    usual: bool  # whether n is that of most cells
+    usual: bool  # whether n is the same as in most cells
     shade: int | None
     published: str
     metric: str
@@ -43,7 +43,7 @@ class CellView:
 
 @dataclass(frozen=True)
 class RowView:
-    """A row; `order`: of its line in the charts, where it is `drawn`."""
+    """A row. order: of its line in the charts, if it is `drawn`."""
 
     name: str
     order: int
@@ -54,21 +54,21 @@ class RowView:
 
 @dataclass(frozen=True)
 class TableView:
-    """One table, the charts above it, and its differences below it."""
+    """A table, the charts above it, and the differences below it."""
 
     id: str
     grid: GridView
     rows: tuple[RowView, ...]
     ranked: bool
     shaded: bool
-    oracles: bool  # whether any cell is one
+    oracles: bool  # whether any cell is of an oracle
     charts: tuple[Chart, ...]
     differences: GridView | None
 
 
 @dataclass(frozen=True)
 class View:
-    """The whole page but its figures."""
+    """The whole page except its figures."""
 
     title: str
     facts: tuple[tuple[str, str], ...]
@@ -79,12 +79,12 @@ class View:
 
 
 class _Reader:
-    """Run folders of cells, each set of them once."""
+    """Reads the run directories of cells, each set of them once."""
 
     def __init__(self, workspace: Workspace) -> None:
         self.root = workspace.root
         self.images = PageImages(workspace)
-        # of finished runs; of one without a folder what a file of runs says
+        # of finished runs; for runs without a directory, the facts in the results CSV
         self.records: list[dict[str, Any]] = []
         self.failed = 0
         self.damaged: list[str] = []
@@ -94,9 +94,7 @@ class _Reader:
         self._ids: dict[tuple[RunFolder, ...], str] = {}
 
     def address(self, *names: str) -> str:
-        """`el_sym-0.4`, which people can read and the next report has too; with a number behind it
-        where it is in use.
-        """
+        """A readable and stable id such as `el_sym-0.4`; with a number appended if it is in use."""
         name = "_".join(re.sub(r"[^\w.+=]+", "-", name).strip("-") for name in names)
         candidates = (name if n == 1 else f"{name}_{n}" for n in itertools.count(1))
         address = next(text for text in candidates if text not in self._addresses)
@@ -104,7 +102,7 @@ class _Reader:
         return address
 
     def of(self, cell: Cell) -> str:
-        """The id of the cell's runs; empty where no folder is known or readable."""
+        """The id of the cell's runs; empty if no run directory is known or readable."""
         lines = {run for run in cell.runs.values() if isinstance(run, RunRecord)} - self._lines
         self._lines |= lines
         self.records += [line.known for line in lines if not line.failed]
@@ -115,7 +113,7 @@ class _Reader:
             for name, folder in cell.folders.items():
                 try:
                     runs.append(RunData.read(name, folder))
-                except DataError as error:  # it was there when the table was made
+                except DataError as error:  # damaged since the table was made
                     self.damaged.append(str(error))
             self.records += [run.record for run in runs if run.record]
             self.failed += sum(run.record is None for run in runs)
@@ -130,7 +128,7 @@ class _Reader:
 def view_of(
     tables: list[Table], damaged: Iterable[str], workspace: Workspace, *, ranks: bool = False
 ) -> View:
-    """All that the page shows. Reads the cells' run folders, and images from this machine alone."""
+    """The content of the page. Reads the cells' run directories and local images."""
     reader = _Reader(workspace)
     views = tuple(
         _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
@@ -161,7 +159,7 @@ def _facts(tables: list[Table], reader: _Reader) -> Iterator[tuple[str, str]]:
             software.append(f"{name} {versions}")
     yield "Metric", "; ".join(metrics)
     yield "Runs", f"{len(reader.records)} finished{failed}"
-    yield "Seeds a cell", distinct(table.usual_n for table in tables)
+    yield "Seeds per cell", distinct(table.usual_n for table in tables)
     yield "Precision", distinct(record["precision"] for record in reader.records)
     yield "Device", distinct(environment.get("device") for environment in environments)
     yield "Software", ", ".join(software)
@@ -176,7 +174,7 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
     for order, (row, texts) in enumerate(zip(table.rows, grid.cells, strict=True)):
         cells = tuple(
             _cell(table, (row, col), text, shades[col].get(row), reader)
-            for col, text in zip(table.cols, texts, strict=False)  # the last one may be the rank
+            for col, text in zip(table.cols, texts, strict=False)  # the last may be the rank
         )
         rank = texts[-1].text if ranks else ""
         rows.append(RowView(grid.row_heads[order], order, order in drawn, rank, cells))
@@ -193,7 +191,7 @@ def _table(table: Table, number: int, reader: _Reader, *, ranks: bool) -> TableV
 
 
 def _shades(table: Table, col: str) -> dict[str, int]:
-    """From 0, the column's worst mean, to the best; empty where a column holds no two means of one
+    """Shades by row, from 0 for the worst mean of the column; empty without two means of one
     metric.
     """
     cells = {row: cell for row in table.rows if (cell := table.cells.get((row, col)))}
@@ -215,7 +213,7 @@ def _cell(
     if cell is None:
         return None
     names = table.row_head(at[0]), table.col_head(at[1])
-    number = " ".join(filter(None, [text.number, text.spread])) or "no number"
+    number = " ".join(filter(None, [text.number, text.spread])) or "no value"
     label = [
         f"{', '.join(names)}: {number}",
         *(["oracle"] if cell.oracle else []),
@@ -236,13 +234,13 @@ def _cell(
 
 
 def _published(table: Table, at: tuple[str, str]) -> str:
-    """The paper's number, and the ways in which it is another experiment."""
+    """The published number, and the differences between the experiments."""
     match = table.published.get(at)
     if match is None:
         return ""
     mean, gap, mismatches = table.cells[at].mean, "", ""
     if mean is not None:
-        gap = f", ours less it {100 * (mean - match.cell.mean):+.2f} points"
+        gap = f", ours minus published: {100 * (mean - match.cell.mean):+.2f} points"
     if match.mismatches:
-        mismatches = f". It was another experiment: {'; '.join(match.mismatches)}"
+        mismatches = f". Differences between the experiments: {'; '.join(match.mismatches)}"
     return f"{table.paper}: {100 * match.cell.mean:.2f} %{gap}{mismatches}."

@@ -1,5 +1,5 @@
 "use strict";
-// Sorting, the panel of a cell, copying a command, and which line a row is. Everything shown is in the file already.
+// Sorts tables, opens the panel of a cell, copies commands, and highlights the line of a row. Everything shown is already in the file.
 const panel = document.getElementById("panel");
 const body = document.getElementById("panel-body");
 const title = document.getElementById("panel-title");
@@ -10,7 +10,7 @@ function say(text) {
   document.getElementById("status").textContent = text;
 }
 
-// A table's rows by one column: its better end first, then the other, then as they came. Rows without a number stay last.
+// Sorts a table's rows by a column: better values first, then worse first, then the original order. Rows without a value stay last.
 function sort(button) {
   const head = button.closest("th");
   const table = button.closest("table");
@@ -60,8 +60,8 @@ async function copy(button) {
   try {
     await navigator.clipboard.writeText(code.textContent);
   } catch {
-    getSelection().selectAllChildren(code); // a page from disk may not be allowed to: the reader copies what is selected
-    say("selected: copy it with the keyboard");
+    getSelection().selectAllChildren(code); // pages opened from disk may not access the clipboard: select the text instead
+    say("text selected: copy it with the keyboard");
     return;
   }
   button.textContent = "Copied";

@@ -1,5 +1,5 @@
-"""A report as one HTML file: the model in a template, its style and script inlined and named by
-hash in its own security policy.
+"""Renders a report as one HTML file, with style and script inlined and allowed by hash in its
+content security policy.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _FONT = re.compile(
     r"(?:(?P<style>italic|oblique)\s+)?(?:(?P<weight>bold|\d{3})\s+)?"
     r"(?P<size>[\d.]+px)\s+(?P<family>.+)"
 )
-_POINTS = 4 / 3  # CSS pixels a point
-# ink, paper and grid, which follow light and dark
+_POINTS = 4 / 3  # CSS pixels per point
+# text, background and grid, which follow light and dark mode
 _COLORS = {"#000000": "currentColor", "#ffffff": "none", "#ebebeb": "var(--line)"}
 _ROOT = {
     "role": "img",
     "fill": "currentColor",
     "stroke-linejoin": "round",
     "stroke-linecap": "butt",
-}  # the last two stand in matplotlib's style element
+}  # the last two are in matplotlib's style element
 
 
 def page(
@@ -52,9 +52,7 @@ def page(
     damaged: Sequence[str] = (),
     figures: Sequence[Figure] = (),
 ) -> str:
-    """The whole document. All text but the template's own is escaped; nothing in it may load
-    anything.
-    """
+    """The HTML document. All text except the template's is escaped; nothing is loaded."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     style, script = _part("page.css"), _part("page.js")
@@ -62,7 +60,7 @@ def page(
         (title, caption, inline_svg(svg, title, f"figure{number}-"))
         for number, (title, caption, svg) in enumerate(figures, 1)
     ]
-    policy = (  # images within the file, and exactly this style and this script
+    policy = (  # only images in the file, this style and this script
         f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
         f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
     )
@@ -94,17 +92,17 @@ def _hash(text: str) -> str:
 
 
 def _printable(value: Any) -> Any:
-    """Text that the template is about to escape; markup is the template's own."""
+    """Makes text printable before the template escapes it; leaves markup as it is."""
     return printable(value) if type(value) is str else value
 
 
 def inline_svg(svg: str, title: str, prefix: str) -> Markup:
-    """The figure with its ids prefixed and each style as attributes, which a policy without inline
-    styles lets pass.
+    """The figure with prefixed ids, and with styles as attributes, since the policy forbids inline
+    styles.
     """
     from markupsafe import Markup
 
-    root = ElementTree.fromstring(svg)  # noqa: S314 made by this program a moment ago
+    root = ElementTree.fromstring(svg)  # noqa: S314 made by this program
     _clean(root, prefix)
     for side in ("width", "height"):
         length = root.get(side, "")

@@ -1,4 +1,4 @@
-"""A table as a grid of texts, made once; every renderer only draws it."""
+"""A table as a grid of texts, which the renderers draw."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..table import Table
 
 @dataclass(frozen=True)
 class GridHead:
-    """A column's head; `rate`: of noise, its realised rate."""
+    """A column heading; rate: the realised noise rate."""
 
     name: str
     rate: str = ""
@@ -25,9 +25,9 @@ class GridHead:
 
 @dataclass(frozen=True)
 class GridCell:
-    """The texts of a cell, empty where there is nothing.
+    """The texts of a cell, empty where there is no value.
 
-    spread: `± 0.30`, of a difference its interval; count: ` (2)` where that is not the usual number
+    spread: `± 0.30`, or the interval of a difference; count: ` (2)` if it is not the usual number
     of seeds or pairs; published: `[58.40, -0.31 a]`; value: the mean at full precision.
     """
 
@@ -55,8 +55,8 @@ class GridCell:
 
 @dataclass(frozen=True)
 class GridView:
-    """Heads and cells, row by row. spanned: whether its columns are of several axes; differences:
-    whether its cells are differences of results.
+    """Headings and cells, row by row. spanned: whether a column has several axes; differences:
+    whether its cells are differences.
     """
 
     title: str
@@ -75,8 +75,8 @@ RANK_HEAD = GridHead("mean rank")
 def grids(
     table: Table, *, ranks: bool = False, bold: bool = True, digits: int = 2
 ) -> list[GridView]:
-    """A table and, where it has any, its differences below it. ranks: with a last column of mean
-    ranks; bold: whether the format can show it; digits: of a percentage, after the point.
+    """A table and, if it has any, its differences below it. ranks: add a column of mean ranks;
+    bold: whether the format can show bold; digits: decimals of a percentage.
     """
     below = difference_table(table)
     rows = []

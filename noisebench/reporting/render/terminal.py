@@ -1,4 +1,4 @@
-"""Tables for people, with Rich. User text is Text: it never becomes markup."""
+"""Tables for the terminal, with Rich. User text is Text, so that it is never read as markup."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .grid import GridView, grids
 
 
 def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -> Group:
-    """A table with its title above and its caption below; into `width` columns with fewer digits,
+    """A table with its title above and its caption below; if wider than `width`, with fewer digits
     or in several blocks.
     """
     bold, parts = width is not None, list[Text | RichTable]()
@@ -34,7 +34,7 @@ def draw_table(table: Table, width: int | None = None, *, ranks: bool = False) -
 
 
 def _blocks(view: GridView, width: int) -> list[RichTable]:
-    """As many columns in each as fit into `width`, one at least."""
+    """Blocks of as many columns as fit into `width`, at least one."""
     blocks: list[list[int]] = []
     for col in range(len(view.heads)):
         if blocks and _natural_width(_draw(view, [*blocks[-1], col])) <= width:

@@ -1,5 +1,5 @@
-"""Tables as Markdown, CSV and JSON, as LaTeX for papers, and as HTML for a notebook, light or dark
-as the reader has it. `page/` is the whole document.
+"""Tables as Markdown, CSV, JSON, LaTeX, and as HTML for notebooks, light or dark. `page/` makes a
+whole HTML document.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .grid import RANK_HEAD, GridCell, GridView, grids
 
 SCHEMA = 2
 _MARKUP = re.compile(r"([\\`*_\[\]|~$])")
-_BEGINS = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a list within the list
+_BEGINS = re.compile(r"^(\s*\d*)([#>+=.)-])")  # a heading, a quotation, a nested list
 
 
 def markdown(tables: list[Table], *, ranks: bool = False) -> str:
@@ -46,18 +46,20 @@ def _pipes(view: GridView) -> str:
 
 
 def as_list(lines: Sequence[str]) -> str:
-    """Markdown's bullets, with a blank line below; nothing for none."""
+    """A Markdown list and a blank line; empty for no lines."""
     items = (_BEGINS.sub(r"\1\\\2", _plain(line)) for line in lines)
     return "".join(f"* {item}\n" for item in items) + ("\n" if lines else "")
 
 
 def _plain(text: str) -> str:
-    """Users' text that must not turn into markup: no element, link, picture, code or formula."""
+    """User text escaped, so that it is never read as markup: no element, link, image, code,
+    formula.
+    """
     return _MARKUP.sub(r"\\\1", printable(text).replace("&", "&amp;").replace("<", "&lt;"))
 
 
 def cell_document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any]:
-    """A cell of the JSON document."""
+    """A cell as in the JSON document."""
     labels = table.axes(row, col)
     match = table.published.get((row, col))
     names: dict[str, Any] = {
@@ -100,11 +102,10 @@ def _difference(table: Table, row: str, col: str) -> dict[str, Any] | None:
 
 
 def document(tables: list[Table], metric: str) -> dict[str, Any]:
-    """The one JSON document of a report, and a baseline of the gate; accuracies are fractions.
+    """The JSON document of a report, which is also the gate's baseline; accuracies are fractions.
 
-    `inputs` (by seed: the recorded labels' hash, loss, strategy, component versions) and `settings`
-    (the recipe, the data's hash, the precision) are what must be the same for two values to be
-    comparable.
+    Two values are comparable if `inputs` (by seed: hash of the noisy labels, loss, strategy,
+    component versions) and `settings` (recipe, data hash, precision) are equal.
     """
     names = metric.split(",") if metric else []
     cells = [cell for table in tables for cell in table.cells.values()]
@@ -129,7 +130,7 @@ def as_json(content: dict[str, Any]) -> str:
 
 
 def as_csv(content: dict[str, Any]) -> str:
-    """One line a cell; what is nested, but `inputs` and `settings`, as JSON."""
+    """One line per cell, nested values as JSON, without `inputs` and `settings`."""
     rows = [
         {key: value for key, value in row.items() if key not in ("inputs", "settings")}
         for row in content["cells"]
@@ -177,22 +178,20 @@ _SPECIAL = {
 
 
 def latex(tables: list[Table], *, ranks: bool = False) -> str:
-    """One table environment each, to be taken in by \\input; a table that is too wide is shrunk."""
+    """A table environment per table, for \\input; tables that are too wide are shrunk."""
     return _PREAMBLE + "\n".join(
         _latex_table(view) for table in tables for view in grids(table, ranks=ranks)
     )
 
 
 def escaped(text: str) -> str:
-    """Any text as LaTeX reads it; the apostrophe is straight, as it stands in the little
-    language.
-    """
+    """Text escaped for LaTeX; apostrophes are straight, as in expressions."""
     return "".join(_SPECIAL.get(letter, letter) for letter in printable(text))
 
 
 def _first(text: str) -> str:
-    """A name that begins a line: behind the end of the one before `[` and `*` would be that end's
-    own, and a build's log obeys `::`.
+    """A name at the start of a line: after `\\\\`, `[` and `*` would be its arguments, and CI logs
+    interpret `::`.
     """
     return f"{{}}{escaped(text)}" if text.lstrip().startswith(("[", "*", "::")) else escaped(text)
 
@@ -223,9 +222,7 @@ def _latex_table(view: GridView) -> str:
 
 
 def _latex_heads(view: GridView) -> list[str]:
-    """The columns' names, over several columns where an axis is made of several; then the realised
-    rates.
-    """
+    """The column names, in two lines where a column has several axes; then the realised rates."""
     names = [head.name for head in view.heads if head is not RANK_HEAD]
     ranks = [head.name for head in view.heads if head is RANK_HEAD]
     lines = []
@@ -256,7 +253,7 @@ def _latex_cell(cell: GridCell, *, narrow_dagger: bool) -> str:
         spread = rf"\,{{\scriptsize {spread}}}".replace(" ± ", r"$\pm$\,")
     marks = escaped(cell.marks)
     if narrow_dagger and cell.marks == "†" and not cell.published:
-        marks = _RLAP  # of no width, so that the numbers of a column stay aligned
+        marks = _RLAP  # zero width, so that the numbers of a column stay aligned
     published = escaped(f" {cell.published}") if cell.published else ""
     return f"{number}{spread}{marks}{published}" or "--"
 
@@ -275,14 +272,14 @@ _STYLE = """.noisebench { overflow-x: auto; margin: 0 0 2.5rem; }
 
 
 def fragment(tables: list[Table], *, ranks: bool = False) -> str:
-    """The tables alone, for a notebook."""
+    """The tables without a page, for a notebook."""
     return f"<style>{_STYLE}</style>\n" + "".join(
         _html_table(view) for table in tables for view in grids(table, ranks=ranks)
     )
 
 
 def escape_html(text: str) -> str:
-    """Anybody's words as HTML."""
+    """Untrusted text as HTML."""
     return html.escape(printable(text))
 
 
