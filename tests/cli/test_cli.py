@@ -605,7 +605,7 @@ MISTAKES = [
     ),
     (
         ["corrupt", "digits", "--sym", "0.1", "--noise-seed", "-1"],
-        "a seed is a whole number from 0",
+        "a seed must be a whole number from 0",
     ),
     (
         ["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"],
@@ -633,7 +633,7 @@ MISTAKES = [
         "batch_size must be at least 1 and below 2147483648, got 2147483648",
     ),
     (["train", "--epochs", "1" + 30 * "0"], "at least 1 and below 2147483648, got 1000"),
-    (["train", "--schedule", "linear"], "schedule is constant, cosine or step(40, 80)"),
+    (["train", "--schedule", "linear"], "schedule must be constant, cosine or step(40, 80)"),
     (["train", "--strategy", "co"], "unknown strategy 'co'"),
     (
         ["train", "--strategy", "bootstrap(kind='medium')"],
@@ -641,13 +641,13 @@ MISTAKES = [
     ),
     (["train", "--model", "cnn9"], "did you mean 'cnn8'"),
     (["train", "--model", "timm:resnet188"], "unknown timm model 'resnet188'"),
-    (["train", "--model", "timm:inception_v3"], "cannot take 8x8 images"),
+    (["train", "--model", "timm:inception_v3"], "does not support 8x8 images"),
     (["train", "--recipe", "ape"], "did you mean 'apl'"),
     (["train", "--method", "el", "--loss", "ce"], "give --method, or --loss and --strategy"),
     (["train", "--method", "ell"], "did you mean 'el'"),
     (["train", "--precision", "fp16"], "precision is one of auto, fp32, bf16"),
-    (["train", "--device", "nowhere"], "no such device here: 'nowhere'"),
-    (["train", "--seed", "-1"], "a seed is a whole number from 0"),
+    (["train", "--device", "nowhere"], "device 'nowhere' is not available"),
+    (["train", "--seed", "-1"], "a seed must be a whole number from 0"),
     (["train", "--sym", "0.4"], "a noise needs a data set"),
     (["train", "cifar10"], "say which noise"),
     (["train", "digits", "cifar10"], "one data set only"),
@@ -671,9 +671,9 @@ MISTAKES = [
     (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
     (["run", "quik"], "did you mean 'quick'"),
     (["run", "no.yaml"], "no.yaml cannot be read"),
-    (["run", "twice.yaml"], "twice.yaml:4:44: the key 'epochs' stands twice"),
+    (["run", "twice.yaml"], "twice.yaml:4:44: duplicate key 'epochs'"),
     (["run", "shape.yaml"], "metric 'lst': did you mean 'last'"),
-    (["run", "none.yaml"], "none.yaml holds no suite"),
+    (["run", "none.yaml"], "none.yaml contains no suite"),
     (["train", "--loss", "gce", "--q", "0.4", "--q", "0.5"], "--q is given twice"),
     (
         ["train", "--loss", "backward(ce, T=[[0.5, 0.5], [0.5, 0.5]])"],
@@ -681,7 +681,7 @@ MISTAKES = [
     ),
     (
         ["run", "quick", "--executor", "cloud"],
-        "--executor is one of local, ray, slurm, got 'cloud'",
+        "--executor must be one of local, ray, slurm, got 'cloud'",
     ),
     (
         [
@@ -696,7 +696,7 @@ MISTAKES = [
         ],
         "a batch of 49 no example",
     ),
-    (["run", "quick", "--rerun", "some"], "--rerun is one of failed, stale, all"),
+    (["run", "quick", "--rerun", "some"], "--rerun must be one of failed, stale, all"),
     (["list", "loses"], "did you mean 'losses'"),
     (["list", "losses", "gcee"], "did you mean 'gce'"),
     (["corupt", "digits"], "Did you mean 'corrupt'"),

@@ -532,7 +532,7 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
 ) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
-        with case(change=change), pytest.raises(DataError, match="100 images to predict, "):
+        with case(change=change), pytest.raises(DataError, match="of 100 images were read"):
             trainer.predict(unreliable(trainer.test, change))
     assert sum(map(len, every(unreliable(trainer.test, 0)))) == 100
 
@@ -553,7 +553,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
     pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
-    with pytest.raises(DataError, match="100 images to predict, 99 read"):
+    with pytest.raises(DataError, match="99 of 100 images were read"):
         pack.run_epoch()
 
 

@@ -407,7 +407,7 @@ def test_where_keeps_what_it_says_and_names_what_there_is(tmp_path: Path) -> Non
     assert [row.seed for row in where(rows, ["seed=0"])] == [0]
     with pytest.raises(ConfigError, match="method is one of ce, el"):
         where(rows, ["method=gce"])
-    with pytest.raises(ConfigError, match="--filter is axis=value"):
+    with pytest.raises(ConfigError, match="--filter must be axis=value"):
         where(rows, ["colour=red"])
 
 

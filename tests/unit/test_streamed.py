@@ -669,7 +669,7 @@ def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones
     workspace = Workspace(".", "data", workers=0)
     normalise = Normalisation.of(workspace.images(workspace.dataset("folder:pets")).test_images)
     for shape, why in (
-        ((28, 28, 1), "is streamed, in colour, and mine is grey"),
+        ((28, 28, 1), "is streamed in color, and mine is grayscale"),
         ((20, 28, 3), "which is for squares, not for 20x28"),
     ):
         networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
@@ -800,15 +800,15 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     [
         (
             ["--crop", "4"],
-            "crop pads images in memory, and pets-.* is streamed: its random crop is scale",
+            "crop is only for images in memory, and pets-.* is streamed: use scale",
         ),
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
-        (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
+        (["--fit", "stretch"], "fit must be one of crop, pad, squash, got 'stretch'"),
         (
             ["--fit", "pad", "--crop-pct", "0.9"],
-            "crop_pct has an effect with fit crop only, got 0.9 with pad",
+            "crop_pct has no effect with fit pad, got 0.9",
         ),
-        (["--scale", "1.5"], r"scale is a share in \(0, 1\], got 1.5"),
+        (["--scale", "1.5"], r"scale must be in \(0, 1\], got 1.5"),
         (["--crop-pct", "0"], "crop_pct must be above 0 on pets-"),
     ],
 )
@@ -905,7 +905,7 @@ def test_open_set_noise_on_what_is_streamed_is_refused(lab, capsys):
         )
         == 2
     )
-    assert "is streamed, and its images cannot be replaced" in capsys.readouterr().err
+    assert "is streamed, so its images cannot be replaced" in capsys.readouterr().err
 
 
 def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):
