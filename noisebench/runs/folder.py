@@ -410,7 +410,8 @@ def results(path: str | Path = "runs") -> pd.DataFrame:
     omitted. A damaged result file is omitted with a warning.
 
     The columns are the keys of `result.json`; nested keys are joined by dots. Shares, such as
-    accuracies, are between 0 and 1. A missing value is NaN.
+    accuracies, are between 0 and 1. Missing values are NaN or None; a column of integers with
+    missing values is float64.
 
     | column | dtype | meaning |
     | --- | --- | --- |
@@ -419,7 +420,7 @@ def results(path: str | Path = "runs") -> pd.DataFrame:
     | `noise.text` | str | the noise |
     | `noise.realised_rate` | float64 | share of incorrect labels |
     | `noise.seed`, `seed` | int64 | seed of the noise, seed of the training |
-    | `oracle` | bool | whether the run used the true noise rate or transition matrix |
+    | `oracle` | bool | uses, or was tuned with, the true noise rate or transition matrix |
     | `metrics.test_acc.last` | float64 | test accuracy after the last epoch |
     | `metrics.test_acc.best` | float64 | best test accuracy of any epoch (optimistic) |
     | `metrics.memorised` | float64 | memorization rate |

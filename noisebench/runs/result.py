@@ -351,8 +351,7 @@ class RunPredictions:
             log_p = predictions.log_p if predictions.dense is None else predictions.dense
             if bad := int((~np.isfinite(log_p)).any(1).sum()):
                 raise DataError(
-                    f"{bad} of the {part} examples have a prediction that is not finite: run it "
-                    "again with --force"
+                    f"{part} examples without a finite prediction: {bad}; run it again with --force"
                 )
 
 

@@ -193,7 +193,7 @@ def test_corrupt_again_changes_nothing_and_another_one_is_refused(
     code, _, err = call(capsys, *arguments, "--noise-seed", "1")
     assert (
         code == 2
-        and "holds other labels" in err
+        and "has other labels" in err
         and (place / "mine.csv").stat().st_mtime_ns == before
     )
     assert call(capsys, *arguments, "--noise-seed", "1", "--force")[0] == 0
@@ -620,7 +620,10 @@ MISTAKES = [
         ["train", "--loss", "gce", "--eps", "0.4"],
         "loss 'gce(q=0.7)' has no parameter 'eps' (it has q, k)",
     ),
-    (["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"], "--q: 2 terms have it"),
+    (
+        ["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"],
+        "--q: 2 terms of the loss have this parameter",
+    ),
     (["train", "--loss", "gce", "--q", "2"], "q must be a number in (0, 1]"),
     (["train", "--loss", "gce", "--q"], "--q needs a value"),
     (["train", "--epoch", "3"], "did you mean --epochs"),
@@ -664,7 +667,7 @@ MISTAKES = [
         ["corrupt", "digits", "--sym", "0.4", "--out", "b\udcff.csv"],
         "--out is a path in UTF-8, got 'b\\udcff.csv'",
     ),
-    (["evaluate", "nothing"], "no run 'nothing'"),
+    (["evaluate", "nothing"], "no run matches 'nothing'"),
     (["report"], "no runs in"),
     (["report", "nowhere"], "no such folder: nowhere"),
     (["report", "--format", "pdf"], "--format is one of table, md, csv, json, html, latex, junit"),
@@ -694,7 +697,7 @@ MISTAKES = [
             "--loss",
             "el(eps=estimated)",
         ],
-        "a batch of 49 no example",
+        "a batch of 49 have no examples",
     ),
     (["run", "quick", "--rerun", "some"], "--rerun must be one of failed, stale, all"),
     (["list", "loses"], "did you mean 'losses'"),

@@ -128,7 +128,7 @@ def test_the_same_run_has_one_key_however_it_was_asked_for(method: str, plan) ->
         (
             "epochs: 1",
             "budget: compute, schedule: 'step(2, 4)'",
-            "4:5: the schedule step(2, 4) lists epochs",
+            "4:5: schedule step(2, 4) lists epochs",
         ),
         ("lr: 0.05", "budget: compute", "override.0.set.budget: unknown key"),
     ],

@@ -198,7 +198,7 @@ def test_grey_weights_see_a_grey_picture_in_colour_as_they_did(tmp_path: Path) -
     torch.testing.assert_close(
         network.eval()(grey.expand(-1, 3, -1, -1)), before.eval()(grey), rtol=1e-4, atol=1e-5
     )
-    assert said == ("its body.0.weight sees 1 channels and is adapted to 3",)
+    assert said == ("its body.0.weight has 1 input channels and is adapted to 3",)
 
 
 def test_what_does_not_fit_names_the_first_tensors(tmp_path: Path) -> None:
