@@ -286,7 +286,7 @@ def test_rows_are_cut_evenly_and_none_is_left_out(n: int, count: int) -> None:
             3,
             2,
             {},
-            "2 processes cannot share batches of 3, each needs 2 examples: take a larger "
+            "2 processes cannot share batches of 3, each needs 2 examples: use a larger "
             "--batch-size",
         ),
         (
@@ -363,7 +363,7 @@ def test_synchronised_batch_norm_has_the_parameters_of_its_own(
 def test_a_device_that_is_not_there_for_each_is_refused(name: str, seat: RankInfo) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"each takes a GPU of its own|99 processes on this "
+        match=r"each uses its own GPU|99 processes on this "
         r"machine and \d+ GPU",
     ):
         device_of(name, seat)

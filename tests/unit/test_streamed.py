@@ -938,6 +938,6 @@ def test_a_strategy_that_would_keep_too_large_a_table_is_refused(tmp_path, monke
     words = ["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--dry-run"]
     for keeps in (["--strategy", "elr"], ["--loss", "el(eps=estimated)"]):
         assert main([*words, *keeps]) == 2
-        assert "1,297 x 10 of them, 0.0 GB: take a --subset" in capsys.readouterr().err
+        assert "1,297 examples x 10 classes, 0.0 GB: use a --subset" in capsys.readouterr().err
         assert main([*words, *keeps, "--subset", "1000"]) == 0
     assert main([*words, "--strategy", "standard"]) == 0
