@@ -429,7 +429,7 @@ def test_any_two_axes_make_a_table(tmp_path: Path) -> None:
 def test_wrong_names_and_places_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UnknownName, match="did you mean 'last'"):
         find_metric("lst")
-    with pytest.raises(DataError, match="no such folder"):
+    with pytest.raises(DataError, match="nothing is not a directory"):
         run_folders([tmp_path / "nothing"])
     with pytest.raises(ConfigError, match="twice"):
         report(tmp_path, "last,last")
