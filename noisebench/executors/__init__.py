@@ -1,1 +1,3 @@
-"""Where runs execute. A run is a line of JSON and a folder, never a pickle."""
+"""Execute runs in local processes, on Ray or on Slurm. A run is a line of JSON and a directory,
+never a pickle.
+"""

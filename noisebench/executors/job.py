@@ -1,9 +1,9 @@
-"""What executors share: their names and options, the jobs and events that they exchange with a
-worker, and what follows when a worker ends. Imports none of their packages.
+"""Shared by all executors: their names and options, the jobs and events exchanged with a worker,
+and what to do when a worker ends. Imports none of their packages.
 
-Jobs and events are lines of JSON. A line goes through a pipe, or batches and their events are files
-on a shared directory, `runs/.jobs/NAME/`. A Slurm submission outlives the command: the same
-command, run again, finds its runs under way, watches them, and submits the rest.
+Jobs and events are lines of JSON, sent through a pipe or stored as files in a shared directory,
+`runs/.jobs/NAME/`. A Slurm submission outlives the command: the same command, rerun, finds the runs
+in progress, watches them, and submits the rest.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ..runs.queue import QueuedRun, make_packs
 
 WORKER = ("-m", "noisebench.executors.worker")
 INTERRUPTED = 130  # exit code of a worker that was stopped before the end of its batch
-STOP = "stop"  # a file beside the batch's: the worker is not to be started again
-MAX_LOST = 3  # machines lost by one batch; the next one fails its runs, which may be the cause
+STOP = "stop"  # a file next to the batch's: do not restart the worker
+MAX_LOST = 3  # machines lost by one batch; after one more its runs fail, as the likely cause
 
 
 class _Message:
@@ -41,9 +41,9 @@ class _Message:
 
 @dataclass(frozen=True)
 class WorkerConfig(_Message):
-    """What a worker needs to know of the command.
+    """The command's settings for a worker.
 
-    `workers` is the number of processes that read images ahead; None: one per thread.
+    workers: number of processes that read images ahead; None: one per thread.
     """
 
     workspace: str
@@ -57,9 +57,9 @@ class WorkerConfig(_Message):
 
 @dataclass(frozen=True)
 class Job:
-    """A run of a suite, with the key and the facts computed by the command that planned it.
+    """A run of a suite, with the key and the facts computed by the command.
 
-    `force` trains a finished run again.
+    force: train a finished run again.
     """
 
     number: int
@@ -71,8 +71,8 @@ class Job:
 
     @classmethod
     def of(cls, number: int, item: QueuedRun) -> Job:
-        """The precision is fixed here: `auto` may be another on the worker's machine, and with it
-        the key.
+        """The job for an item. The precision is fixed here: `auto` may mean another one on the
+        worker's machine, which would change the key.
         """
         settings = {**item.suite_run.settings, "precision": item.run.precision}
         suite_run, folder = replace(item.suite_run, settings=settings), str(item.folder.path)
@@ -86,10 +86,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobBatch(_Message):
-    """What a worker does at once: one job, or the jobs of a pack of this width.
+    """The jobs that a worker trains at once: one job, or the jobs of a pack of this width.
 
-    `name` is the same over all tries. `started_before`: a worker of this command began it, whose
-    checkpoints are resumed. `machines_lost`: how many machines stopped responding during it.
+    name: the same in all attempts; started_before: a worker of this command started the batch, so
+    its checkpoints are resumed; machines_lost: number of machines that stopped responding during
+    it.
     """
 
     jobs: tuple[Job, ...]
@@ -99,7 +100,7 @@ class JobBatch(_Message):
     machines_lost: int = 0
 
     def retry(self, jobs: Sequence[Job]) -> JobBatch:
-        """The jobs that remain, for another worker."""
+        """A batch of the remaining jobs, for another worker."""
         return replace(self, jobs=tuple(jobs), started_before=True)
 
     @classmethod
@@ -112,7 +113,7 @@ class JobBatch(_Message):
 
 
 def make_batches(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[JobBatch]:
-    """The runs of a suite that are to be done, each job numbered by its index in `todo`."""
+    """The batches for the runs to do, each job numbered by its index in `todo`."""
     numbers = {id(item): number for number, item in enumerate(todo)}
     return [
         JobBatch(tuple(Job.of(numbers[id(item)], item) for item in pack.items), pack.width)
@@ -122,10 +123,10 @@ def make_batches(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[
 
 @dataclass(frozen=True)
 class Event(_Message):
-    """What a worker reports of a job.
+    """A worker's report on a job.
 
-    `kind` is progress, done, failed, interrupted, taken (by another process), or again (on another
-    machine); `content` is Progress, the record's accuracy, or the message.
+    kind: progress, done, failed, interrupted, taken (by another process), or again (on another
+    machine); content: Progress, the accuracy, or the message.
     """
 
     number: int
@@ -134,7 +135,7 @@ class Event(_Message):
 
     @classmethod
     def read(cls, line: str | bytes) -> Event | None:
-        """None for an empty line, or one that a killed worker wrote in part."""
+        """The event in a line; None for an empty line, or a partial one of a killed worker."""
         try:
             event = cls(**json.loads(line))
         except (ValueError, TypeError, RecursionError):
@@ -144,7 +145,7 @@ class Event(_Message):
 
 @dataclass(frozen=True)
 class Outcome:
-    """The batches for another worker, and the events to pass on now."""
+    """The batches to retry on another worker, and the events to report now."""
 
     retry: list[JobBatch]
     events: list[Event]
@@ -152,34 +153,34 @@ class Outcome:
 
 @dataclass
 class Attempt:
-    """One batch at one worker.
+    """One batch on one worker.
 
-    Call `on_event` for every event. When the worker has ended, ask once what follows: `died` or
-    `lost` where it ended badly, `stopped` when all is being stopped, else `ended`.
+    Call `on_event` for every event. When the worker has ended, call one of these for the outcome:
+    `died` or `lost` if it ended abnormally, `stopped` if everything is being stopped, else `ended`.
     """
 
     batch: JobBatch
     ends: dict[int, Event] = field(default_factory=dict)
 
     def on_event(self, event: Event) -> Iterator[Event]:
-        """Note an event; pass it on, except for ends that another worker may still change."""
+        """Note an event; yields it unless another worker may still change how the job ends."""
         if event.kind == "progress":
-            self.ends.pop(event.number, None)  # it was resumed
+            self.ends.pop(event.number, None)  # the job was resumed
         else:
             self.ends[event.number] = event
         if not self._is_open(event):
             yield event
 
     def _is_open(self, event: Event) -> bool:
-        """Interrupted; or locked by the worker on the lost machine, which saves and ends, or whose
-        lock expires.
+        """Whether the job is to be retried: interrupted, or locked by a worker on a lost machine,
+        which ends or whose lock expires.
         """
         lock_expires = event.kind == "taken" and self.batch.machines_lost > 0
         return event.kind == "interrupted" or lock_expires
 
     @property
     def answered(self) -> bool:
-        """Whether the worker reported an end of every job."""
+        """Whether the worker reported the end of every job."""
         return len(self.ends) == len(self.batch.jobs)
 
     @property
@@ -192,20 +193,20 @@ class Attempt:
         ]
 
     def ended(self) -> Outcome:
-        """The worker ended normally, or it alone was stopped: another one resumes what is left."""
+        """The worker ended normally, or only it was stopped: another one resumes the other jobs."""
         jobs = self.unfinished
         return Outcome([self.batch.retry(jobs)] if jobs else [], [])
 
     def stopped(self) -> Outcome:
-        """All is being stopped."""
-        reason = {"message": "stopped before it began"}
+        """Everything is being stopped."""
+        reason = {"message": "stopped before it started"}
         numbers = [job.number for job in self.unfinished]
         events = [self.ends.get(number, Event(number, "interrupted", reason)) for number in numbers]
         return Outcome([], events)
 
     def died(self, message: str) -> Outcome:
-        """The worker died during the jobs without an end: they are retried in halves, until one by
-        itself has failed.
+        """The worker died: the jobs that have not ended are retried in halves, until a single one
+        fails.
         """
         silent = [job for job in self.batch.jobs if job.number not in self.ends]
         interrupted = [job for job in self.unfinished if job.number in self.ends]
@@ -217,14 +218,14 @@ class Attempt:
         return Outcome([self.batch.retry(jobs) for jobs in parts if jobs], events)
 
     def lost(self, message: str) -> Outcome:
-        """The machine stopped responding, which is seldom its runs' fault: they are resumed on
+        """The machine stopped responding, which is rarely caused by its runs: they are resumed on
         another one, up to MAX_LOST times.
         """
         jobs, lost = self.unfinished, self.batch.machines_lost + 1
         if lost <= MAX_LOST:
             batch = replace(self.batch.retry(jobs), machines_lost=lost)
             events = [
-                Event(job.number, "again", {"message": f"{job.title} goes on elsewhere: {message}"})
+                Event(job.number, "again", {"message": f"{job.title} resumes elsewhere: {message}"})
                 for job in jobs
             ]
             return Outcome([batch] if jobs else [], events)
@@ -235,28 +236,28 @@ class Attempt:
 
 
 def _failed(jobs: Sequence[Job], kind: str, message: str) -> Iterator[Event]:
-    """Write the failure into the run's folder, which the worker could not, and report it."""
+    """Write the failure to the run directory, which the worker could not do, and report it."""
     for job in jobs:
         RunFolder(Path(job.folder)).note_failure(job.facts, kind, message)
         yield Event(job.number, "failed", {"message": f"{job.title} failed: {message}"})
 
 
-JOBS = ".jobs"  # in runs/; no run's name begins with a dot
-_READ_BYTES = 1 << 24  # at once; the rest is read the next time
+JOBS = ".jobs"  # in runs/; names of runs never begin with a dot
+_READ_BYTES = 1 << 24  # per call; the rest is read in the next one
 
 
 class EventFile:
-    """The events of one batch, a line of JSON each. An empty line: a worker started."""
+    """The events of one batch, one line of JSON each. An empty line: a worker started."""
 
     def __init__(self, path: Path) -> None:
         self.path, self._offset = path, 0
 
     def read(self) -> list[Event]:
-        """The events since the last call. An incomplete line is read when it is complete, and left
-        out if it never is.
+        """The events since the last call. An incomplete line is read once it is complete, and
+        ignored if it never is.
         """
         try:
-            # opened again each time, since only then does a network file system look again
+            # opened each time, since network file systems refresh a file only when it is opened
             with open_regular(self.path) as file:
                 file.seek(self._offset)
                 lines, newline, _ = file.read(_READ_BYTES).rpartition(b"\n")
@@ -271,8 +272,8 @@ class EventFile:
         return self.path.exists() and self.path.stat().st_size > 0
 
     def append(self, line: str) -> None:
-        """Write an event's line, or an empty one as a worker starts, which also ends a line that
-        an earlier worker died in. On the file server when this returns.
+        """Append an event's line, or an empty one when a worker starts, which also ends the partial
+        line of a killed worker. The line is on the file server when this returns.
         """
         with self.path.open("ab", buffering=0) as file:
             file.write(line.encode())
@@ -281,7 +282,7 @@ class EventFile:
 
 @dataclass(frozen=True)
 class Submission:
-    """One directory of batches."""
+    """A directory of submitted batches."""
 
     path: Path
 
@@ -289,7 +290,7 @@ class Submission:
     def make(
         cls, executor: str, config: WorkerConfig, batches: Sequence[JobBatch]
     ) -> tuple[Submission, list[JobBatch]]:
-        """Write the batches, and return them too: each has got a name."""
+        """Write the batches; returns the submission and the batches with names."""
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:12]}"
         submission = cls(_jobs_folder(config) / name)
         named = [
@@ -302,7 +303,7 @@ class Submission:
 
     @classmethod
     def accepted_ones(cls, config: WorkerConfig) -> list[Submission]:
-        """The accepted submissions of a workspace, in order."""
+        """The accepted submissions of a workspace, oldest first."""
         return [cls(path.parent) for path in sorted(_jobs_folder(config).glob("*/jobs.json"))]
 
     def batch_file(self, number: int) -> Path:
@@ -312,7 +313,7 @@ class Submission:
         return EventFile(self.path / f"{number}.events")
 
     def batch(self, number: int) -> JobBatch:
-        """Raises DataError where its file is missing or damaged."""
+        """The batch with this number. Raises DataError if its file is missing or damaged."""
         path = self.batch_file(number)
         try:
             return JobBatch.read(read_text(path, MAX_BYTES).splitlines()[1])
@@ -322,16 +323,18 @@ class Submission:
             ) from None
 
     def worker_options(self, number: int) -> tuple[str, ...]:
-        """What Python is called with for a worker of this batch."""
+        """Python's arguments to start a worker for this batch."""
         return (*WORKER, str(self.batch_file(number)), str(self.events(number).path))
 
     def accept(self, cluster: str, jobs: list[str]) -> None:
-        """Write which cluster job has which batch; `accepted_ones` finds it from now on."""
+        """Write the cluster job of each batch; from now on, `accepted_ones` finds the
+        submission.
+        """
         write_text(self.path / "jobs.json", json.dumps({"cluster": cluster, "jobs": jobs}) + "\n")
 
     def accepted(self) -> list[tuple[str, int, str]]:
-        """Cluster, batch number and cluster job of each batch; none where another command has
-        deleted the submission meanwhile.
+        """Cluster, batch number and cluster job of each batch; empty if another command has deleted
+        the submission.
         """
         try:
             content = read_json(self.path / "jobs.json")
@@ -340,7 +343,7 @@ class Submission:
         return [(content["cluster"], number, job) for number, job in enumerate(content["jobs"])]
 
     def forget(self) -> None:
-        """Delete it, logs and all."""
+        """Delete the submission with its logs."""
         shutil.rmtree(self.path, ignore_errors=True)
 
 
@@ -349,36 +352,38 @@ def _jobs_folder(config: WorkerConfig) -> Path:
 
 
 class Executor(Protocol):
-    """Where runs execute. Every job ends, however its worker does: done, failed, interrupted, or
-    taken by another process. What a subclass does not define, it need not do.
+    """Executes runs. Every job ends as done, failed, interrupted, or taken by another process,
+    however its worker ends. Subclasses may omit methods that they do not need.
     """
 
     config: WorkerConfig
 
     def max_parallel(self, count: int) -> int:
-        """How many of `count` batches run at a time. Raises ConfigError if a cluster does not
-        answer.
+        """The number of `count` batches that run at a time. Raises ConfigError if a cluster does
+        not respond.
         """
 
     def prepare(self) -> None:
-        """Start what takes a moment, while the runs are planned."""
+        """Start slow preparations in the background, while the runs are planned."""
 
     def run(self, batches: list[JobBatch], stopped: Callable[[], bool] = ...) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true all is saved and stopped."""
+        """Yields every job's events as they arrive. Once `stopped()` is true, saves and stops
+        all.
+        """
 
     def stop(self) -> None:
-        """Ask the running workers to save and end; start nothing more."""
+        """Signal the running workers to save and end; start no more batches."""
 
     def tidy(self) -> None:
-        """Delete what earlier commands left for a cluster, since no run is left to do."""
+        """Delete files of earlier submissions; called when no run is left to do."""
 
 
 @dataclass(frozen=True)
 class ExecutorOptions:
-    """How runs are to be executed.
+    """How to execute runs.
 
-    jobs: at a time; address: of a Ray cluster; cpus, gpus: of each run; slurm: KEY=VALUE; detach:
-    submit, and do not wait.
+    jobs: number at a time; address: of a Ray cluster; cpus, gpus: per run; slurm: KEY=VALUE;
+    detach: submit and do not wait.
     """
 
     jobs: int | None = None
@@ -400,8 +405,8 @@ _OPTIONS = {
 
 @dataclass(frozen=True)
 class ExecutorInfo:
-    """One executor: a class of (config, options) in the module of its name. `supported`: the
-    options that only some executors have.
+    """An available executor. factory: its class, called with (config, options), in the module of
+    its name; supported: which of the optional options it has.
     """
 
     name: str
@@ -418,13 +423,13 @@ EXECUTORS = {
         ExecutorInfo(
             "ray",
             "RayPool",
-            "a Ray cluster, or one of its own on this machine",
+            "a Ray cluster, or a temporary one on this machine",
             ("address", "cpus", "gpus"),
         ),
         ExecutorInfo(
             "slurm",
             "SlurmPool",
-            "array jobs on Slurm, by submitit",
+            "Slurm array jobs, submitted with submitit",
             ("cpus", "gpus", "slurm", "detach"),
         ),
     )
@@ -432,30 +437,30 @@ EXECUTORS = {
 
 
 def open_executor(name: str, config: WorkerConfig, options: ExecutorOptions) -> Executor:
-    """An executor. Raises ConfigError for an unknown name, an option without effect there, or a
-    package that is missing.
+    """Create an executor. Raises ConfigError for an unknown name, an option without effect, or a
+    missing package.
     """
     if name not in EXECUTORS:
-        raise ConfigError(f"--executor is one of {', '.join(EXECUTORS)}, got {name!r}")
+        raise ConfigError(f"--executor must be one of {', '.join(EXECUTORS)}, got {name!r}")
     for key, option in _OPTIONS.items():
         if getattr(options, key) not in (None, (), False) and key not in EXECUTORS[name].supported:
             supporting = [info.name for info in EXECUTORS.values() if key in info.supported]
             raise ConfigError(
-                f"{option} has an effect with --executor {' and '.join(supporting)} only"
+                f"{option} has no effect here: use it with --executor {' or '.join(supporting)}"
             )
     device, gpus = config.device, options.gpus
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise ConfigError(
-            f"--gpus-per-run is a share of one GPU, such as 0.25, or a whole number, got {gpus:g}"
+            f"--gpus-per-run must be a share of one GPU (0.25) or a whole number, got {gpus:g}"
         )
     if gpus and device == "cpu":
         raise ConfigError("--gpus-per-run has no effect with --device cpu")
     if name != "local" and device.startswith("cuda:"):
         raise ConfigError(
-            f"--executor {name} says itself which GPU is whose: --device cuda, got {device!r}"
+            f"--executor {name} assigns the GPUs itself: use --device cuda, got {device!r}"
         )
     if name != "local" and device == "cuda" and not gpus:
-        raise ConfigError("--device cuda needs --gpus-per-run 1, or a share of one")
+        raise ConfigError("--device cuda needs --gpus-per-run, such as 1 or 0.25")
     try:
         module = import_module(f"{__package__}.{name}")
         executor: Executor = getattr(module, EXECUTORS[name].factory)(config, options)

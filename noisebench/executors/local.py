@@ -1,9 +1,9 @@
 """Worker processes on this machine, each with its share of the cores, one batch at a time.
 
-Workers start in milliseconds: one process has imported torch, and forks each of them.
+Workers start in milliseconds: a process that has imported torch forks each of them.
 multiprocessing's forkserver is not used: it imports the caller's `__main__` into every worker,
-belongs to the terminal's process group, and gets no environment of its own, though glibc reads its
-settings only as a process starts.
+belongs to the terminal's process group, and cannot have its own environment, though glibc reads its
+settings only when a process starts.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from typing import Any, NoReturn
 from ..core.hardware import ENVIRONMENT, cpu_count
 from .job import WORKER, Attempt, Event, Executor, ExecutorOptions, JobBatch, WorkerConfig
 
-# a worker holds torch and a data set: memory, not cores, is the limit on large machines
+# every worker has torch and a data set in memory, which limits their number on large machines
 _MOST_BY_DEFAULT = 8
-# Elsewhere system libraries may have threads, which do not survive a fork. Some builds of Python
-# for Linux know no pidfd.
+# On other systems, libraries may have threads, which do not survive a fork. Some builds of Python
+# for Linux lack pidfd.
 CAN_FORK = (
     sys.platform == "linux" and hasattr(os, "pidfd_open") and hasattr(signal, "pidfd_send_signal")
 )
@@ -48,19 +48,19 @@ _NUMBER = struct.Struct("i")
 
 
 def worker_environment(threads: int | str, name: str = "") -> dict[str, str]:
-    """Environment variables of a worker. `name` locks runs, the same over all tries."""
+    """Environment variables of a worker. name: owner of its locks, the same in all attempts."""
     count = str(threads)
     job = {"NOISEBENCH_JOB": name} if name else {}
     return {**ENVIRONMENT, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, **job}
 
 
 def describe_exit(code: int) -> str:
-    """A process's exit code in words: `SIGKILL`, `exit code 1`."""
+    """A process's exit code as text: `SIGKILL`, `exit code 1`."""
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
 
 
 def _start(environment: dict[str, str]) -> Any:
-    """A worker: a Popen, or a ForkedProcess, which has the part of its interface that is needed."""
+    """Start a worker: a Popen, or a ForkedProcess, which has the required part of its interface."""
     if CAN_FORK:
         with suppress(OSError):  # the server was killed, or Linux is too old
             return fork_server().fork(environment)
@@ -71,12 +71,12 @@ def _start(environment: dict[str, str]) -> Any:
         env=environment,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches the parent, which asks once
+        start_new_session=True,  # Ctrl-C reaches only the parent, which signals the workers
     )
 
 
 def _send(worker: Any, line: str) -> None:
-    """One that has died reads nothing; the end of its output tells that."""
+    """Send a line to a worker. A dead worker is noticed by the end of its output."""
     with suppress(BrokenPipeError):
         worker.stdin.write(line)
         worker.stdin.flush()
@@ -84,7 +84,7 @@ def _send(worker: Any, line: str) -> None:
 
 class LocalPool(Executor):
     """`jobs` workers, by default one per core. A worker that dies is replaced, and only the run
-    that it died of fails.
+    that caused it fails.
     """
 
     def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
@@ -95,19 +95,21 @@ class LocalPool(Executor):
         self._stopping = threading.Event()
 
     def max_parallel(self, count: int) -> int:
-        """`jobs`; by default one per core, at most `count`, and not too many for the memory."""
+        """`jobs`; by default one per core, at most `count`, limited by the memory."""
         return self.jobs or max(1, min(cpu_count(), count, _MOST_BY_DEFAULT))
 
     def prepare(self) -> None:
-        """Start the process that workers are forked from, which imports torch meanwhile."""
+        """Start the process that forks the workers, which imports torch in the background."""
         if CAN_FORK:
-            with suppress(OSError):  # none can be started now; if it stays so, the workers fail
+            with suppress(OSError):  # no process can be started now; workers fail if this persists
                 fork_server()
 
     def run(
         self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
-        """Every job's events as they come; once `stopped()` is true, workers save and stop."""
+        """Yields every job's events as they arrive; once `stopped()` is true, workers save and
+        stop.
+        """
         self.prepare()
         for batch in batches:
             self._todo.put(batch)
@@ -129,7 +131,7 @@ class LocalPool(Executor):
                 yield event
 
     def stop(self) -> None:
-        """Ask every worker to save its run and end; start no further job."""
+        """Signal every worker to save its run and end; start no further job."""
         if not self._stopping.is_set():
             self._stopping.set()
             for worker in list(self._workers):
@@ -155,7 +157,7 @@ class LocalPool(Executor):
             self._events.put(None)
 
     def _feed(self, worker: Any) -> None:
-        """Batch by batch until none is left, the worker ends or all is stopped."""
+        """Send batches one by one until none is left, the worker ends or everything is stopped."""
         while not self._stopping.is_set():
             try:
                 attempt = Attempt(self._todo.get_nowait())
@@ -164,7 +166,7 @@ class LocalPool(Executor):
             _send(worker, attempt.batch.line())
             while not attempt.answered and (line := worker.stdout.readline()):
                 event = Event.read(line)
-                # one that was killed may leave half a line
+                # a killed worker may leave a partial line
                 for passed_on in attempt.on_event(event) if event else ():
                     self._events.put(passed_on)
             if not attempt.unfinished:
@@ -187,7 +189,7 @@ class LocalPool(Executor):
 
 @cache
 def fork_server() -> ForkServer:
-    """The server of this process, started by the first call; it ends with this process."""
+    """The fork server of this process, started by the first call; it ends with this process."""
     return ForkServer()
 
 
@@ -202,18 +204,18 @@ class ForkServer:
             self._process = subprocess.Popen(  # noqa: S603 - our own module
                 [sys.executable, "-m", __name__, str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
-                # a pipe that reads the parent's output ends with the parent
+                # else a pipe that reads the parent's output would not end with the parent
                 stdout=subprocess.DEVNULL,
                 env={**os.environ, **ENVIRONMENT, **single},
                 pass_fds=[theirs.fileno()],
-                start_new_session=True,  # Ctrl-C is for the parent
+                start_new_session=True,  # Ctrl-C reaches only the parent
             )
         self.pid = self._process.pid
         atexit.register(self.close)
 
     def fork(self, environment: Mapping[str, str]) -> ForkedProcess:
-        """A worker in this environment and the working directory. Raises OSError if the server has
-        died.
+        """Start a worker with this environment and working directory. Raises OSError if the server
+        has died.
         """
         settings = json.dumps([dict(environment), str(Path.cwd())]) + "\n"
         stdin, to_worker = os.pipe()
@@ -236,20 +238,20 @@ class ForkServer:
             raise
 
     def close(self) -> None:
-        """End it; workers go on."""
+        """End the server; its workers continue."""
         self._requests.close()
         self._process.kill()
         self._process.wait()
 
 
 class ForkedProcess:
-    """A worker, with the part of subprocess.Popen's interface that is needed. Raises OSError where
-    Linux is older than 5.3.
+    """A worker, with the required part of subprocess.Popen's interface. Raises OSError on Linux
+    before 5.3.
     """
 
     def __init__(self, pid: int, status: socket.socket, stdin: int, stdout: int) -> None:
         self.pid, self._status = pid, status
-        # refers to this process even when it has ended and another one has its pid
+        # refers to this process even after another one has its pid
         self._handle = os.pidfd_open(pid)
         self.stdin = os.fdopen(stdin, "w", encoding="utf-8")
         self.stdout = os.fdopen(stdout, encoding="utf-8", errors="replace")
@@ -257,21 +259,21 @@ class ForkedProcess:
         self._lock = threading.Lock()  # signals come from another thread than the one that waits
 
     def send_signal(self, number: int) -> None:
-        """Raises ProcessLookupError where it has ended."""
+        """Raises ProcessLookupError if the process has ended."""
         with self._lock:
             if self._returncode is not None:
                 raise ProcessLookupError
             signal.pidfd_send_signal(self._handle, number)
 
     def wait(self) -> int:
-        """Its exit code; minus the signal that killed it."""
+        """Wait for the end; returns the exit code, or minus the signal that killed it."""
         if self._returncode is None:
             ended = select.poll()
             ended.register(self._handle, select.POLLIN)
             ended.poll()
             try:
                 code = _receive(self._status)
-            except ConnectionError:  # the process that waits for it was killed too
+            except ConnectionError:  # the process that waits for the worker was killed too
                 code = -signal.SIGKILL
             with self._lock:
                 self._returncode = code
@@ -290,7 +292,7 @@ def _serve(requests: socket.socket) -> None:
     """Fork a worker for each request, until the parent's end of the socket is closed."""
     for name in _PRELOADED:
         import_module(name)
-    gc.freeze()  # no collection touches, and so copies, the pages that workers share
+    gc.freeze()  # a collection would copy the pages that workers share
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     while files := socket.recv_fds(requests, 1, 4)[1]:
         if os.fork() == 0:
@@ -301,7 +303,7 @@ def _serve(requests: socket.socket) -> None:
 
 
 def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoReturn:
-    """Fork the worker; write its pid, and in the end its exit code, to the socket."""
+    """Fork the worker; write its pid, and at its end its exit code, to the socket."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     if (pid := os.fork()) == 0:
         os.close(status)
@@ -315,7 +317,7 @@ def _wait_for_worker(stdin: int, stdout: int, stderr: int, status: int) -> NoRet
 
 
 def _work(*files: int) -> NoReturn:
-    """Turn this process into the worker."""
+    """Turn this process into a worker."""
     import numpy
     import torch
 
@@ -331,13 +333,13 @@ def _work(*files: int) -> NoReturn:
     os.environ.clear()
     os.environ.update(environment)
     os.chdir(folder)
-    # a list is for nested regions
+    # a list sets nested regions
     threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     if threads.isdecimal() and int(threads):
         torch.set_num_threads(int(threads))
-    numpy.random.seed()  # another state than every other worker's
+    numpy.random.seed()  # a different state in each worker
     requests = select.poll()
-    requests.register(0, select.POLLHUP)  # the other end of stdin was closed: the command has ended
+    requests.register(0, select.POLLHUP)  # the other end of stdin closed: the command has ended
     work(lambda: bool(requests.poll(0)))
     sys.exit()
 

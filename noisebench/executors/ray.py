@@ -1,7 +1,8 @@
-"""The executor `ray`: a task for each batch, which is a worker process on any node with room.
+"""The executor `ray`: one task per batch, which starts a worker process on a node with free
+resources.
 
-The batch and its events are files on the shared directory. When a node dies, its runs are resumed
-on another one from their last checkpoints, under the same name, which takes over their locks.
+The batch and its events are files in the shared directory. When a node dies, its runs resume on
+another one from their last checkpoints, under the same name, which takes over their locks.
 """
 
 from __future__ import annotations
@@ -36,42 +37,42 @@ from .job import (
 from .local import describe_exit, worker_environment
 
 OWN = "local"  # Ray's word for a cluster that starts and ends with this process
-# seconds in which a cluster answers; Ray itself would try for minutes, with lines on stderr
+# seconds to wait for a cluster; Ray itself would retry for minutes and print to stderr
 _TIMEOUT = 5.0
-_POLL = 0.2  # seconds between two looks at the files of up to 200 batches
-_PAUSE = 2.0  # seconds before a batch is retried, times how many machines it lost
-_STORE = 100_000_000  # bytes of shared memory: no run lies in it
+_POLL = 0.2  # seconds between two reads of the files of up to 200 batches
+_PAUSE = 2.0  # seconds before a batch is retried, times the number of machines it lost
+_STORE = 100_000_000  # bytes of shared memory, which runs do not use
 
 
 class RayPool(Executor):
-    """A cluster's nodes. They need the same Python environment, and the workspace, the data and the
-    plugins at the same paths.
+    """Runs batches on the nodes of a Ray cluster. All nodes need the same Python environment, and
+    the workspace, the data and the plugins at the same paths.
     """
 
     def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
-        """Raises ConfigError for an address where no cluster answers."""
+        """Raises ConfigError if no cluster responds at the address."""
         self.config, self.options, self._cpus = config, options, options.cpus or 1
         self._address = options.address or os.environ.get("RAY_ADDRESS") or OWN
         host, _, port = self._address.rpartition(":")
         if self._address not in (OWN, "auto"):
             if not host or not port.isdigit() or "/" in host:
                 raise ConfigError(
-                    "--address is auto or HOST:PORT, on a node of the cluster (ray job "
-                    f"submit gets there), got {self._address!r}"
+                    "--address must be auto or HOST:PORT, from a node of the cluster (use ray job "
+                    f"submit), got {self._address!r}"
                 )
             try:
                 socket.create_connection((host, int(port)), _TIMEOUT).close()
             except (OSError, OverflowError) as error:
                 raise ConfigError(
-                    f"no Ray cluster answers at {self._address} ({error}): ray start --head "
-                    "makes one, and says its address"
+                    f"no Ray cluster responds at {self._address} ({error}): start one with ray "
+                    "start --head, which prints its address"
                 ) from None
         if self._address == OWN or host in ("127.0.0.1", "localhost"):
-            # Ray replaces the loopback address by the machine's on Linux, and whatever can reach a
-            # cluster may run anything on it. With this variable it keeps the address, on every
-            # system; read once, when Ray is imported.
+            # On Linux, Ray replaces the loopback address by the machine's, and everything that can
+            # reach a cluster can run code on it. With this variable it keeps the address, on every
+            # system; it is read once, when Ray is imported.
             os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-        # a run without a share of a GPU sees none
+        # hide GPUs from runs without a share of one
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "1")
         import ray
 
@@ -82,9 +83,7 @@ class RayPool(Executor):
         self._stopping = False
 
     def max_parallel(self, count: int) -> int:
-        """`--jobs`, at most what the cluster has room for now; a cluster of our own is not started
-        for that.
-        """
+        """`--jobs`, limited by the cluster's resources; does not start a temporary cluster."""
         if self._address == OWN:
             free = cpu_count() // self._cpus
         else:
@@ -99,7 +98,7 @@ class RayPool(Executor):
 
     @property
     def _gpus(self) -> float:
-        """Of each run: by default one if the cluster has GPUs."""
+        """GPUs per run: by default one if the cluster has GPUs."""
         if self.options.gpus is not None:
             return float(self.options.gpus)
         has_gpus = self._ray.cluster_resources().get("GPU", 0) > 0
@@ -108,21 +107,23 @@ class RayPool(Executor):
     def run(
         self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
-        """Every job's events as they come; once `stopped()` is true, workers save and stop."""
+        """Yields every job's events as they arrive; once `stopped()` is true, workers save and
+        stop.
+        """
         self._todo.extend(batches)
-        # Ray's driver prints to stdout, which is data, what happens to nodes; no setting stops it.
+        # Ray's driver prints events of nodes to stdout, which is for data; no setting disables it.
         with Path(os.devnull).open("w") as devnull, redirect_stdout(devnull):
             self._connect()
             try:
                 nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
                 sizes = [(node.get("CPU", 0), node.get("GPU", 0)) for node in nodes]
                 if not any(cpus >= self._cpus and gpus >= self._gpus for cpus, gpus in sizes):
-                    # Ray would wait for ever for a node that is large enough
+                    # Ray would wait forever for a node that is large enough
                     raise ConfigError(
                         f"no node of the Ray cluster has {self._cpus} CPUs and {self._gpus:g} "
-                        "GPUs, which a run asks for by --cpus-per-run and --gpus-per-run; the most "
-                        f"there are on one: {max(cpus for cpus, _ in sizes):g} and "
-                        f"{max(gpus for _, gpus in sizes):g}"
+                        "GPUs, as required by --cpus-per-run and --gpus-per-run; the most on a "
+                        f"node are {max(cpus for cpus, _ in sizes):g} CPUs and "
+                        f"{max(gpus for _, gpus in sizes):g} GPUs"
                     )
                 while self._tasks or (self._todo and not self._stopping):
                     if stopped():
@@ -146,14 +147,14 @@ class RayPool(Executor):
                     submission.forget()
 
     def stop(self) -> None:
-        """Ask every worker to save its run and end; start no further task."""
+        """Signal every worker to save its run and end; start no further task."""
         if not self._stopping:
             self._stopping = True
             for task in self._tasks:
                 self._ray.cancel(task)
 
     def _submit(self) -> None:
-        """Tasks, up to --jobs; which of them run at once is decided by Ray."""
+        """Submit tasks, up to --jobs; Ray decides which of them run at once."""
         most = self.options.jobs or len(self._todo) + len(self._tasks)
         remote = self._ray.remote(run_worker)
         while self._todo and len(self._tasks) < most and not self._stopping:
@@ -169,18 +170,18 @@ class RayPool(Executor):
                 submission.worker_options(0),
                 worker_environment(self._cpus, batch.name),
                 str(Path.cwd()),
-                # a worker that only lost its connection has saved and ended by then
+                # by then, a worker that only lost its connection has saved and ended
                 _PAUSE * batch.machines_lost,
             )
             self._tasks[task] = Attempt(batch), submission.events(0)
 
     def _outcome(self, task: Any, attempt: Attempt) -> Outcome:
-        """What follows when a task has ended, whose events were read after that."""
+        """The outcome of a task that has ended, after its last events were read."""
         code, cause = 0, None
         try:
             code = self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            # the node, its raylet, the task's own process: anything but the worker
+            # an error of the node, its raylet or the task's process, not of the worker
             cause = getattr(error, "cause", None) or error
         if self._stopping:
             return attempt.stopped()
@@ -192,14 +193,14 @@ class RayPool(Executor):
             return attempt.ended()
         return attempt.died(
             f"its worker process died ({describe_exit(code)}): out of memory? a "
-            "larger --cpus-per-run leaves each more"
+            "larger --cpus-per-run leaves more memory for each run"
         )
 
     def _connect(self) -> None:
-        """Once in this process. Raises ConfigError where there is no such cluster."""
+        """Connect, once per process. Raises ConfigError if there is no such cluster."""
         if self._ray.is_initialized():
             return
-        # of a cluster of our own; another one's is decided by those who started it
+        # only affects a temporary cluster
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         settings: dict[str, Any] = {}
         if self._address == OWN:
@@ -216,7 +217,7 @@ class RayPool(Executor):
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:
             where = "cannot start here" if settings else f"cannot be reached at {self._address}"
             raise ConfigError(
-                f"a Ray cluster {where} ({_first_sentence(error)}): ray start --head makes one"
+                f"a Ray cluster {where} ({_first_sentence(error)}): start one with ray start --head"
             ) from None
         finally:
             signal.signal(signal.SIGTERM, before)
@@ -225,14 +226,14 @@ class RayPool(Executor):
 def run_worker(
     options: tuple[str, ...], environment: dict[str, str], folder: str, pause: float
 ) -> int:
-    """The task, on its node: run a worker and return its exit code. Cancelled, it lets the worker
+    """The task on a node: run a worker and return its exit code. If cancelled, it lets the worker
     save.
 
-    Raises RuntimeError where the command's working directory does not exist on this node.
+    Raises RuntimeError if the command's working directory does not exist on this node.
     """
     if not Path(folder).is_dir():
         raise RuntimeError(
-            f"{folder} is not on node {socket.gethostname()}: all nodes need the same folders"
+            f"{folder} is missing on node {socket.gethostname()}: all nodes need the same paths"
         )
     time.sleep(pause)
     process = subprocess.Popen(  # noqa: S603 - our own module
@@ -252,5 +253,5 @@ def run_worker(
 
 
 def _first_sentence(error: object) -> str:
-    """Of Ray's long explanations."""
+    """The first sentence of Ray's long messages."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]

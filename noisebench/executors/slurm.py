@@ -1,7 +1,7 @@
-"""The executor `slurm`, by submitit: an array job over the batches, each the command of a worker.
+"""The executor `slurm`: array jobs over the batches, submitted with submitit.
 
-Events come by files on the shared directory. `--slurm KEY=VALUE` takes sbatch's own options by
-their long names. What is submitted is a command, a tuple of words; what it leaves is an exit code.
+Each task is the command of a worker, a tuple of words, and returns its exit code. Events are files
+in the shared directory. `--slurm KEY=VALUE` sets sbatch's options by their long names.
 """
 
 from __future__ import annotations
@@ -48,36 +48,36 @@ _OTHER_OPTIONS = {
     "gpus": "--gpus-per-run",
     "array": "--jobs",
     "array_parallelism": "--jobs",
-    "requeue": "nothing, it is on",
-    "nodes": "nothing, a run is one process",
-    "ntasks": "nothing, a run is one process",
-    "ntasks_per_node": "nothing, a run is one process",
+    "requeue": "noisebench, always on",
+    "nodes": "noisebench, a run is one process",
+    "ntasks": "noisebench, a run is one process",
+    "ntasks_per_node": "noisebench, a run is one process",
 }
 _SUBMITIT = {
     *("partition", "qos", "account", "constraint", "exclude", "nodelist", "gres", "mem"),
     *("mem_per_gpu", "mem_per_cpu", "comment", "mail_type", "mail_user", "dependency"),
     *("exclusive", "wckey", "job_name", "use_srun"),
 }
-_LISTS = {"setup", "teardown", "srun_args"}  # lines of the script, may be repeated
-_MINUTES = "60"  # of a job, by default: it is queued again until it is done
-_REQUEUES = 1000  # times that a job may run out of its time
+_LISTS = {"setup", "teardown", "srun_args"}  # lines of the script; may be repeated
+_MINUTES = "60"  # default time limit of a job, which is requeued until it is done
+_REQUEUES = 1000  # number of times that a job may reach its time limit
 _TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<a>\d+)(?::(?P<b>\d+))?(?::(?P<c>\d+))?")
 
 
 def read_settings(options: ExecutorOptions) -> tuple[str, dict[str, Any]]:
-    """The cluster, and the parameters of submitit's AutoExecutor. Raises ConfigError for what is
-    not KEY=VALUE, given twice, or set by another option.
+    """The cluster, and the parameters of submitit's AutoExecutor. Raises ConfigError for a value
+    that is not KEY=VALUE, given twice, or set by another option.
     """
     if options.gpus is not None and options.gpus != int(options.gpus):
         raise ConfigError(
-            f"--executor slurm gives whole GPUs: --gpus-per-run 1, got {options.gpus:g}"
+            f"--executor slurm needs a whole number for --gpus-per-run, got {options.gpus:g}"
         )
     values = _pairs(options.slurm)
     cluster = values.pop("cluster", "slurm")
     if cluster not in _CLUSTERS:
         raise ConfigError(
-            f"--slurm cluster is one of {', '.join(_CLUSTERS)}, got {cluster!r}; of several "
-            "clusters: --slurm clusters=NAME"
+            f"--slurm cluster must be one of {', '.join(_CLUSTERS)}, got {cluster!r}; to choose "
+            "between several clusters: --slurm clusters=NAME"
         )
     parameters: dict[str, Any] = {
         "timeout_min": _minutes(values.pop("time", _MINUTES)),
@@ -93,7 +93,7 @@ def read_settings(options: ExecutorOptions) -> tuple[str, dict[str, Any]]:
         elif key == "signal_delay_s":
             if not text.isdigit() or not int(text):
                 raise ConfigError(
-                    f"--slurm signal_delay_s is a whole number of seconds, got {text!r}"
+                    f"--slurm signal_delay_s must be a whole number of seconds, got {text!r}"
                 )
             parameters[f"slurm_{key}"] = int(text)
         else:
@@ -112,11 +112,11 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
         key = key.strip().lstrip("-").replace("-", "_")
         if not equals or not key or not value:
             raise ConfigError(
-                "--slurm is KEY=VALUE, an option of sbatch by its long name, such "
+                "--slurm must be KEY=VALUE with the long name of an sbatch option, such "
                 f"as partition=gpu; got {text!r}"
             )
         if key in _OTHER_OPTIONS:
-            raise ConfigError(f"--slurm {key} is set by {_OTHER_OPTIONS[key]}")
+            raise ConfigError(f"--slurm {key} is not allowed: it is set by {_OTHER_OPTIONS[key]}")
         if key in values and key not in _LISTS:
             raise ConfigError(f"--slurm {key} is given twice: {values[key]} and {value}")
         values[key] = f"{values[key]}\n{value}" if key in values else value
@@ -124,14 +124,14 @@ def _pairs(texts: tuple[str, ...]) -> dict[str, str]:
 
 
 def _minutes(text: str) -> int:
-    """Slurm's ways to write a time: minutes, minutes:seconds, hours:minutes:seconds,
-    days-hours[:minutes[:seconds]]; rounded up.
+    """Minutes, rounded up, of a time in Slurm's formats: minutes, minutes:seconds,
+    hours:minutes:seconds, days-hours[:minutes[:seconds]].
     """
     match = _TIME.fullmatch(text)
     if not match:
         raise ConfigError(
-            "--slurm time is minutes, hours:minutes:seconds or days-hours, as "
-            f"Slurm writes them; got {text!r}"
+            "--slurm time must be minutes, hours:minutes:seconds or days-hours, in "
+            f"Slurm's format; got {text!r}"
         )
     days, a, b, c = (int(match[name] or 0) for name in ("days", "a", "b", "c"))
     if match["days"] is not None or match["c"] is not None:
@@ -140,24 +140,24 @@ def _minutes(text: str) -> int:
         hours, minutes, seconds = 0, a, b
     total = 60 * hours + minutes + (seconds + 59) // 60
     if not total:
-        raise ConfigError(f"--slurm time must be longer than nothing, got {text!r}")
+        raise ConfigError(f"--slurm time must be above 0, got {text!r}")
     return total
 
 
-# seconds in which Slurm does what it announced by SIGTERM: take the node away, or end the job
+# seconds to wait for what Slurm announced by SIGTERM: preemption, or the end of the job
 _UNTIL_THE_END = 600.0
-# exit codes of a worker that got a signal before it could handle it
+# exit codes of a worker that received a signal before it could handle it
 _STOPPED_EARLY = {
     -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP, -signal.SIGUSR1, -signal.SIGUSR2,
 }  # fmt: skip
 
 
 class Command:
-    """Called, it runs its words to their end and returns their exit code. Preempted or out of time,
-    it lets them save, and submitit queues it again.
+    """The task: runs a command to its end and returns the exit code. When preempted or out of time,
+    it lets the command save, and submitit requeues it.
     """
 
-    _child, _terminated = 0, False  # of the class: what is pickled holds the words alone
+    _child, _terminated = 0, False  # class attributes: only the words are pickled
 
     def __init__(self, words: tuple[str, ...]) -> None:
         self.words = words
@@ -167,18 +167,18 @@ class Command:
         before = signal.signal(signal.SIGTERM, self._terminate)
         try:
             while (code := self._run()) == INTERRUPTED and not self._terminated:
-                pass  # the worker alone was stopped
+                pass  # only the worker was stopped
             interrupted = time.monotonic()
             while code == INTERRUPTED and time.monotonic() - interrupted < _UNTIL_THE_END:
-                time.sleep(0.2)  # the end, or submitit's signal
+                time.sleep(0.2)  # until the end, or submitit's signal
             return code
         finally:
             signal.signal(signal.SIGTERM, before)
 
     def checkpoint(self) -> DelayedSubmission:
-        """submitit calls this for what is to be queued again; the worker saves first.
+        """Called by submitit to requeue the task; the worker saves first.
 
-        Runs in a signal's handler: Popen, which may be in the midst of a method, is not used.
+        Runs in a signal handler, so it does not use Popen, which may be inside a method.
         """
         child = self._child
         self._terminate()
@@ -202,45 +202,46 @@ class Command:
 
 
 def _await(child: int) -> None:
-    """Until it has ended; its exit code can still be read."""
+    """Wait until the child has ended; its exit code can still be read."""
     with suppress(ChildProcessError):
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Reads texts and numbers, and nothing that could be called."""
+    """Reads only plain values, nothing that could be called."""
 
     def find_class(self, module: str, name: str) -> Any:
-        raise pickle.UnpicklingError(f"it would call {module}.{name}")
+        raise pickle.UnpicklingError(f"it contains code: {module}.{name}")
 
 
 def exit_code(path: Path) -> int:
-    """Out of the pickle that submitit leaves, of which no code is run: the directory is shared.
+    """The exit code in submitit's result pickle; never runs pickled code, since the directory is
+    shared.
 
-    Raises RuntimeError with what was raised in the job, or where it is damaged.
+    Raises RuntimeError with the error of the job, or if the file is damaged.
     """
     try:
         with path.open("rb") as file:
             kind, result = _PlainUnpickler(file).load()
     except Exception as error:  # a broken pickle may raise anything
-        raise RuntimeError(f"{path} is refused: {error}") from None
+        raise RuntimeError(f"{path} cannot be read: {error}") from None
     if kind != "success" or not isinstance(result, int):
         raise RuntimeError(str(result))
     return result
 
 
 _ARRAY = 1000  # batches of one array; Slurm's MaxArraySize is 1001 by default
-_PARALLEL = 256  # tasks of an array at a time, by default
-_POLL = 1.0  # seconds between two looks at the files of up to 200 batches
-_ASK = 10.0  # seconds between two questions about a batch's cluster job
-_LAST = 5.0  # seconds in which a cluster job whose run is done has ended
-# seconds in which a stopped job has saved: Slurm gives KillWait, 30 by default
+_PARALLEL = 256  # tasks of an array that run at a time, by default
+_POLL = 1.0  # seconds between two reads of the files of up to 200 batches
+_ASK = 10.0  # seconds between two queries for a batch's cluster job
+_LAST = 5.0  # seconds to wait for the end of a cluster job whose runs are done
+# seconds to wait for stopped jobs to save: Slurm kills them after KillWait, 30 by default
 _SAVING = 60.0
 
 
 @dataclass
 class _Watched:
-    """A batch that a cluster job has. numbers: of jobs in the submission -> in this command."""
+    """A batch in a cluster job. numbers: job numbers in the submission -> in this command."""
 
     attempt: Attempt
     submission: Submission
@@ -256,12 +257,12 @@ class _Watched:
 
 
 class SlurmPool(Executor):
-    """Slurm's nodes. They need the same Python environment, and the workspace, the data and the
-    plugins at the same paths.
+    """Runs batches as Slurm jobs. All nodes need the same Python environment, and the workspace,
+    the data and the plugins at the same paths.
     """
 
     def __init__(self, config: WorkerConfig, options: ExecutorOptions) -> None:
-        # submitit writes to stdout, which is data
+        # submitit writes to stdout, which is for data
         logging.getLogger("submitit").setLevel(logging.CRITICAL)
         self.config, self.jobs = config, options.jobs
         self._cluster, self._parameters = read_settings(options)
@@ -270,14 +271,14 @@ class SlurmPool(Executor):
         self._stopped_at: float | None = None
 
     def max_parallel(self, count: int) -> int:
-        """`--jobs`; how many of them have room is decided by Slurm."""
+        """`--jobs`; Slurm decides how many of them run at once."""
         return max(1, min(self.jobs or _PARALLEL, count))
 
     def run(
         self, batches: list[JobBatch], stopped: Callable[[], bool] = lambda: False
     ) -> Iterator[Event]:
-        """Every job's events as they come. When `stopped()` turns true the cluster jobs are
-        cancelled, and running ones saved first.
+        """Yields every job's events as they arrive. Once `stopped()` is true, running jobs save,
+        and all cluster jobs are cancelled.
         """
         self.submit(batches)
         while self._watched:
@@ -298,8 +299,8 @@ class SlurmPool(Executor):
         self._forget_done()
 
     def submit(self, batches: list[JobBatch]) -> tuple[int, int]:
-        """Find what earlier commands submitted, and submit the rest; the numbers of jobs of the one
-        and of the other.
+        """Attach to the jobs of earlier submissions, and submit the rest; returns the numbers of
+        attached and of submitted jobs.
         """
         jobs = {job.key: job for batch in batches for job in batch.jobs}
         for submission in Submission.accepted_ones(self.config):
@@ -321,11 +322,11 @@ class SlurmPool(Executor):
         return len(attached), len(jobs) - len(attached)
 
     def stop(self) -> None:
-        """Cancel the cluster jobs, once; Slurm signals them, and they save."""
+        """Cancel the cluster jobs, once; Slurm signals them, so that they save."""
         if self._stopped_at is None:
             self._stopped_at = time.monotonic()
             for submission in {watched.submission for watched in self._watched}:
-                # tells the workers that they are not started again after they were stopped
+                # prevents stopped workers from being restarted
                 write_text(submission.path / STOP, "")
             for watched in self._watched:
                 watched.task.cancel(check=False)
@@ -341,7 +342,7 @@ class SlurmPool(Executor):
             timeouts = {f"{self._cluster}_max_num_timeout": _REQUEUES}
             commands = []
             for number, batch in enumerate(array):
-                # the environment is among the words: the command can be rerun by hand
+                # the environment is part of the command, so that it can be rerun by hand
                 environment = worker_environment(self._parameters["cpus_per_task"], batch.name)
                 variables = (f"{key}={value}" for key, value in environment.items())
                 options = submission.worker_options(number)
@@ -355,7 +356,7 @@ class SlurmPool(Executor):
             except Exception as error:  # sbatch, or submitit before it, refuses the settings
                 submission.forget()
                 raise ConfigError(
-                    f"Slurm did not take the jobs: {_last_line(error)} (--slurm KEY=VALUE, "
+                    f"Slurm rejected the jobs: {_last_line(error)} (check --slurm KEY=VALUE, see "
                     "noisebench run --help)"
                 ) from None
             submission.accept(self._cluster, [task.job_id for task in tasks])
@@ -365,7 +366,7 @@ class SlurmPool(Executor):
                 self._watched.append(_Watched(Attempt(batch), submission, events, task, numbers))
 
     def _outcome(self, watched: _Watched) -> Outcome | None:
-        """What follows for a batch whose cluster job has ended; None while it may go on."""
+        """The outcome of a batch whose cluster job has ended; None while it may still run."""
         attempt = watched.attempt
         if not attempt.unfinished:
             return Outcome([], [])
@@ -380,14 +381,14 @@ class SlurmPool(Executor):
         watched.asked_at = time.monotonic()
         if not _has_ended(watched.task):
             return None
-        events = list(watched.new_events())  # between the last look and its end
+        events = list(watched.new_events())  # written between the last read and the job's end
         outcome = attempt.ended()
         if attempt.unfinished:
             outcome = _outcome_of_task(attempt, watched.task)
         return replace(outcome, events=[*events, *outcome.events])
 
     def _forget_done(self) -> None:
-        """Delete the submissions all of whose runs are done, once their cluster jobs have ended."""
+        """Delete submissions whose runs are all done, once their cluster jobs have ended."""
         until = time.monotonic() + _LAST
         for submission in self._finished:
             tasks = []
@@ -406,10 +407,10 @@ class SlurmPool(Executor):
 
 
 def _outcome_of_task(attempt: Attempt, task: Any) -> Outcome:
-    """By the exit code of the cluster job, or its state."""
+    """The outcome, from the exit code or the state of the cluster job."""
     try:
         code = exit_code(task.paths.result_pickle) if task.paths.result_pickle.exists() else None
-    except RuntimeError as error:  # what was raised there, as text
+    except RuntimeError as error:  # the error of the job, as text
         return attempt.lost(f"its Slurm job {task.job_id} ended early ({_last_line(error)})")
     if code in (0, INTERRUPTED):
         return attempt.ended()
@@ -430,13 +431,13 @@ def _outcome_of_task(attempt: Attempt, task: Any) -> Outcome:
 
 
 def _task(cluster: str, folder: Path, task_id: str) -> Any:
-    """A cluster job by its name, from another process than the one that submitted it."""
+    """A cluster job by its id, also if another process submitted it."""
     return (submitit.LocalJob if cluster == "local" else submitit.SlurmJob)(folder, task_id)
 
 
 def _has_ended(task: Any) -> bool:
-    """Whether a cluster job has ended. One of submitit's local ones is a process, known to its
-    parent or by its number.
+    """Whether a cluster job has ended. A local job of submitit is a process, known only to its
+    parent or by its pid.
     """
     if task.paths.result_pickle.exists():
         return True

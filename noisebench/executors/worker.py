@@ -1,7 +1,7 @@
-"""A worker process: reads a config and then batches from stdin, and answers events on stdout.
+"""A worker process: reads a config and then batches from stdin, and writes events to stdout.
 
-torch is imported once for many runs. Where no pipe reaches the worker, a batch is a file and so are
-its events: `python -m noisebench.executors.worker BATCH EVENTS`.
+torch is imported once for many runs. On clusters, the batch and its events are files:
+`python -m noisebench.executors.worker BATCH EVENTS`.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from .job import INTERRUPTED, STOP, Attempt, Event, EventFile, Job, JobBatch, Wo
 
 
 def work(is_orphan: Callable[[], bool]) -> None:
-    """Serve batches until stdin ends, a signal comes or the command has ended, for which
-    `is_orphan` is called between two steps.
+    """Train batches until stdin ends, a signal arrives, or the command has ended, as `is_orphan`
+    tells, called between steps.
     """
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
-    os.dup2(2, 1)  # what a library prints must not mix with the answers
+    os.dup2(2, 1)  # keep output of libraries apart from the events
     if not (first := _read_line()):
         return
     with PatientSignals() as signals:
@@ -54,14 +54,14 @@ def work(is_orphan: Callable[[], bool]) -> None:
 
 
 def _read_line() -> str:
-    """The next of stdin; empty at its end, and where it ends within a line."""
+    """The next line of stdin; empty at its end, also if the last line is incomplete."""
     line = sys.stdin.readline()
     return line if line.endswith("\n") else ""
 
 
 def work_on(batch_file: Path, events_file: Path) -> int:
-    """Do the batch of a file, whose first line is the config; append events to another file,
-    resuming where that ends. Returns the exit code.
+    """Train the batch of a file, whose first line is the config; appends events to another file and
+    skips the jobs that have ended there. Returns the exit code.
     """
     config_line, batch_line = batch_file.read_text(encoding="utf-8").splitlines()
     events, attempt = EventFile(events_file), Attempt(JobBatch.read(batch_line))
@@ -83,17 +83,17 @@ def work_on(batch_file: Path, events_file: Path) -> int:
 
 
 def _parent_watch() -> Callable[[], bool]:
-    """A function that tells whether the parent has died since."""
+    """A function that returns whether the parent process has died since."""
     parent = os.getppid()
     return lambda: os.getppid() != parent
 
 
-# else failed
+# other errors: failed
 _ENDS: dict[type, str] = {Interrupted: "interrupted", RunTaken: "taken"}
 
 
 class _Server:
-    """Does batches. Events go to `answer`; `should_stop()` is called between steps."""
+    """Trains batches. Events are passed to `answer`; `should_stop()` is called between steps."""
 
     def __init__(
         self,
@@ -121,7 +121,7 @@ class _Server:
                 if run.key != job.key:
                     raise NoisebenchError(
                         f"{job.title}: the data, a plugin or the code changed while "
-                        "the suite was running; run it again"
+                        "the suite was running; run the suite again"
                     )
                 images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
                 resume = batch.started_before or (self._config.resume and not job.force)
@@ -151,7 +151,7 @@ class _Server:
     def _report(
         self, jobs: dict[int, Job], number: int, result: dict[str, Any] | NoisebenchError
     ) -> None:
-        """How a job ended; writes error.json for a failure that is not yet in the run's folder."""
+        """Report how a job ended; writes error.json for a failure not yet in the run directory."""
         kind = _ENDS.get(type(result), "failed")
         content = {"message": str(result)}
         if isinstance(result, dict):

@@ -1,1 +1,1 @@
-"""What to run, resolved: methods, recipes, suites, keys. No torch, no run folders."""
+"""Resolves what to run: methods, recipes, suites, keys. Uses no torch and no run directories."""

@@ -1,8 +1,9 @@
-"""The names of networks and where their code is; their initial weights, and the hash of those
-tensors, which a run's key holds. `timm:NAME` is any of timm's networks.
+"""The names of backbones, and their initial weights with a hash of the tensors, which is part of a
+run's key. `timm:NAME` is any network of timm.
 
-Weights are a finished run's folder, a `.safetensors`, a state dict as torch saves it, or timm's
-own, from the Hugging Face hub or its cache. Loads torch for the last two alone.
+Initial weights come from a finished run's directory, a `.safetensors` file, a state dict saved by
+torch, or timm's pretrained weights on the Hugging Face Hub or in its cache. Imports torch only for
+the last two.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ TIMM = "timm:"
 
 @dataclass(frozen=True)
 class Backbone:
-    """One network; the function of this name in training.networks.backbones makes it. Parameters as
-    counted at 32x32x3, K = 10.
+    """One network, made by the function of this name in training.networks.backbones. The numbers of
+    parameters are for 32x32x3 images and K = 10.
     """
 
     name: str
     summary: str
     version: int = 1
-    pack: int = 1  # so many runs of it train faster as one network
+    pack: int = 1  # number of runs that train faster as one network
 
 
 BACKBONES = {
@@ -62,13 +63,13 @@ BACKBONES = {
 
 
 def canonical_backbone(text: str) -> str:
-    """The one text of a backbone. Raises UnknownName; names behind `timm:` are checked when the
-    network is made.
+    """The canonical text of a backbone. Raises UnknownName; names after `timm:` are checked when
+    the network is created.
     """
     expression = parse(text)
     if not isinstance(expression, Call) or expression.args or expression.kwargs:
         raise LanguageError(
-            f"a model is a name without parameters, such as cnn8 or timm:resnet50; got {text!r}"
+            f"a model must be a name without parameters (cnn8, timm:resnet50), got {text!r}"
         )
     if not expression.name.startswith(TIMM) and expression.name not in BACKBONES:
         raise UnknownName("model", expression.name, BACKBONES, "models")
@@ -76,32 +77,33 @@ def canonical_backbone(text: str) -> str:
 
 
 def pack_width(name: str) -> int:
-    """How many runs of a backbone train together; 1: each by itself."""
+    """The number of runs of a backbone that train as one network; 1: each by itself."""
     return 1 if name.startswith(TIMM) else BACKBONES[name].pack
 
 
 def backbone_fingerprint(name: str) -> str:
-    """The component version that a run's key holds."""
+    """The component version in a run's key."""
     return "1" if name.startswith(TIMM) else str(BACKBONES[name].version)
 
 
 NONE, PRETRAINED = "none", "pretrained"
-VERSION = 1  # of how weights are fitted to a network; raised where a fitted one would be another
+VERSION = 1  # of fitting weights to a network; increased when the fitted weights change
 _SAFE, _TORCH = ".safetensors", (".pt", ".pth", ".bin", ".ckpt")
-# keys under which a checkpoint holds its state dict
+# keys under which checkpoints store their state dict
 _WRAPPERS = ("state_dict", "model", "model_state_dict")
-# of every name: of data parallel training, compiled networks, Lightning
+# prefixes of all tensor names: from data parallel training, compiled networks, Lightning
 _PREFIXES = ("module.", "_orig_mod.", "model.")
 _KEY = re.compile(r"[0-9a-f]{6,64}")
 _SHOWN = 4  # names of runs in an error
-_OWN = re.compile(r"network\d+\.")  # of every name in a run's model.safetensors
+_OWN = re.compile(r"network\d+\.")  # prefix of every name in a run's model.safetensors
 
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """text: as the user gave it; sha256: of names, types, shapes and bytes of the tensors, wherever
-    they lie and in which format; tag: timm's name for its own; path: the file, None where it is
-    not at hand.
+    """Initial weights.
+
+    text: as given by the user; sha256: of the tensors' names, types, shapes and bytes, independent
+    of path and file format; tag: timm's name of its weights; path: the file, None if not available.
     """
 
     text: str
@@ -111,7 +113,7 @@ class InitialWeights:
 
     @property
     def facts(self) -> dict[str, str]:
-        """For a record."""
+        """The weights' entry in a record."""
         return {"text": self.text, "sha256": self.sha256, **({"tag": self.tag} if self.tag else {})}
 
     @property
@@ -120,8 +122,8 @@ class InitialWeights:
 
 
 def label_of(facts: Mapping[str, Any] | None) -> str:
-    """`resnet50.a1_in1k 14fe96d1`, `warm 3f2a9c1d`: weights as a table names them; `none` for
-    networks that begin afresh.
+    """The name of initial weights in tables, such as `resnet50.a1_in1k 14fe96d1` or `warm
+    3f2a9c1d`; `none` for random weights.
     """
     if facts is None:
         return NONE
@@ -135,16 +137,17 @@ def label_of(facts: Mapping[str, Any] | None) -> str:
 
 
 def check_init(text: str) -> None:
-    """Raises ConfigError for a text that can name no weights. Looks for no file."""
+    """Raises ConfigError if the text is empty. Does not look for files."""
     if not text.strip():
         raise ConfigError(
-            f"init names a run's folder, a file of weights, {PRETRAINED}, or {NONE}; got {text!r}"
+            f"init must be a run directory, a weights file, {PRETRAINED} or {NONE}; got {text!r}"
         )
 
 
 def find_file(text: str, root: Path) -> Path:
-    """The file of weights that a text names: a file, or a finished run, by its folder, from here or
-    from the workspace, or as `find_run` does. Raises DataError or ConfigError.
+    """The weights file for a text: the path of a file or of a run directory, relative to the
+    current directory or the workspace, or a run's name as in `find_run`. Raises DataError or
+    ConfigError.
     """
     check_init(text)
     given = Path(text).expanduser()
@@ -153,24 +156,24 @@ def find_file(text: str, root: Path) -> Path:
         source = candidates[0] if candidates else find_run(text, root / "runs")
     except ConfigError as error:
         raise DataError(
-            f"--init-weights {text}: no such file, and {error}; or give a {_SAFE}, a "
-            f"{' or '.join(_TORCH[:2])}, {PRETRAINED}, or {NONE}"
+            f"--init-weights {text}: no such file, and {error}; or give a file "
+            f"({_SAFE}, {', '.join(_TORCH[:2])}), {PRETRAINED} or {NONE}"
         ) from None
     path = source / f"model{_SAFE}" if source.is_dir() else source
     if not path.is_file():
         raise DataError(
-            f"--init-weights {text}: {source} holds no model{_SAFE}: it is no finished run's folder"
+            f"--init-weights {text}: {source} has no model{_SAFE}, so it is not a finished run"
         )
     if path.suffix not in (_SAFE, *_TORCH):
         raise ConfigError(
-            f"--init-weights {text}: weights lie in a {_SAFE} or a state dict ({', '.join(_TORCH)})"
+            f"--init-weights {text}: expected a {_SAFE} file or a state dict ({', '.join(_TORCH)})"
         )
     return path
 
 
 def find_run(text: str, runs: Path) -> Path:
-    """The folder of the one run that has this name, with or without its seed and key, or a key that
-    begins so, by at least six characters. Raises ConfigError, with the runs that could be meant.
+    """The directory of the one run with this name, with or without seed and key, or with a key that
+    begins with these six or more characters. Raises ConfigError, listing similar runs.
     """
     paths = sorted(runs.glob("*__*"))
     matches = [path for path in paths if _is_called(path, text)]
@@ -182,18 +185,18 @@ def find_run(text: str, runs: Path) -> Path:
         if path.name.startswith(text) or path.name.rpartition("__")[2].startswith(text)
     ]
     listed = ", ".join(path.name for path in near[:_SHOWN]) + (" ..." if len(near) > _SHOWN else "")
-    count, which = "no", f"; these begin so: {listed}" if near else ""
+    problem, which = "no run matches", f"; runs that begin with it: {listed}" if near else ""
     if matches:
-        count, which = "more than one", f"; {len(near)} are called so: {listed}"
+        problem, which = f"{len(near)} runs match", f": {listed}"
     raise ConfigError(
-        f"{count} run {text!r}{which}; give a full name or six characters of its key "
+        f"{problem} {text!r}{which}; give a full name or six characters of the key "
         "(noisebench list runs)"
     )
 
 
 def _is_called(path: Path, text: str) -> bool:
-    """Whether a run's folder has this name, with or without key and seed, or a key that begins so:
-    the name holds eight characters of the key, the configuration all.
+    """Whether a run directory has this name, with or without key and seed, or a key that begins
+    with the text. The name contains eight characters of the key, config.yaml all.
     """
     name, _, short_key = path.name.rpartition("__")
     if text in (path.name, name, name.rpartition("_seed")[0]):
@@ -207,29 +210,29 @@ def _is_called(path: Path, text: str) -> bool:
 
 
 def initial_of(text: str, path: Path, tag: str = "") -> InitialWeights:
-    """Raises DataError where the file cannot be read or holds no tensors."""
+    """The initial weights in a file. Raises DataError if it cannot be read or has no tensors."""
     return InitialWeights(text, _sha256(read_tensors(path), path), tag, path)
 
 
 def read_initial(initial: InitialWeights) -> bytes:
-    """The tensors, as the bytes of a .safetensors. Raises DataError where they are not at hand, or
-    no longer those.
+    """The tensors, as the bytes of a .safetensors file. Raises DataError if they are not available
+    or have changed.
     """
-    who = f"the weights {initial.tag or initial.text}, from which this run began"
+    who = f"the initial weights {initial.tag or initial.text} of this run"
     if initial.path is None:
         raise DataError(
-            f"{who}, are not at hand: put them where they were (sha256 of their "
-            f"tensors {initial.sha256[:16]}...)"
+            f"{who} are not available: restore the file (sha256 of its tensors "
+            f"{initial.sha256[:16]}...)"
         )
     content = read_tensors(initial.path)
     if _sha256(content, initial.path) != initial.sha256:
-        raise DataError(f"{who}, are others now: {initial.path} has changed")
+        raise DataError(f"{who} have changed: {initial.path} has other tensors now")
     return content
 
 
 def read_tensors(path: Path) -> bytes:
-    """A file of weights as the bytes of a .safetensors; of a state dict no pickled code is run.
-    Raises DataError.
+    """A weights file as the bytes of a .safetensors file; never runs pickled code. Raises
+    DataError.
     """
     if path.suffix == _SAFE:
         return read_checked(path)
@@ -241,8 +244,8 @@ def read_tensors(path: Path) -> bytes:
         loaded = load_torch(raw)
     except Exception:  # torch.load documents no exceptions
         raise DataError(
-            f"{path} is damaged, or holds more than tensors, and no pickled code is run: save a "
-            "state dict alone"
+            f"{path} is damaged or contains more than tensors (pickled code is never run): save "
+            "only a state dict"
         ) from None
     for _ in _WRAPPERS:
         inner = [
@@ -257,7 +260,7 @@ def read_tensors(path: Path) -> bytes:
         or not all(isinstance(value, torch.Tensor) for value in loaded.values())
     ):
         raise DataError(
-            f"{path} holds no state dict: tensors by name, or that under "
+            f"{path} is not a state dict (tensors by name), nor does it have one under "
             f"{', '.join(map(repr, _WRAPPERS))}"
         )
     return save(
@@ -271,9 +274,9 @@ def _sha256(content: bytes, path: Path) -> str:
     try:
         tensors = dict(deserialize(content))
     except SafetensorError as error:
-        raise DataError(f"{path} is damaged, or no {_SAFE} ({error})") from None
+        raise DataError(f"{path} is damaged or not a {_SAFE} file ({error})") from None
     if not tensors:
-        raise DataError(f"{path} holds no tensors")
+        raise DataError(f"{path} contains no tensors")
     digest = hashlib.sha256()
     for plain, name in sorted((plain, name) for name, plain in plain_names(tensors).items()):
         tensor = tensors[name]
@@ -283,8 +286,8 @@ def _sha256(content: bytes, path: Path) -> str:
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name without what all of them begin with: wrappers' prefixes, and `network0.` where a
-    run had one network.
+    """The names without prefixes that all of them share: those of wrappers, and `network0.` of a
+    run with one network.
     """
     plain = {name: name for name in names}
     prefixes = ["network0.", *_PREFIXES]
@@ -302,16 +305,16 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
-    """`resnet50.a1_in1k` and the file of its weights, of `timm:resnet50` or with a tag of timm's;
-    downloaded where it is not in the cache.
+    """The tag and the file of timm's pretrained weights, such as `resnet50.a1_in1k` for
+    `timm:resnet50`; downloaded if not in the cache.
 
-    Raises ConfigError for a network without such weights, DataError, in one line that says how to
-    get them, where they cannot be had.
+    Raises ConfigError if the network has no such weights, DataError if they are not available, with
+    instructions to get them.
     """
     if not model.startswith(TIMM):
         raise ConfigError(
-            "--init-weights pretrained is for timm's networks (--model timm:resnet50), not "
-            f"for {model}: give --init-weights FILE, or none"
+            f"{model} has no pretrained weights, only timm's networks do (--model timm:resnet50): "
+            "give --init-weights FILE, or none"
         )
     from huggingface_hub import constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -321,40 +324,40 @@ def find_pretrained(model: str, *, offline: bool) -> tuple[str, Path]:
         if isinstance(cached := try_to_load_from_cache(repository, name), str):
             return tag, Path(cached)
     why = (
-        "and --offline forbids to fetch them"
+        "and --offline forbids downloads"
         if offline or constants.HF_HUB_OFFLINE
         else unreachable(constants.ENDPOINT)
     )
     for name in () if why else _FILES:
         try:
             path = Path(hf_hub_download(repository, name))
-            # the hub names a large file by its sha256, and its client checks the size alone
+            # the Hub names a large file by its sha256, but its client only checks the size
             blob = path.resolve()
             if not re.fullmatch("[0-9a-f]{64}", blob.name) or hash_of(blob) == blob.name:
                 return tag, path
             blob.unlink()
-            why = "and could not be fetched (what came is not what the hub names by that sha256)"
+            why = "and the downloaded file does not have the sha256 that the Hub states"
             break
-        except Exception as error:  # whatever the hub's client raises: the file cannot be had
+        except Exception as error:  # any error of the Hub's client: the file is not available
             if isinstance(error, EntryNotFoundError) and not isinstance(
                 error, LocalEntryNotFoundError
             ):
-                continue  # the other name; the local one means that the hub was not reached
+                continue  # try the other name; a LocalEntryNotFoundError: the Hub was not reached
             why = (
-                "and could not be fetched "
+                "and the download failed "
                 f"({(str(error).splitlines() or [type(error).__name__])[0]})"
             )
             break
     url = f"{constants.ENDPOINT}/{repository}/resolve/main/{_FILES[0]}"
-    why = why or "and the hub has no file of them"
+    why = why or "and the Hub has no file of them"
     raise DataError(
-        f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: get {url} elsewhere and "
-        "give --init-weights FILE, or --init-weights none"
+        f"the weights {tag} are not in {constants.HF_HUB_CACHE} {why}: download {url} on another "
+        "machine and give --init-weights FILE, or use --init-weights none"
     )
 
 
 def input_side(model: str) -> int:
-    """The side in pixels of the images that timm's own weights of a network were trained on."""
+    """Side in pixels of the images that timm's pretrained weights of a network were trained on."""
     import timm
 
     about = timm.get_pretrained_cfg(model.removeprefix(TIMM))
@@ -362,7 +365,7 @@ def input_side(model: str) -> int:
 
 
 def _tag(name: str) -> tuple[str, str]:
-    """timm's name for the weights, and their repository on the hub."""
+    """timm's name of the weights, and their repository on the Hub."""
     import timm
 
     if not timm.is_model(name.partition(".")[0]):
@@ -374,9 +377,9 @@ def _tag(name: str) -> tuple[str, str]:
     tag = f"{name.partition('.')[0]}.{about.tag}" if about and about.tag else name
     if not about or not about.hf_hub_id:
         where = (
-            f": fetch {about.url} and give --init-weights FILE"
+            f": download {about.url} and give --init-weights FILE"
             if about and isinstance(about.url, str)
             else ": give --init-weights FILE, or none"
         )
-        raise ConfigError(f"timm has no weights of {name} on the hub{where}")
+        raise ConfigError(f"timm has no weights of {name} on the Hub{where}")
     return tag, str(about.hf_hub_id)

@@ -1,5 +1,5 @@
-"""A finished or failed run -> the command line that makes it again, to the same key, and what must
-be at hand for it.
+"""The command that reproduces a finished or failed run, with the same key, and the files that it
+requires.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ _SPECIAL_IN_QUOTES = re.compile(r'["$`\\!\n]')
 
 @dataclass(frozen=True)
 class ReproCommand:
-    """The words of a command, and what it needs besides the package, each in words a person can act
-    on.
-    """
+    """The words of a command, and a sentence on each thing that it needs besides the package."""
 
     words: tuple[str, ...]
     needs: tuple[str, ...] = ()
@@ -40,25 +38,23 @@ class ReproCommand:
 
 
 def _quoted(word: str) -> str:
-    """A word as a shell reads it; noises hold single quotes, so double ones where they do no
-    harm.
-    """
+    """A word quoted for a shell: noises contain single quotes, so double quotes where possible."""
     if _PLAIN.fullmatch(word):
         return word
     return f'"{word}"' if "'" in word and not _SPECIAL_IN_QUOTES.search(word) else shlex.quote(word)
 
 
 def repro_command(about: dict[str, Any]) -> ReproCommand:
-    """From what `RunFolder.about` says of a run. Resolved texts, not a method's name: rows of the
-    literature may change.
+    """The command for a run's facts (`RunFolder.about`), with the full loss and strategy instead of
+    a method's name, since the methods table may change.
 
-    Raises LanguageError for a text that is none of the language.
+    Raises LanguageError for an invalid loss, strategy or noise.
     """
     path = about.get("path") or about["dataset"]
     words = [
         "noisebench",
         "train",
-        f"./{path}" if path.startswith("-") else path,  # no option
+        f"./{path}" if path.startswith("-") else path,  # else it would be an option
         *_options({"test": about.get("test_path")}),
     ]
     held_out = about.get("held_out", "")
@@ -86,9 +82,7 @@ def repro_command(about: dict[str, Any]) -> ReproCommand:
 
 
 def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings in which a run's recipe is not the one that it is named after; on foreign data
-    its augmentation too.
-    """
+    """The settings that differ from the named recipe; for user data sets, also the augmentation."""
     settings = recipe_values(settings)
     if name not in RECIPES:
         return settings
@@ -112,14 +106,14 @@ def _options(values: dict[str, Any]) -> Iterator[str]:
 
 
 def _needs(about: dict[str, Any]) -> Iterator[str]:
-    """The data, the weights and the files of a run that do not come with the package."""
+    """The data, weights and files of a run that are not part of the package."""
     if about["dataset"] not in DATASETS:
         path = about.get("path") or about["dataset"]
         yield f"the data set {path}{_checksum(about.get('data_sha256'))}"
     if (init := about.get("init")) is not None:
         yield (
             f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors begins "
-            f"{init['sha256'][:16]})"
+            f"with {init['sha256'][:16]})"
         )
     for registry, part in ((NOISES, "noise"), (LOSSES, "loss"), (STRATEGIES, "strategy")):
         for call in registry.calls(parse(about[part])):
@@ -128,11 +122,11 @@ def _needs(about: dict[str, Any]) -> Iterator[str]:
                 if values.get(name, OWN) != OWN:
                     path = split_column(str(values[name]))[0]
                     sha256 = _checksum(values.get("sha256"))
-                    yield f"the file {path}{sha256}, here or in the workspace"
+                    yield f"the file {path}{sha256}, in the current directory or the workspace"
             if values.get("source") not in (None, *DATASETS):
                 yield (
-                    f"the data set {values['source']}, whose images are put in, by its path in "
-                    "the place of this name"
+                    f"the data set {values['source']}, the source of the open-set images, with its "
+                    "path in place of this name"
                 )
             module = registry[call.name].build.__module__ if call.name in registry else ""
             if not module.startswith("noisebench."):
@@ -143,4 +137,4 @@ def _needs(about: dict[str, Any]) -> Iterator[str]:
 
 
 def _checksum(sha256: object) -> str:
-    return f" (its sha256 begins {str(sha256)[:16]})" if sha256 else ""
+    return f" (its sha256 begins with {str(sha256)[:16]})" if sha256 else ""

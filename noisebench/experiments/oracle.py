@@ -1,4 +1,4 @@
-"""`auto`, `overall` and `estimated` -> a value; which runs used the true noise (oracles)."""
+"""Resolves `auto`, `overall` and `estimated`, and decides which runs are oracles."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ TRUE, EMPIRICAL = "true", "empirical"
 
 
 def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest) -> Expression:
-    """The normal expression with every `auto` and `overall` replaced: a rate by its number, T by
-    'true' (the model's) or 'empirical'.
+    """The canonical expression with every `auto` and `overall` replaced: a rate by its number, T by
+    'true' (of the noise model) or 'empirical'.
 
-    Raises LanguageError where the manifest does not know.
+    Raises LanguageError if the manifest does not have the value.
     """
 
     def fill(call: Call, parameter: Parameter, value: Value) -> Value:
@@ -39,7 +39,7 @@ def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest)
             raise LanguageError(
                 f"{call.name}: {value} needs the noise "
                 f"{'transition matrix' if is_transition else 'rate'}, which this manifest does not "
-                f"know: write {ESTIMATED}, or give a value"
+                f"have: use {ESTIMATED}, or give a value"
             )
         return rate
 
@@ -47,7 +47,7 @@ def resolve_auto(registry: Registry, text: str | Expression, manifest: Manifest)
 
 
 def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) -> bool:
-    """Whether a resolved expression holds the true rate or T, by a word or typed."""
+    """Whether a resolved expression contains the true rate or T, as a word or as a typed value."""
     return any(
         _is_true(parameter.auto, value, manifest)
         for _, parameter, value in registry.arguments(expression)
@@ -55,8 +55,8 @@ def is_oracle(registry: Registry, expression: Expression, manifest: Manifest) ->
 
 
 def mask_true_values(registry: Registry, expression: Expression, manifest: Manifest) -> str:
-    """The expression's text with `auto` or `overall` wherever a value is what that word stands for:
-    one name for one run, however it was written.
+    """The expression's text with values replaced by `auto` or `overall` if they are equal to these,
+    so that a run has the same name however it was written.
     """
 
     shares = (manifest.expected_share, manifest.meta["realised_rate"])
@@ -88,8 +88,8 @@ def _is_true(fact: str | None, value: Value, manifest: Manifest) -> bool:
 
 
 def is_rate(value: float, rates: Iterable[float | None]) -> bool:
-    """Whether a value is one of these rates, or one rounded to the digits that the value is written
-    with, at least two: 0.2 is 0.20200462, 0.25 is not.
+    """Whether a value equals one of the rates, rounded to the value's digits, at least two: 0.2
+    equals 0.20200462, 0.25 does not.
     """
     if not math.isfinite(value):
         return False
@@ -103,13 +103,13 @@ def is_rate(value: float, rates: Iterable[float | None]) -> bool:
 
 
 def _digits(value: float) -> int:
-    """How many digits after the point a number is written with, at least two."""
+    """The number of a value's decimal places, at least two."""
     return max(2, -int(Decimal(repr(value)).as_tuple().exponent))
 
 
 def _close(value: Any, T: np.ndarray) -> bool:
-    """Whether a matrix is T to the digits that it is written with, at least two; the diagonal makes
-    up for the rounding of its row, by 0.01 at most. A 0 stands for 0 alone."""
+    """Whether a matrix equals T, rounded to the matrix's digits, at least two; the diagonal may
+    absorb the rounding of its row, up to 0.01. A 0 matches only 0."""
     if np.shape(value) != T.shape:
         return False
     half = 0.5 * 10.0 ** -max(_digits(cell) for row in value for cell in row)
@@ -120,7 +120,7 @@ def _close(value: Any, T: np.ndarray) -> bool:
 
 
 def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
-    """Every T (K, K) that the manifest knows, the noise model's first."""
+    """Every T (K, K) of the manifest, the noise model's first."""
     tables = {
         TRUE: manifest.transition,
         EMPIRICAL: manifest.empirical_transition if (manifest.clean_labels >= 0).any() else None,
@@ -131,8 +131,8 @@ def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
 def transitions(
     manifest: Manifest, loss: Expression, estimates: Estimates | None = None
 ) -> dict[str, np.ndarray]:
-    """What T='true', T='empirical' and T=estimated are under this manifest; nothing for a loss that
-    has no T.
+    """The matrices for T='true', T='empirical' and T=estimated with this manifest; empty for a loss
+    without T.
     """
     has_T = any(parameter.name == "T" for _, parameter, _ in LOSSES.arguments(loss))
     estimated = {} if estimates is None else {ESTIMATED: estimates.transition}
@@ -140,7 +140,7 @@ def transitions(
 
 
 def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
-    """What a run with this expression has to estimate: "rate" (the share of incorrect labels),
+    """What a run with this expression must estimate: "rate" (the share of incorrect labels),
     "transition".
     """
     return {
@@ -153,8 +153,8 @@ def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
 def with_estimates(
     registry: Registry, expression: Expression, estimates: Estimates | None
 ) -> Expression:
-    """The expression with the estimated rate in place of `estimated`; T stays a word, which
-    `transitions` explains.
+    """The expression with `estimated` replaced by the estimated rate; T remains a word, resolved by
+    `transitions`.
     """
 
     def fill(call: Call, parameter: Parameter, value: Value) -> Value:

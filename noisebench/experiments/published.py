@@ -1,11 +1,10 @@
-"""What papers published, cell by cell, and how it was measured: to stand beside our own numbers,
-each difference of protocol named.
+"""Published results, cell by cell, and how they were measured, to compare with our results; every
+difference in protocol is listed.
 
-`published.csv` is the source: one published cell a row. mean and std are shares; `noise` is what
-the paper made, in our language, empty where nobody says; `method`, `backbone`, `dataset` are our
-names where it is the same thing, else the paper's word; `name` is always the paper's; `remark` is
-what else makes the method or the test another than ours, or leaves that open. Empty is not known.
-Loads no torch.
+The source is `published.csv`, with one published cell per row. mean and std are shares; `noise` is
+the paper's noise in our syntax, empty if not stated; `method`, `backbone` and `dataset` are our
+names if they are the same, else the paper's; `name` is always the paper's; `remark` lists other
+differences in the method or the test. An empty field is unknown. Does not import torch.
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ SELECTIONS = {
 
 _NUMBERS = ("rate", "mean", "std")  # of a published cell
 
-# Where a recipe of ours has a paper's name and is not all of it: by recipe and data.
+# Differences between a recipe and the paper it is named after, by recipe and data set.
 _LACKING = {
-    ("apl", "cifar100"): "images there rotated too",
-    ("el-imagenet", "imagenet"): "augmentation in training there unstated",
-    ("sl", "cifar10"): "learning rate there falls with each step too, images shifted by a fifth",
+    ("apl", "cifar100"): "paper also rotates images",
+    ("el-imagenet", "imagenet"): "paper's training augmentation unstated",
+    ("sl", "cifar10"): "paper also decays the learning rate per step, shifts images by a fifth",
     ("sl", "cifar100"): (
-        "learning rate there falls with each step too, images shifted by a fifth and rotated"
+        "paper also decays the learning rate per step, shifts images by a fifth and rotates them"
     ),
 }
 
@@ -63,8 +62,8 @@ _LACKING = {
 class Published:
     """One published cell.
 
-    kind: symmetric, asymmetric, pairflip, dependent, human, clean or as-is; rate: as the paper
-    states it, of human labels as their authors do; selection: a metric's name.
+    kind: symmetric, asymmetric, pairflip, dependent, human, clean or as-is; rate: as stated by the
+    paper, for human labels by their authors; selection: a metric's name.
     """
 
     paper: str
@@ -89,8 +88,8 @@ class Published:
 
 @dataclass(frozen=True)
 class OurProtocol:
-    """What of a cell of ours decides whether a published one is the same experiment. changes: what
-    it sets otherwise than its recipe.
+    """The protocol of one of our cells, to compare with published ones. changes: its settings that
+    differ from the recipe.
     """
 
     dataset: str
@@ -105,13 +104,13 @@ class OurProtocol:
 
 @dataclass(frozen=True)
 class PublishedMatch:
-    """A published cell for one of ours, and each way in which it is another experiment."""
+    """The published cell for one of ours, and each difference in protocol."""
 
     cell: Published
     mismatches: tuple[str, ...]
 
     def as_dict(self, mean: float | None) -> dict[str, Any]:
-        """For a document; `mean` is ours."""
+        """The match as JSON; `mean` is our result."""
         cell = self.cell
         return {
             "paper": cell.paper,
@@ -138,7 +137,7 @@ def read_published() -> tuple[Published, ...]:
 
 
 def find_paper(name: str) -> str:
-    """What a paper's name stands for. Raises UnknownName."""
+    """The description of a paper. Raises UnknownName."""
     if name not in PAPERS:
         raise UnknownName("published paper", name, PAPERS, "published")
     return PAPERS[name]
@@ -151,11 +150,11 @@ def cells_of(paper: str) -> list[Published]:
 
 
 def find_published(paper: str, ours: OurProtocol) -> PublishedMatch | None:
-    """The paper's cell of the same data, kind and rate of noise, and method; of several the one
-    most like ours. Raises UnknownName.
+    """The paper's cell with the same data set, kind and rate of noise, and method; if there are
+    several, the one with the fewest differences. Raises UnknownName.
     """
     kind, rate = ours.noise, 0.0
-    with suppress(NoisebenchError):  # of a plugin that is not loaded: no paper has it
+    with suppress(NoisebenchError):  # noise of a plugin that is not loaded: no paper has it
         call = normal_noise(ours.noise)
         given = dict(call.kwargs).get("rate", 0.0)
         rate = float(given) if isinstance(given, int | float) else 0.0
@@ -173,19 +172,18 @@ def find_published(paper: str, ours: OurProtocol) -> PublishedMatch | None:
 
 
 def _mismatches(row: Published, ours: OurProtocol) -> tuple[str, ...]:
-    """In the order in which they matter; `there` is the paper."""
+    """The differences, the most important first."""
     lacking = _LACKING.get((row.recipe, row.dataset), "")
-    selection = f"there {SELECTIONS[row.selection]}" if row.selection else ""
     differences = (
         (row.copied_from != "", f"copied from {row.copied_from}"),
-        (row.noise != ours.noise, f"noise there {row.noise or row.convention or 'unstated'}"),
-        (row.backbone != ours.backbone, f"network there {row.backbone}"),
-        (row.recipe != ours.recipe, f"recipe there {row.recipe or 'unstated'}"),
+        (row.noise != ours.noise, f"paper's noise {row.noise or row.convention or 'unstated'}"),
+        (row.backbone != ours.backbone, f"paper's network {row.backbone}"),
+        (row.recipe != ours.recipe, f"paper's recipe {row.recipe or 'unstated'}"),
         (row.recipe == ours.recipe and lacking != "", lacking),
         (ours.changes != (), f"ours with {', '.join(ours.changes)}"),
-        (row.epochs != ours.epochs, f"epochs there {row.epochs or 'unstated'}"),
-        (row.selection != ours.selection, selection or "selection there unstated"),
-        (row.runs is None, "number of runs there unstated"),
-        (row.remark != "", f"{row.remark} there"),
+        (row.epochs != ours.epochs, f"paper's epochs {row.epochs or 'unstated'}"),
+        (row.selection != ours.selection, f"paper's selection {SELECTIONS[row.selection]}"),
+        (row.runs is None, "paper's number of runs unstated"),
+        (row.remark != "", f"paper: {row.remark}"),
     )
     return tuple(text for differs, text in differences if differs)

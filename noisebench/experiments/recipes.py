@@ -1,4 +1,4 @@
-"""How long and how hard to train: the field's published recipes as a table. SGD throughout."""
+"""Training recipes: epochs, schedule, augmentation; published recipes as a table. All use SGD."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _STREAMED = ("area", "centre")  # the rest of an image's settings is for images 
 
 
 def _value(default: Any, flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """A value of a recipe with all that other modules need to know of it: the `flag` of its option,
-    its `help`, the `panel` and the `metavar` there, `min` and `max` that the option checks;
-    `aliases` are hidden flags; `later`: the value came when there were runs already, so that it is
-    written and hashed only where it differs from its default.
+    """A recipe field with the metadata of its option: `flag`, `help`, `panel`, `metavar`, and `min`
+    and `max`, which the option checks; `aliases`: hidden flags; `later`: the field was added when
+    runs existed already, so it is written and hashed only if it differs from its default.
     """
     words = {"flag": flag, "help": help, "metavar": metavar, "panel": "Training recipe"}
     return field(default=default, metadata={**words, **more})
@@ -27,27 +26,33 @@ def _value(default: Any, flag: str, help: str, metavar: str | None = None, **mor
 
 @dataclass(frozen=True)
 class Recipe:
-    """One way of training. lr per step; clip: largest gradient norm of a network, 0 for no limit;
-    schedule: `constant`, `cosine` (to 0, by step) or `step(40, 80)` (a tenth after each of these
-    epochs); crop (pixels of padding) and flip: augmentation; freeze: the number of the network's
-    layer groups, from its stem on, that are not trained; layer_decay: the learning rate of a group
-    as a multiple of the next one's, 1 for all alike (Clark et al. 2020). size: the side in pixels
-    of the square images, 0 for images in memory that are used as they are; fit: how they are made
-    square, crop, pad or squash (see Fitting). For streamed images, both 0 elsewhere: area, the
-    smallest share of an image that a random crop in training takes; centre, the share of the
-    shorter side that is evaluated.
+    """The settings of a training.
 
-    A new value is a field here and nothing else: options, suites, keys and records follow.
+    clip: largest gradient norm of a network, 0: no limit; schedule: `constant`, `cosine` (to 0, per
+    step) or `step(40, 80)` (divided by 10 after each of these epochs); crop (pixels of padding) and
+    flip: augmentation of images in memory; freeze: number of layer groups, from the stem, that are
+    not trained; layer_decay: learning rate of a layer group as a multiple of the next group's, 1:
+    equal rates (Clark et al. 2020); size: side in pixels of the square images, 0: images in memory
+    are used unchanged; fit: how images are made square: crop, pad or squash (see Fitting). Streamed
+    images only, else 0: area, the smallest share of an image's area in a random crop; centre, the
+    share of the shorter side in the center crop of the evaluation.
+
+    To add a setting, add a field here: options, suites, keys and records use it automatically.
     """
 
     epochs: int = _value(MISSING, "--epochs", "Passes over the training set.", "N")
-    batch_size: int = _value(128, "--batch-size", "Examples a step.", "N")
+    batch_size: int = _value(128, "--batch-size", "Examples per step.", "N")
     lr: float = _value(0.01, "--lr", "Initial learning rate.", "N")
     momentum: float = _value(0.9, "--momentum", "SGD momentum.", "N")
-    nesterov: bool = _value(False, "--nesterov/--no-nesterov", "Nesterov's momentum.")
-    weight_decay: float = _value(1e-4, "--weight-decay", "L2, on every parameter.", "N")
-    schedule: str = _value("cosine", "--schedule", "constant, cosine or 'step(40, 80)'.", "TEXT")
-    clip: float = _value(0.0, "--clip", "Largest gradient norm, 0 for none.", "N")
+    nesterov: bool = _value(False, "--nesterov/--no-nesterov", "Nesterov momentum.")
+    weight_decay: float = _value(1e-4, "--weight-decay", "Weight decay of every parameter.", "N")
+    schedule: str = _value(
+        "cosine",
+        "--schedule",
+        "Learning rate schedule: constant, cosine or 'step(40, 80)' (epochs).",
+        "TEXT",
+    )
+    clip: float = _value(0.0, "--clip", "Largest gradient norm; 0: no limit.", "N")
     crop: int = _value(0, "--crop", "Padding of the random crop, in pixels.", "N")
     flip: bool = _value(
         False,
@@ -59,15 +64,15 @@ class Recipe:
     layer_decay: float = _value(
         1.0,
         "--layer-decay",
-        "A layer group's learning rate, as a share of the next one's; 1: all alike.",
+        "Layer-wise learning rate decay factor; 1: none.",
         "SHARE",
         later=True,
     )
     size: int = _value(
         0,
         "--img-size",
-        "Side of the square images in pixels; default: unchanged, or of different sizes the "
-        "median shorter side, at most 224.",
+        "Side of the square images in pixels; default: unchanged, or for images of different "
+        "sizes their median shorter side, at most 224.",
         "N",
         min=8,
         max=1024,
@@ -77,7 +82,7 @@ class Recipe:
     area: float = _value(
         0.0,
         "--scale",
-        "Smallest share of a streamed image that a random crop takes.",
+        "Smallest share of a streamed image's area in a random crop.",
         "SHARE",
         aliases=("--area",),
         later=True,
@@ -85,7 +90,7 @@ class Recipe:
     centre: float = _value(
         0.0,
         "--crop-pct",
-        "Share of a streamed image's shorter side that is evaluated.",
+        "Share of a streamed image's shorter side in the evaluation's center crop.",
         "SHARE",
         aliases=("--centre",),
         later=True,
@@ -111,20 +116,20 @@ class Recipe:
             (self.momentum < 1, f"momentum must be below 1, got {self.momentum}"),
             (
                 self.momentum or not self.nesterov,
-                "nesterov needs a momentum: give one, or nesterov: false",
+                "nesterov needs a momentum above 0: set momentum, or nesterov: false",
             ),
-            (self.fit in FITS, f"fit is one of {', '.join(FITS)}, got {self.fit!r}"),
-            (self.crop < 64, f"crop is padding in pixels, got {self.crop}"),
+            (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
+            (self.crop < 64, f"crop must be below 64 pixels of padding, got {self.crop}"),
             (
                 0 < self.layer_decay <= 1,
-                f"layer_decay must be above 0 and at most 1, which is none; got {self.layer_decay}",
+                f"layer_decay must be above 0 and at most 1 (none), got {self.layer_decay}",
             ),
             (
                 size == 0 or 8 <= size <= 1024,
-                f"img_size is the side of an image in pixels, 8 to 1024, got {size}",
+                f"img_size must be from 8 to 1024 pixels, got {size}",
             ),
-            (0 <= self.area <= 1, f"scale is a share in (0, 1], got {self.area}"),
-            (0 <= self.centre <= 1, f"crop_pct is a share in (0, 1], got {self.centre}"),
+            (0 <= self.area <= 1, f"scale must be in (0, 1], got {self.area}"),
+            (0 <= self.centre <= 1, f"crop_pct must be in (0, 1], got {self.centre}"),
         )
         for holds, message in checks:
             if not holds:
@@ -134,7 +139,7 @@ class Recipe:
         object.__setattr__(self, "schedule", schedule)
 
     def asdict(self) -> dict[str, Any]:
-        """As written of a run and hashed into its key: without later values at their default."""
+        """The settings in a run's record and key: without `later` fields at their default."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -142,7 +147,7 @@ class Recipe:
         }
 
 
-# the least value, and the first that is too large
+# smallest valid value, and the first that is too large
 _LIMITS: dict[str, tuple[int, float]] = {
     **dict.fromkeys(("epochs", "batch_size"), (1, 1 << 31)),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "clip", "crop", "freeze"), (0, math.inf)),
@@ -153,8 +158,8 @@ _LATER = {name: value.default for name, value in RECIPE_FIELDS.items() if "later
 
 
 def option_name(name: str) -> str:
-    """What users call a recipe value, in suites and as an option with hyphens; another name
-    itself.
+    """The name of a recipe field in suites, and, with hyphens, as an option; other names are
+    returned unchanged.
     """
     if name not in RECIPE_FIELDS:
         return name
@@ -163,18 +168,18 @@ def option_name(name: str) -> str:
 
 
 def recipe_values(settings: dict[str, Any]) -> dict[str, Any]:
-    """Those of some settings that are a recipe's."""
+    """The settings that are recipe fields."""
     return {name: value for name, value in settings.items() if name in RECIPE_FIELDS}
 
 
 def all_settings(written: dict[str, Any]) -> dict[str, Any]:
-    """What `asdict` wrote, with what it left out."""
+    """The settings from `asdict`, with the omitted ones."""
     return {**_LATER, **written}
 
 
 @dataclass(frozen=True)
 class PublishedRecipe:
-    """A recipe with what it changes on some data sets, and where it comes from."""
+    """A recipe, its changes on some data sets, and its source."""
 
     summary: str
     settings: dict[str, Any]
@@ -267,7 +272,7 @@ RECIPES = {
 
 
 def find_recipe(name: str) -> PublishedRecipe:
-    """The published recipe of a name. Raises UnknownName."""
+    """The published recipe of this name. Raises UnknownName."""
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES, "recipes")
     return RECIPES[name]
@@ -276,8 +281,8 @@ def find_recipe(name: str) -> PublishedRecipe:
 def make_recipe(
     name: str, dataset: str, *, augment: dict[str, Any], changes: dict[str, Any]
 ) -> Recipe:
-    """The recipe on a data set: its own augmentation, then the recipe, then `changes`. Raises
-    UnknownName or ConfigError.
+    """The recipe for a data set: the data set's augmentation, then the recipe, then `changes`.
+    Raises UnknownName or ConfigError.
     """
     published = find_recipe(name)
     recipe = Recipe(**{**augment, **published.settings, **published.on.get(dataset, {})})
@@ -287,14 +292,14 @@ def make_recipe(
 
 
 def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The recipe on these data, one for each meaning. Raises ConfigError for a setting that has no
-    effect, or that they need and lack.
+    """The canonical recipe for a data set. Raises ConfigError for a setting without effect, or if a
+    required one is missing.
     """
     if dataset.reader:
         if recipe.crop:
             raise ConfigError(
-                f"crop pads images in memory, and {dataset.name} is streamed: its random crop is "
-                "scale, a share of the image"
+                f"crop is only for images in memory, and {dataset.name} is streamed: use scale for "
+                "its random crop"
             )
         for name in ("size", *_STREAMED):
             if not getattr(recipe, name):
@@ -303,15 +308,15 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
                 )
         if recipe.fit != "crop" and recipe.centre != 1:
             raise ConfigError(
-                f"crop_pct has an effect with fit crop only, got {recipe.centre} with "
-                f"{recipe.fit}: give 1, or leave it out"
+                f"crop_pct has no effect with fit {recipe.fit}, got {recipe.centre}: set it to 1, "
+                "or leave it out"
             )
         return recipe
     for name in _STREAMED:
         if getattr(recipe, name):
             raise ConfigError(
                 f"{option_name(name)} has no effect on {dataset.name}, which is in memory: it is "
-                "of images that are streamed"
+                "only for streamed images"
             )
     height, width = dataset.shape[:2]
     if dataset.mixed:
@@ -321,14 +326,14 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
     if recipe.fit != "crop":
         raise ConfigError(
             f"fit has no effect on {dataset.name}, whose images are all "
-            f"{height}x{width}: give another img_size with it"
+            f"{height}x{width}: also set another img_size"
         )
-    return replace(recipe, size=0)  # which they have
+    return replace(recipe, size=0)  # the images have this size
 
 
 def fitting_of(recipe: Recipe, dataset: Dataset) -> Fitting | None:
-    """How images in memory are brought to the recipe's size; None for how the data set brings them
-    to its own.
+    """How images in memory are resized to the recipe's size; None: only as the data set resizes
+    them.
     """
     from ..datasets import Fitting
 
@@ -351,5 +356,7 @@ def read_schedule(text: str) -> tuple[str, tuple[float, ...]]:
     )
     name = call.name if valid else ""  # type: ignore[union-attr]
     if name not in ("constant", "cosine", "step") or (name == "step") != bool(numbers):
-        raise ConfigError(f"schedule is constant, cosine or step(40, 80) with epochs, got {text!r}")
+        raise ConfigError(
+            f"schedule must be constant, cosine or step(40, 80) (epochs), got {text!r}"
+        )
     return name, numbers  # type: ignore[return-value]

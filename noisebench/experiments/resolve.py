@@ -1,5 +1,5 @@
-"""A request for a run -> everything that decides its result, its key and its folder's name; what
-its training costs, in passes over its examples. Loads no torch.
+"""Resolves a request to a fully specified run, with its key and the name of its directory; computes
+the relative cost of training. Does not import torch.
 
 Precedence: the request (command line or suite) > method preset > recipe > default.
 """
@@ -39,45 +39,45 @@ from .recipes import Recipe, make_recipe, read_schedule, settled
 from .run_facts import PATH_KEYS, config_of, key_of, with_noise_version
 
 BUDGETS = ("epochs", "compute")
-# a run that estimates its noise spends one in four of its epochs on that: later, networks memorize
-# incorrect labels
+# estimating the noise takes a quarter of the recipe's epochs: later, networks memorize incorrect
+# labels
 _WARMUP = 4
 
 
 @dataclass(frozen=True)
 class RelativeCost:
-    """share: the work of an epoch as a multiple of CE's; estimates: whether the noise is found out
-    first, by plain CE.
+    """The cost of a method relative to CE. share: work of an epoch as a multiple of CE's;
+    estimates: whether the noise is estimated first, with CE.
     """
 
     share: float
     estimates: bool = False
 
     def work(self, epochs: int) -> float:
-        """Of a run of so many epochs, in epochs of CE."""
+        """The work of a run of this many epochs, in epochs of CE."""
         return epochs * self.share + (epochs_of_estimates(epochs) if self.estimates else 0)
 
     def epochs(self, work: int) -> int:
-        """How many do as nearly as can be the work of so many epochs of CE; one is the least."""
+        """The number of epochs, at least one, with about the work of `work` epochs of CE."""
         return max(1, round(work / (self.share + (1 / _WARMUP if self.estimates else 0))))
 
 
 def epochs_of_estimates(epochs: int) -> int:
-    """How often a run of so many epochs sees every example before them, where it estimates its
-    noise.
+    """The number of epochs of each network that estimates the noise for a run of this many
+    epochs.
     """
     return max(1, round(epochs / _WARMUP))
 
 
 def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost:
-    """Raises ConfigError for a strategy that says no cost, UnknownName and LanguageError for what
-    is none of the language.
+    """The cost relative to CE. Raises ConfigError if the strategy has no registered cost,
+    UnknownName or LanguageError for an invalid text.
     """
     call, normal = normal_strategy(strategy), LOSSES.normal(loss)
     passes = STRATEGIES[call.name].facts.get("cost")
     if not isinstance(passes, ComputeCost):
         raise ConfigError(
-            f"the strategy {call.name} does not say what it costs: register it with "
+            f"strategy {call.name!r} has no registered cost: register it with "
             "cost=ComputeCost(forward, backward)"
         )
     return RelativeCost(
@@ -86,17 +86,19 @@ def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost
 
 
 def checked_budget(name: str) -> str:
-    """`epochs`, the same for every method, or `compute`, the same work. Raises ConfigError."""
+    """Returns a valid budget: `epochs` (equal epochs for all methods) or `compute` (equal work).
+    Raises ConfigError.
+    """
     if name not in BUDGETS:
-        raise ConfigError(f"budget is one of {', '.join(BUDGETS)}, got {name!r}")
+        raise ConfigError(f"budget must be one of {', '.join(BUDGETS)}, got {name!r}")
     return name
 
 
 def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expression) -> Recipe:
-    """The recipe under a budget: by `compute` with as many epochs as do the work of its own epochs
-    of CE.
+    """The recipe with the epochs for a budget: `compute` matches the work of CE trained for the
+    recipe's epochs.
 
-    Raises ConfigError where the schedule counts epochs of its own.
+    Raises ConfigError if the schedule lists epochs.
     """
     if checked_budget(budget) == "epochs":
         return recipe
@@ -105,26 +107,26 @@ def at_budget(recipe: Recipe, budget: str, loss: Expression, strategy: Expressio
 
 
 def check_schedule(recipe: Recipe) -> None:
-    """Raises ConfigError where a budget of compute would change what a schedule means."""
+    """Raises ConfigError if the schedule lists epochs, which a budget of compute would change."""
     if read_schedule(recipe.schedule)[1]:
         raise ConfigError(
-            f"the schedule {recipe.schedule} counts epochs, and a budget of compute "
-            "changes them: take cosine or constant"
+            f"schedule {recipe.schedule} lists epochs, whose number budget 'compute' "
+            "changes: use cosine or constant"
         )
 
 
-# of runs with images held out or replaced: a pack of version 1 showed each run its neighbour's
+# of runs with reserved or replaced images: version 1 mixed up the images of runs in a pack
 PICTURES_VERSION = 2
-# raised when the meaning of a run changes: the loop, the split of digits, what is evaluated
+# increased when the meaning of a run changes: the loop, the split of digits, the evaluation
 PROTOCOL = 1
 _LARGEST_SEED = 2**32
 _LARGEST_TABLE = 1 << 29  # numbers, 2 GB
-_LONGEST_NAME = 150  # characters of a folder's readable part
+_LONGEST_NAME = 150  # characters of the readable part of a directory's name
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """The settings of a run; None where a default decides. changes: values of the recipe."""
+    """The requested settings of a run; None: the default. changes: recipe settings to replace."""
 
     method: str | None = None
     loss: str | None = None
@@ -134,22 +136,20 @@ class RunRequest:
     changes: dict[str, Any] = field(default_factory=dict)
     seed: int = 0
     precision: str = "auto"
-    device: str = "auto"  # which decides no more than what the precision `auto` is
-    # `compute`: the recipe's epochs are CE's, and as many are trained as do the same work
+    device: str = "auto"  # only decides what precision `auto` means
+    # `compute`: match the compute of CE trained for the recipe's epochs
     budget: str = "epochs"
-    init: InitialWeights | None = None  # the weights to begin from; None: networks are freshly made
+    init: InitialWeights | None = None  # initial weights; None: random
 
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A run with nothing left open. `method` is its row in a table; `loss` and `strategy` hold no
-    `auto`.
-    """
+    """A fully specified run. method: its row in a table; loss, strategy: without `auto`."""
 
     dataset: Dataset
     manifest: Manifest
     data_sha256: str
-    source_sha256: str  # of the other set whose images are put in; empty without one
+    source_sha256: str  # of the source of open-set images; empty without one
     method: str
     loss: Expression
     strategy: Expression
@@ -163,14 +163,14 @@ class RunConfig:
 
     @cached_property
     def unknown_noise(self) -> list[str]:
-        """What of the noise the run has to estimate first: "rate", "transition"."""
+        """What the run must estimate first: "rate", "transition", both or neither."""
         return sorted(
             estimated_facts(LOSSES, self.loss) | estimated_facts(STRATEGIES, self.strategy)
         )
 
     @cached_property
     def facts(self) -> dict[str, Any]:
-        """The RunFacts of a run that has not finished, without its key and its labels' hash."""
+        """The RunFacts of an unfinished run, without its key and the hash of its labels."""
         meta = self.manifest.meta
         return {
             "title": self.title,
@@ -200,7 +200,7 @@ class RunConfig:
 
     @cached_property
     def versions(self) -> dict[str, str]:
-        """Of all code that trains."""
+        """Versions of all components that affect training."""
         versions = {
             "protocol": str(PROTOCOL),
             **LOSSES.fingerprints(self.loss),
@@ -219,7 +219,7 @@ class RunConfig:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """All that changes the result, in plain values: the key is its hash."""
+        """All settings that change the result, as plain values; the key is their hash."""
         return config_of({**self.facts, "labels": self.manifest.content_hash})
 
     @cached_property
@@ -228,7 +228,9 @@ class RunConfig:
 
     @property
     def folder_name(self) -> str:
-        """What the run is, for people; what comes after `__` is for machines."""
+        """The name of the run's directory: a readable part, `__`, and eight characters of the
+        key.
+        """
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
         text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
         slug = re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")
@@ -255,14 +257,14 @@ def resolve_run(
     data_sha256: str,
     source_sha256: str = "",
 ) -> RunConfig:
-    """Decide everything that the request leaves open. Raises NoisebenchError for what cannot be."""
+    """Fill in everything that the request leaves open. Raises NoisebenchError if it is invalid."""
     loss_text, strategy_text = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     num_classes = dataset.num_classes
     loss = resolve_auto(LOSSES, loss_text, manifest)
     strategy = resolve_auto(STRATEGIES, str(normal_strategy(strategy_text)), manifest)
     placeholder = Estimates(0.5, np.eye(num_classes))  # until the noise is estimated
     filled = with_estimates(LOSSES, loss, placeholder)
-    # an error of its parameters is raised now
+    # raises errors of its parameters now
     build_loss(filled, transitions(manifest, loss, placeholder), num_classes=num_classes)
     recipe_name = request.recipe or dataset.recipe
     recipe = make_recipe(
@@ -274,9 +276,9 @@ def resolve_run(
     has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
     if (has_memory or unknown) and n * num_classes > _LARGEST_TABLE:
         raise ConfigError(
-            f"{call.name if has_memory else 'to estimate the noise'} takes a number for each class "
-            f"of each example, {n:,} x {num_classes:,} of them, {n * num_classes * 4 / 1e9:.1f} "
-            "GB: take a --subset, or another strategy"
+            f"{call.name if has_memory else 'estimating the noise'} stores {n:,} examples x "
+            f"{num_classes:,} classes, {n * num_classes * 4 / 1e9:.1f} GB: use a --subset, or "
+            "another strategy"
         )
     row, tuned = _row(loss, strategy, dataset, manifest)
     return RunConfig(
@@ -298,14 +300,14 @@ def resolve_run(
 
 
 def checked_seed(seed: int) -> int:
-    """A seed is a whole number from 0 below 2^32. Raises ConfigError."""
+    """Returns the seed if it is from 0 to 2^32 - 1. Raises ConfigError."""
     if not 0 <= seed < _LARGEST_SEED:
-        raise ConfigError(f"a seed is a whole number from 0 below 2^32, got {seed}")
+        raise ConfigError(f"a seed must be a whole number from 0 to 2^32 - 1, got {seed}")
     return seed
 
 
 def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
-    """What the method's sources used on these data and this noise."""
+    """The method's preset for this data set and noise."""
     call = parse(noise)
     if not isinstance(call, Call):
         return method.preset(dataset.name)
@@ -314,12 +316,12 @@ def _preset(method: Method, dataset: Dataset, noise: str) -> Preset:
 
 
 def loss_and_strategy_of(request: RunRequest, dataset: Dataset, noise: str) -> tuple[str, str]:
-    """The loss and the strategy that are requested, on noise of this canonical text."""
+    """The requested loss and strategy, for a noise given by its canonical text."""
     if request.method is None:
         return request.loss or "ce", request.strategy or "standard"
     if request.loss or request.strategy:
         raise ConfigError(
-            "a method is a loss and a strategy already: give --method, or --loss and --strategy"
+            "a method includes a loss and a strategy: give --method, or --loss and --strategy"
         )
     method = find_method(request.method)
     preset = _preset(method, dataset, noise)
@@ -329,8 +331,8 @@ def loss_and_strategy_of(request: RunRequest, dataset: Dataset, noise: str) -> t
 def _row(
     loss: Expression, strategy: Expression, dataset: Dataset, manifest: Manifest
 ) -> tuple[str, bool]:
-    """The name of the run's row in a table: the literature's, else its texts; the same for the same
-    key. And whether that is a preset which was chosen by the true noise.
+    """The name of the run's row in a table, a method of the literature or else loss and strategy,
+    equal for equal keys; and whether it is a preset that was tuned with the true noise.
     """
     texts = (
         mask_true_values(LOSSES, loss, manifest),
@@ -349,11 +351,11 @@ def _row(
 
 
 def _short(text: str) -> str:
-    """A strategy's canonical text without the parameters that are implied."""
+    """A strategy's canonical text without implied parameters."""
     full = short = normal_strategy(text)
     for pair in reversed(full.kwargs):
         fewer = replace(short, kwargs=tuple(other for other in short.kwargs if other != pair))
-        with suppress(LanguageError):  # a parameter that is left needs the one that is not
+        with suppress(LanguageError):  # another parameter needs this one
             short = fewer if normal_strategy(fewer) == full else short
     return str(short)
 
@@ -361,9 +363,8 @@ def _short(text: str) -> str:
 def with_loss_parameters(
     request: RunRequest, dataset: Dataset, manifest: Manifest, values: dict[str, str]
 ) -> RunRequest:
-    """The request with parameters of its loss set by name (`--eps 0.4`). A method becomes its loss
-    and strategy, and is no longer that row. Raises ConfigError where no term, or more than one, has
-    the parameter.
+    """The request with loss parameters set by name (`--eps 0.4`). A method is replaced by its loss
+    and strategy. Raises ConfigError if no term, or more than one, has the parameter.
     """
     text, strategy = loss_and_strategy_of(request, dataset, manifest.meta["noise"])
     expression = LOSSES.normal(text)
@@ -375,7 +376,8 @@ def with_loss_parameters(
         owners = [call for call in names if name in names[call]]
         if len(owners) > 1:
             raise ConfigError(
-                f"--{name}: {len(owners)} terms have it, so write it into --loss: {expression}"
+                f"--{name}: {len(owners)} terms of the loss have this parameter: write it into "
+                f"--loss: {expression}"
             )
         if not owners:
             lists = {call.name: ", ".join(names[call]) or "none" for call in names}

@@ -1,7 +1,7 @@
-"""The facts of a run, by one set of names: a failed run's error.json holds them, a finished run's
-record in its own layout, a key is the hash of some of them, and reports and checks read them.
+"""The facts of a run, under one set of names. error.json of a failed run contains them, the record
+of a finished run has them in another layout, the key is a hash of some of them.
 
-Annotations are no strings here: pydantic and `__required_keys__` must see `NotRequired`.
+This module does not postpone annotations: pydantic and `__required_keys__` must see `NotRequired`.
 """
 
 import hashlib
@@ -12,12 +12,12 @@ from typing_extensions import TypedDict
 
 from ..core.files.schema import Count, Name, Number, Share, Whole
 
-# where a data set by path lay, seen from the workspace; in no key
+# paths of a data set, relative to the workspace; not part of the key
 PATH_KEYS = ("path", "test_path", "labels_path")
 
 
 class Init(TypedDict):
-    """The weights that networks start from; tag: timm's name of its own."""
+    """Initial weights. tag: timm's name of its weights."""
 
     text: Name
     sha256: Name
@@ -25,7 +25,7 @@ class Init(TypedDict):
 
 
 class Environment(TypedDict, total=False):
-    """The machine of a run, and what it was trained with; all of it is written."""
+    """The machine of a run and how it was trained there."""
 
     device: Name
     auto_precision: Name
@@ -36,14 +36,14 @@ class Environment(TypedDict, total=False):
 
 
 class Epochs(TypedDict):
-    """A recipe, of which only this is always there."""
+    """A recipe; its only required key."""
 
     epochs: Count
 
 
 class RunFacts(TypedDict):
-    """What decides a run or tells it from others. labels: the hash of the manifest; known: the
-    share of true labels that are known. What follows `versions` is of a finished run.
+    """The settings that identify a run. labels: hash of the manifest; known: share of true labels
+    that are known. Keys after `versions` are for finished runs only.
     """
 
     key: NotRequired[Name]
@@ -111,13 +111,13 @@ def facts_of_record(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_noise_version(versions: dict[str, str], noise: str, version: str) -> dict[str, str]:
-    """The versions of all code that decides the result: of the noise too, where it is not 1."""
+    """The component versions, with that of the noise unless it is 1."""
     return versions if version == "1" else {**versions, f"noise:{noise.partition('(')[0]}": version}
 
 
 def config_of(facts: dict[str, Any]) -> dict[str, Any]:
-    """All facts that change the result, by the names of config.yaml: the key is their hash. The
-    noise's version is in the manifest, and so in its hash.
+    """All facts that change the result, under the names in config.yaml; the key is their hash. The
+    version of the noise is part of the manifest's hash.
     """
     versions = dict(facts["versions"])
     protocol = versions.pop("protocol", None)
@@ -140,5 +140,5 @@ def config_of(facts: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_of(config: dict[str, Any]) -> str:
-    """The key of all that changes a run's result."""
+    """The key: the hash of a configuration."""
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""`benchmarks.yaml` -> runs; which runs of a suite a condition selects; how much a suite trains,
-before any of it is planned. All mistakes of a file are reported at once, each with line and column.
-Loads no torch.
+"""Expands `benchmarks.yaml` into runs, selects runs by conditions, and computes how many images a
+suite trains on. All mistakes of a file are reported at once, each with line and column. Does not
+import torch.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ from .suite_file import (
 )
 
 AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
-_NUMBERS = ("subset",)  # axes whose choices are whole numbers; the others' are texts
+_NUMBERS = ("subset",)  # axes whose choices are whole numbers; other choices are texts
 _FILE = "benchmarks.yaml"
 _MOST_RUNS = 100_000  # of a suite
 _SHOWN = 100  # mistakes
@@ -79,7 +79,7 @@ _DEPTH = 8  # of the YAML: a selector's value in an override in a suite
 _MOST_VALUES = 50_000  # of the YAML
 
 
-# a single one is a list of one
+# a single value is a list of one
 Choices = Annotated[
     list[str | int],
     BeforeValidator(lambda given: [given] if isinstance(given, str | int | float) else given),
@@ -87,8 +87,8 @@ Choices = Annotated[
 
 
 class Suite(StrictModel):
-    """One suite of a file. takes: its runtime, measured or estimated, and on what: `40 s on
-    two cores`.
+    """One suite of a file. takes: its runtime, measured or estimated, such as `40 s on two
+    cores`.
     """
 
     summary: str = ""
@@ -103,33 +103,33 @@ class Suite(StrictModel):
     @classmethod
     def _one_line(cls, text: str) -> str:
         if len(line := text.strip()) > _LONGEST_LINE or len(line.splitlines()) > 1:
-            raise ValueError(f"is one line of at most {_LONGEST_LINE} characters")
+            raise ValueError(f"must be one line of at most {_LONGEST_LINE} characters")
         return line
 
     @model_validator(mode="after")
     def _consistent(self) -> Suite:
         axes = set(self.matrix)
         if not axes:
-            raise ValueError("the matrix is empty: name at least a noise and a method")
+            raise ValueError("the matrix is empty: give at least a noise and a method")
         if "method" in axes and axes & {"loss", "strategy"}:
-            raise ValueError("axes are method, or loss and strategy, not both")
+            raise ValueError("the axis method cannot be combined with loss or strategy")
         if problem := self._too_large(len(self.defaults.seeds)):
             raise ValueError(problem)
         return self
 
     def _too_large(self, seeds: int) -> str:
-        """What is wrong with this number of seeds; empty where nothing is."""
+        """The error message for this number of seeds; empty if it is valid."""
         runs = math.prod(map(len, self.matrix.values())) * seeds
         selectors = len(self.exclude) + len(self.override)
         most = min(_MOST_RUNS, _MOST_SELECTED // max(selectors, 1))
         if runs <= most:
             return ""
-        return f"the suite is too large: {runs} runs, at most {most}; split it into several suites"
+        return f"the suite has {runs} runs, more than {most}: split it into several suites"
 
     def with_defaults(self, seeds: int | None = None, **settings: Any) -> Suite:
-        """The suite with this number of seeds, from 0 on, and other defaults; None changes nothing.
+        """The suite with this number of seeds, starting at 0, and other defaults; None: unchanged.
 
-        Raises ConfigError where an axis or an override decides instead, or for too many seeds.
+        Raises ConfigError if an axis or an override sets the value, or for too many seeds.
         """
         if seeds is not None and (problem := self._too_large(seeds)):
             raise ConfigError(f"--seeds {seeds}: {problem}")
@@ -140,10 +140,10 @@ class Suite(StrictModel):
             if name in set_by_run:
                 option = "init-weights" if name == "init" else option_name(name).replace("_", "-")
                 raise ConfigError(
-                    f"--{option} {value}: the suite sets its {name} run by run: "
+                    f"--{option} {value}: the suite sets {name} in its matrix or an override; "
                     "change it in the suite's file"
                 )
-            if name != "dataset":  # which may be any folder
+            if name != "dataset":  # it may be any image folder
                 _check_value(name, value)
         return self.model_copy(update={"defaults": self.defaults.model_copy(update=given)})
 
@@ -159,28 +159,30 @@ class SuiteRun:
 
 
 def packaged_suites() -> Path:
-    """benchmarks.yaml inside the wheel, or beside the package in a checkout."""
+    """benchmarks.yaml inside the package, or next to it in a checkout."""
     inside = Path(str(files("noisebench") / _FILE))
     return inside if inside.exists() else inside.parents[1] / _FILE
 
 
 def suite_files(root: Path) -> list[Path]:
-    """Where suites are looked for: the workspace first, then what came with the package."""
+    """The suite files: that of the workspace first, then the packaged one."""
     return [path for path in (root / _FILE, packaged_suites()) if path.exists()]
 
 
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
-    """A suite by name, `FILE` with one suite, or `FILE:NAME`. Raises ConfigError or UnknownName."""
+    """A suite's name and the suite, by its name, by `FILE` with one suite, or by `FILE:NAME`.
+    Raises ConfigError or UnknownName.
+    """
     file, _, suite_name = (
         name.rpartition(":") if ":" in name and not Path(name).exists() else (name, "", "")
     )
     if file.endswith((".yaml", ".yml")):
         suites = read_suites(Path(file))
         if not suites:
-            raise ConfigError(f"{file} holds no suite")
+            raise ConfigError(f"{file} contains no suite")
         if not suite_name and len(suites) > 1:
             raise ConfigError(
-                f"{file} holds {len(suites)} suites: write {file}:{next(iter(suites))}"
+                f"{file} contains {len(suites)} suites: give one, as {file}:{next(iter(suites))}"
             )
         name = suite_name or next(iter(suites))
     else:
@@ -193,8 +195,8 @@ def find_suite(name: str, root: Path) -> tuple[str, Suite]:
 
 
 def read_suites(path: Path) -> dict[str, Suite]:
-    """All suites of a file. Raises ConfigError with every mistake, one a line, as
-    `file:line:column: what`.
+    """All suites of a file. Raises ConfigError with every mistake, one per line, as
+    `file:line:column: problem`.
     """
     marks: dict[YamlPath, tuple[int, int]] = {}
     mistakes: list[tuple[int, int, str]] = []
@@ -206,7 +208,7 @@ def read_suites(path: Path) -> dict[str, Suite]:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise ConfigError(f"{path}{where}: not YAML: {problem}") from None
+        raise ConfigError(f"{path}{where}: not valid YAML: {problem}") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(
             f"{path} cannot be read: {getattr(error, 'strerror', None) or error}"
@@ -214,28 +216,28 @@ def read_suites(path: Path) -> dict[str, Suite]:
     data = construct(node, (), marks, mistakes) if node is not None else None
     suites: dict[str, Suite] = {}
     for path_there, problem in _validate(data, suites):
-        # a key that is missing has no mark: where it should be
+        # a missing key has no mark: use its parent's
         known = (path_there[:length] for length in range(len(path_there), -1, -1))
         line, column = next((marks[at] for at in known if at in marks), (1, 1))
         mistakes.append((line, column, problem))
     if mistakes:
         lines = [f"{path}:{line}:{column}: {what}" for line, column, what in sorted(set(mistakes))]
         if len(lines) > _SHOWN:
-            lines[_SHOWN:] = [f"{path}: {len(lines) - _SHOWN} mistakes more"]
+            lines[_SHOWN:] = [f"{path}: {len(lines) - _SHOWN} more mistakes"]
         raise ConfigError(*lines)
     return suites
 
 
 def _validate(data: Any, suites: dict[str, Suite]) -> Iterator[tuple[YamlPath, str]]:
-    """Fills `suites`; every mistake and where it is."""
+    """Fills `suites`; yields every mistake with its path."""
     data = data if isinstance(data, dict) else {}
     unknown = set(data) - {"version", "suites"}
     for key in unknown:
-        yield (key,), f"unknown key {key!r}: a file has version and suites"
+        yield (key,), f"unknown key {key!r}: the keys of a suite file are version and suites"
     if unknown:
         return
     if data.get("version") != 1 or not isinstance(data.get("suites"), dict):
-        yield (), "a suite file starts with `version: 1` and has `suites:`"
+        yield (), "a suite file needs `version: 1` and `suites:`"
         return
     for name, content in data["suites"].items():
         try:
@@ -253,7 +255,7 @@ def _validate(data: Any, suites: dict[str, Suite]) -> Iterator[tuple[YamlPath, s
 
 
 def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
-    """Choices of an axis that are numbers where texts are required, or texts for numbers."""
+    """Yields choices of an axis that are numbers instead of texts, or texts instead of numbers."""
     for axis, choices in suite.matrix.items():
         for number, choice in enumerate(choices):
             if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
@@ -277,7 +279,7 @@ def _check_suspects(name: str) -> None:
     path = PurePath(name)
     is_outside = path.is_absolute() or path.drive or ".." in path.parts or "\\" in name
     if is_outside or path.suffix != ".csv":
-        raise ConfigError(f"suspects are written to a .csv within the workspace, got {name!r}")
+        raise ConfigError(f"suspects must be a .csv inside the workspace, got {name!r}")
 
 
 _CHECKS: dict[str, Callable[[Any], object]] = {
@@ -314,12 +316,12 @@ def _check_value(axis: str, value: Any) -> None:
 
 
 def _wrong_names(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
-    """Names that no registry knows, axes that are none, selectors that select nothing."""
+    """Yields unknown names, unknown axes, and selectors that match no run."""
     for axis, choices in suite.matrix.items():
         if axis not in AXES:
-            yield ("matrix", axis), f"unknown axis {axis!r}: axes are {', '.join(AXES)}"
+            yield ("matrix", axis), f"unknown axis {axis!r}; the axes are {', '.join(AXES)}"
         elif not choices:
-            yield ("matrix", axis), f"the axis {axis} is empty"
+            yield ("matrix", axis), f"axis {axis} is empty"
     report = suite.report.model_dump(include={"published", "suspects"}, exclude_none=True)
     values: list[tuple[YamlPath, str, Any]] = [
         *((("defaults", key), key, value) for key, value in suite.defaults.given().items()),
@@ -352,18 +354,18 @@ def _wrong_names(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
 
 
 def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple[YamlPath, str]]:
-    """What is right by itself but not together: a noise on these data, a recipe with these
-    settings, two kinds of method.
+    """Yields settings that are valid alone but not in combination, such as a noise that the data
+    set does not support.
     """
     messages: dict[str, YamlPath] = {}
-    noises: set[tuple[str, str]] = set()  # (data set, noise) that were checked
+    noises: set[tuple[str, str]] = set()  # checked pairs (data set, noise)
     for cell in cells:
         if cell["seed"] != suite.defaults.seeds[0]:
             continue
         try:
             _check_cell(cell, suite.defaults.budget, noises)
         except (UnknownName, LanguageError, DataError) as error:
-            # names are checked before, each where it stands
+            # wrong names were reported before, at their position
             at: YamlPath = ("matrix", "noise") if "noise" in suite.matrix else ("defaults", "noise")
             with suppress(NoisebenchError):
                 normal_noise(cell["noise"])
@@ -375,14 +377,14 @@ def _wrong_together(suite: Suite, cells: list[dict[str, Any]]) -> Iterator[tuple
 
 def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]]) -> None:
     if not cell.get("noise"):
-        raise ConfigError("the runs name no noise: put it into defaults or the matrix")
+        raise ConfigError("the runs have no noise: add it to defaults or the matrix")
     if "method" in cell and ("loss" in cell or "strategy" in cell):
         raise ConfigError(
-            "a method is a loss and a strategy already: name a method, or a loss and a strategy"
+            "a method includes a loss and a strategy: give a method, or a loss and a strategy"
         )
     dataset = DATASETS.get(cell.get("dataset", ""))
     if dataset is None:
-        return  # a set by path, a wrong name that was reported, or one that `run --dataset` names
+        return  # a data set by path or by `run --dataset`, or a wrong name, reported before
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
@@ -413,13 +415,13 @@ def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
             yield {**cell, "seed": seed, "noise_seed": noise_seed}
 
 
-# a recipe value's name as an option -> its field
+# a recipe setting's name in suites -> its field
 _FIELD_OF = {option_name(name): name for name in RECIPE_FIELDS}
 
 
 def _matches(run: dict[str, Any], selector: Selector) -> bool:
-    """Whether a run has one of the values that the selector gives for each key, however they are
-    spelled, as under --filter.
+    """Whether a run has one of the selector's values for each key, compared by meaning, as in
+    --filter.
     """
     for key, value in selector.items():
         name, dataset = _FIELD_OF.get(key, key), run.get("dataset")
@@ -433,8 +435,8 @@ def _matches(run: dict[str, Any], selector: Selector) -> bool:
 
 @cache
 def _meaning(key: str, text: str, dataset: str | None) -> str:
-    """The one text of a setting's value; of a noise on a known data set with the map that goes
-    without saying.
+    """The canonical text of a setting's value; for a noise on a known data set, with its default
+    map.
     """
     if key == "noise" and dataset in DATASETS:
         with suppress(NoisebenchError):
@@ -485,15 +487,14 @@ def label_request_of(run: SuiteRun) -> LabelRequest:
 
 
 def images_of(suite: Suite) -> int | None:
-    """The training images that all runs of a suite see, in epochs of CE: where an epoch costs twice
-    CE's, twice as many.
+    """The number of training images of all runs of a suite, weighted by their cost relative to CE.
 
-    Those that a run holds out are counted too. None where a data set is not known before it is
-    read, or a strategy says no cost.
+    Includes validation splits. None if a data set is only known once it is read, or a strategy has
+    no registered cost.
     """
-    price = cache(price_of)  # which runs share, but for their methods
+    price = cache(price_of)  # equal for runs of the same method
     counts = []
-    for run in expand(suite.with_defaults(seeds=1)):  # as many for every seed
+    for run in expand(suite.with_defaults(seeds=1)):  # equal for every seed
         settings = run.settings
         dataset = DATASETS.get(settings.get("dataset", ""))
         if dataset is None:
@@ -514,7 +515,7 @@ def images_of(suite: Suite) -> int | None:
     return round(len(suite.defaults.seeds) * math.fsum(counts))
 
 
-_OR = "|"  # between several values of one condition; no value contains it
+_OR = "|"  # separates the values of a condition; no value contains it
 
 T = TypeVar("T")
 Names = tuple[str, ...]
@@ -534,37 +535,37 @@ def select_matching(
     axes: Sequence[str],
     names_of: Callable[[T, str], Names],
 ) -> list[T]:
-    """The things that meet every condition, in their order. Values are compared by meaning, not by
-    spelling; `seed=0|1` are two.
+    """The things that match every condition, in their order. Values are compared by meaning, not by
+    spelling; `seed=0|1` gives two values.
 
-    names_of: the names of a thing's value on an axis, first the one that is listed. Raises
-    ConfigError for another form, or a value that no thing has.
+    names_of: the names of a thing's value on an axis, the listed one first. Raises ConfigError for
+    a malformed condition, or a value that no thing has.
     """
     left = list(things)
     for condition in conditions:
         axis, equals, value = condition.partition("=")
         if not equals or axis not in axes:
             raise ConfigError(
-                f"--filter is axis=value with axis one of {', '.join(axes)}; got {condition!r}"
+                f"--filter must be axis=value with axis one of {', '.join(axes)}; got {condition!r}"
             )
         names = [names_of(thing, axis) for thing in left]
         values = [value]
         if not any(value in known for known in names):
             values = [part.strip() for part in value.split(_OR)]
         if "" in values and len(values) > 1:
-            raise ConfigError(f"--filter {condition}: a value beside {_OR} is empty")
+            raise ConfigError(f"--filter {condition}: a value next to {_OR} is empty")
         selected: set[Names] = set()
         for text in values:
             meanings = {text, normal_value(axis, text)}
             matching = {known for known in names if meanings & set(known)}
             if names and not matching:
-                of = f" of {text}" if len(values) > 1 else ""
-                # what holds a comma is told from two names
+                of = f" {text}" if len(values) > 1 else ""
+                # quotes distinguish a name with a comma from two names
                 listed = ", ".join(
                     f'"{name}"' if "," in name else name for name in sorted({n[0] for n in names})
                 )
                 raise ConfigError(
-                    f"--filter {condition}: no run is left{of}; {axis} is one of {listed}"
+                    f"--filter {condition}: no run matches{of}; {axis} is one of {listed}"
                 )
             selected |= matching
         left = [thing for thing, known in zip(left, names, strict=True) if known in selected]
@@ -572,7 +573,7 @@ def select_matching(
 
 
 def normal_value(axis: str, value: str) -> str:
-    """The canonical text of a value of an axis; itself where it has no other, or means nothing."""
+    """The canonical text of a value of an axis; the value itself if it has none or is invalid."""
     try:
         return str(_NORMAL[axis](value)) if axis in _NORMAL else value
     except (NoisebenchError, ValueError):

@@ -1,8 +1,7 @@
-"""What a suite of benchmarks.yaml may say of its runs and its table: names and types. What the
-values mean is suite.py's to check.
+"""The keys and types of a suite in benchmarks.yaml; suite.py checks the values.
 
-YAML -> plain values, remembering line and column of each, so that every mistake of a file can be
-reported at its place.
+Also converts YAML to plain values with the line and column of each, so that all mistakes of a file
+are reported with their position.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from .recipes import RECIPE_TYPES, option_name
 
 Scalar = bool | int | float | str | None
 Selector = dict[str, Scalar | list[Scalar]]
-"""Which runs of a suite: those that have one of the values of each key."""
+"""Selects the runs of a suite that have one of the values of each key."""
 
 
 class StrictModel(BaseModel):
-    """Nothing unknown, nothing of another type, nothing changed."""
+    """Refuses unknown keys and other types; immutable."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
@@ -30,7 +29,7 @@ class _RunSettings(StrictModel):
     """The settings of a run outside its recipe."""
 
     dataset: str | None = None
-    test: str | None = None  # where the test images of a folder lie, if not in it
+    test: str | None = None  # path of an image folder's test images, if outside of it
     model: str | None = None
     init: str | None = None
     recipe: str | None = None
@@ -56,13 +55,12 @@ _RecipeSettings: Any = create_model("_RecipeSettings", __base__=_RunSettings, **
 
 
 class Settings(_RecipeSettings):  # type: ignore[misc]
-    """The settings of one run; each may stand in `defaults`, the axes in `matrix` too."""
+    """The settings of one run; all are valid in `defaults`, the axes also in `matrix`."""
 
 
 class Defaults(Settings):
-    """The settings all runs of a suite share, and the seeds. noise_seed: the same as the seed
-    unless fixed; budget: what all methods have alike, the epochs, or with `compute` the work of so
-    many epochs of CE.
+    """The common settings of a suite's runs, and the seeds. noise_seed: equal to the seed unless
+    given; budget: `epochs` (equal epochs for all methods), or `compute` (equal work).
     """
 
     seeds: list[int] = Field(default=[0], min_length=1)
@@ -71,15 +69,15 @@ class Defaults(Settings):
 
 
 class Override(StrictModel):
-    """`set` these settings in the runs that `match`."""
+    """Changes the settings in `set` for the runs that `match` selects."""
 
     match: Selector
     set: Settings
 
 
 class ReportShape(StrictModel):
-    """How the suite's table is laid out; suspects: a .csv of the workspace, for the labels that its
-    runs together doubt.
+    """The layout of the suite's table. suspects: a .csv in the workspace for the label issues that
+    its runs agree on.
     """
 
     rows: str = "method"
@@ -90,7 +88,7 @@ class ReportShape(StrictModel):
 
 
 YamlPath = tuple[str | int, ...]
-"""The keys and numbers that lead to a value."""
+"""The path of keys and indices to a value."""
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
 
@@ -101,8 +99,8 @@ def construct(
     marks: dict[YamlPath, tuple[int, int]],
     mistakes: list[tuple[int, int, str]],
 ) -> Any:
-    """Plain values, remembering where each stood; duplicate keys, aliases and `1e-3` are
-    mistakes.
+    """Converts a YAML node to plain values and notes their positions in `marks`; adds duplicate
+    keys, aliases and `1e-3` to `mistakes`.
     """
     here = (node.start_mark.line + 1, node.start_mark.column + 1)
     marks.setdefault(at, here)
@@ -112,7 +110,7 @@ def construct(
             key = str(key_node.value)
             spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if key in mapping:
-                mistakes.append((*spot, f"the key {key!r} stands twice"))
+                mistakes.append((*spot, f"duplicate key {key!r}"))
             marks[(*at, key)] = spot
             mapping[key] = construct(value_node, (*at, key), marks, mistakes)
         return mapping
@@ -135,7 +133,7 @@ def construct(
             (
                 *here,
                 f"cannot read {getattr(node, 'value', node.tag)!r} as "
-                f"{node.tag.rpartition(':')[2]}: write it in quotes",
+                f"{node.tag.rpartition(':')[2]}: put it in quotes",
             )
         )
         return None

@@ -1,1 +1,1 @@
-"""One run on disk and in time, and the queue of a suite."""
+"""The files and the training session of one run, and the queue of a suite."""

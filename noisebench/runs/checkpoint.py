@@ -24,22 +24,24 @@ if TYPE_CHECKING:
 
     from ..training.trainer import EpochResult, Trainer
 
-_CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; what is lost at a sudden death
-# times as long as the last checkpoint took: at most a twentieth of the time goes into them
+_CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; lost if the process is killed
+# multiple of the last checkpoint's duration: checkpoints take at most a twentieth of the time
 _CHECKPOINT_COST = 20.0
-# as torch says it, and another process
+# messages of torch and of other processes
 _NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"
 _NEEDS_MEMORY = (
-    "out of memory: the same command goes on from the last checkpoint; train "
-    "--accumulate N needs less, for the same curve"
+    "out of memory: the same command resumes from the last checkpoint; train "
+    "--accumulate N needs less memory, for the same result"
 )
-_JUDGE_AFTER = 5.0  # seconds of training from which the whole duration is estimated
+_JUDGE_AFTER = 5.0  # seconds of training before the total duration is estimated
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Reported after every epoch. lines: of metrics.csv, those that this session has not reported
-    yet, the latest last; seconds spent on this run, images per second in this epoch.
+    """Reported after every epoch.
+
+    lines: the lines of metrics.csv that this session has not reported yet, the latest last;
+    seconds: training time of this run so far; images_per_second: in this epoch.
     """
 
     epoch: int
@@ -51,9 +53,11 @@ class Progress:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is executed; nothing here changes its result. force: though it is finished.
+    """How a run is executed; nothing here changes its result.
+
+    resume: from the checkpoint, if there is one; force: train a finished run again.
     `should_stop()` is called between steps; `on_time_estimate` once, after some seconds, with the
-    seconds that the whole run will take.
+    estimated seconds of the whole run.
     """
 
     resume: bool = True
@@ -65,10 +69,11 @@ class RunOptions:
 
 @dataclass
 class RunState:
-    """What accumulates over a run; a checkpoint holds it. folds: log_p of the networks that
-    estimate the noise; trainer_state: of the training that was interrupted, until it is restored;
-    pack_width: the slots of the pack that it trains in, 1 for a run by itself; reported: the number
-    of lines of the history that this session has reported.
+    """The state that accumulates over a run, saved in its checkpoint.
+
+    folds: log_p of the networks that estimate the noise; trainer_state: of an interrupted training,
+    until it is restored; pack_width: the number of slots in the run's pack, 1 for a run by itself;
+    reported: the number of history lines that this session has reported.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -83,8 +88,9 @@ class RunState:
 
 
 class RunTimer:
-    """Seconds spent on a run over all its sessions; when to save; how long it will take. started:
-    later by the seconds that callbacks took, which do not count.
+    """Training time of a run over all its sessions, when to save, and the estimated total time.
+
+    started: start of this session, shifted by the duration of callbacks, which do not count.
     """
 
     def __init__(self, before: float) -> None:
@@ -102,17 +108,15 @@ class RunTimer:
 
     @contextmanager
     def checkpoint(self) -> Iterator[None]:
-        """Inside `with` a checkpoint is written: the next one is due by its end and by how long it
-        took.
-        """
+        """Measures a checkpoint written inside `with`, to schedule the next one."""
         begun = time.monotonic()
         yield
         self._saved = time.monotonic()
         self._cost = self._saved - begun
 
     def estimate(self, steps_left: float) -> float | None:
-        """Called before every step: the seconds of the whole run, once, as soon as enough have
-        passed to judge by.
+        """Called before every step: returns the estimated seconds of the whole run, once, as soon
+        as enough steps were timed; else None.
         """
         elapsed, steps = self.spent - self._before, self._steps
         self._steps += 1
@@ -123,8 +127,8 @@ class RunTimer:
 
 
 def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
-    """Write the checkpoint, whole or not at all. Raises RunTaken where another process took over,
-    RunFailed where what would be saved is not finite.
+    """Write the checkpoint atomically. Raises RunTaken if another process took over the run,
+    RunFailed if the state is not finite.
     """
     import torch
 
@@ -146,14 +150,14 @@ def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
 
 
 def _header(content: bytes | memoryview) -> bytes:
-    """The first line of a checkpoint, without which torch would read changed numbers in silence."""
+    """The first line of a checkpoint: a checksum, since torch.load does not detect changed
+    bytes.
+    """
     return f"noisebench checkpoint {hashlib.sha256(content).hexdigest()}\n".encode()
 
 
 def _without_shared_memory(value: Any) -> Any:
-    """The same value; a tensor that is part of a larger one is copied, of which torch would save
-    all.
-    """
+    """The same value, with views of larger tensors copied: torch would save the larger tensor."""
     if isinstance(value, dict):
         return {key: _without_shared_memory(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -163,14 +167,14 @@ def _without_shared_memory(value: Any) -> Any:
 
 
 def read(folder: RunFolder, *, resume: bool = True) -> bytes | None:
-    """The checkpoint, if there is one; without `resume` it is deleted. Raises NoisebenchError for
-    one that cannot be read.
+    """The checkpoint, if there is one; without `resume` it is deleted. Raises NoisebenchError if it
+    cannot be read.
     """
     try:
         if not resume:
             folder.resume.unlink(missing_ok=True)
         with open_regular(folder.resume) as file:
-            return file.read()  # of any size: it may hold a memory of every example
+            return file.read()  # no size limit: a strategy may store a table of every example
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -178,18 +182,18 @@ def read(folder: RunFolder, *, resume: bool = True) -> bytes | None:
 
 
 def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunState:
-    """The state as its checkpoint has it. Raises NoisebenchError for one that is damaged, or
-    another run's.
+    """The state of a checkpoint. Raises NoisebenchError if it is damaged or belongs to another
+    run.
     """
     header, _, content = saved.partition(b"\n")
     try:
         if header + b"\n" != _header(content):
             raise DataError(
-                "it is damaged, cut short or of another version: its checksum does not match"
+                "it is damaged, truncated or from another version: its checksum does not match"
             )
         state = load_torch(content, device)
         if state["run"] != folder.path.name:
-            raise ValueError(f"it is of the run {state['run']}")
+            raise ValueError(f"it belongs to the run {state['run']}")
         dynamics = {name: array.cpu().numpy() for name, array in state["dynamics"].items()}
         return RunState(
             state["history"],
@@ -209,13 +213,13 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
 def not_resumable(folder: RunFolder, error: Exception) -> NoisebenchError:
     """The error to raise for a checkpoint that cannot be read or does not fit."""
     return NoisebenchError(
-        f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or give --no-resume"
+        f"{folder.resume} cannot be resumed ({reason(error)}): delete it, or use --no-resume"
     )
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether Python's, a processor's or a GPU's memory ran out, here or in another process; the
-    run itself is sound and can be resumed.
+    """Whether the error is an out-of-memory error of Python, the CPU or a GPU, here or in another
+    process; such a run can be resumed.
     """
     if isinstance(error, RuntimeError | RunFailed):
         return any(words in str(error).lower() for words in _NO_MEMORY)
@@ -223,7 +227,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """An error in one line."""
+    """The error's message in one line."""
     text = str(error) if isinstance(error, NoisebenchError) else f"{type(error).__name__}: {error}"
     line = " ".join(text.splitlines()[0].split()).rstrip(": ")
     if is_out_of_memory(error) and not line.startswith(_NEEDS_MEMORY):

@@ -1,9 +1,9 @@
-"""The run folder: its files, written whole or not at all, and all records read as one table.
+"""The run directory: its files, each written atomically, and all records as one table.
 
-`config.yaml`, `metrics.csv` (a line an epoch, growing while the run is under way), `dynamics.npz`,
-`predictions.npz`, `model.safetensors`, `resume.pt` while running, `result.json` only when complete,
-`error.json` only when failed, `claim`, the lock, while a process trains it, `trackers.json` with
-the run's identities in trackers.
+`config.yaml`; `metrics.csv`, one line per epoch, growing during the run; `dynamics.npz`;
+`predictions.npz`; `model.safetensors`; `resume.pt`, the checkpoint, while the run is unfinished;
+`result.json`, only when finished; `error.json`, only when failed; `claim`, the lock, while a
+process trains the run; `trackers.json`, the run's ids in trackers.
 """
 
 from __future__ import annotations
@@ -34,16 +34,18 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SCHEMA = 1
-_READABLE = (1,)  # every schema that was ever written; tests keep a record of each
-_RUN_FILES = ("result.json", "error.json", "config.yaml")  # one of which each run has
+_READABLE = (1,)  # every schema that was ever written; the tests read a record of each
+_RUN_FILES = ("result.json", "error.json", "config.yaml")  # every run has at least one
 _DEPTH = 10  # of config.yaml
-_LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: of 100,000 epochs
+_LARGEST_HISTORY = 1 << 24  # bytes of metrics.csv: 100,000 epochs
 
 
 @dataclass(unsafe_hash=True)
 class RunFolder:
-    """One run's folder. lock: this process's, while it holds it; checked: whether the files of a
-    finished run are compared with the checksums of its record as they are read.
+    """The directory of one run.
+
+    lock: this process's lock, while it holds one; checked: compare the files of a finished run with
+    the checksums in its record when they are read.
     """
 
     path: Path
@@ -51,7 +53,7 @@ class RunFolder:
     checked: bool = field(default=True, compare=False, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        # as a text that can be written
+        # names may hold bytes that cannot be printed
         self.name = self.path.name.encode(errors="replace").decode()
         self.result, self.error = self.path / "result.json", self.path / "error.json"
         self.resume, self.weights = self.path / "resume.pt", self.path / "model.safetensors"
@@ -61,15 +63,15 @@ class RunFolder:
 
     @property
     def ended(self) -> float | None:
-        """When the run finished or failed, in seconds of the epoch to a millionth; None where it
-        has not. Raises OSError.
+        """When the run finished or failed, in seconds since 1970, rounded to microseconds; None if
+        it has not. Raises OSError.
         """
         path = self.result if self.result.exists() else self.error
         return round(path.stat().st_mtime, 6) if path.exists() else None
 
     def status(self) -> str:
-        """`done`, `failed`, `resume` or `run`; `damaged` where it would be one of the first two by
-        a file that is no valid record: cut short, empty, or of another form.
+        """`done`, `failed`, `resume` (has a checkpoint) or `run` (new); `damaged` if result.json or
+        error.json is not a valid record.
         """
         for name, path, check in (
             ("done", self.result, check_record),
@@ -86,32 +88,34 @@ class RunFolder:
 
     @contextmanager
     def locked(self) -> Iterator[RunFolder]:
-        """The folder with a lock, also against other machines on a shared folder; it writes only as
-        long as it holds the lock.
+        """Locks the directory, also against other machines on a shared file system; yields a
+        RunFolder that writes only while it holds the lock.
 
-        Raises RunTaken where another process has it; so do the writers once another process has
-        taken it over. DataError where the folder is a link, which may come from others: a run
-        writes into its own folder alone. `runs/` itself may be one, onto another disk.
+        Raises RunTaken if another process holds the lock; writing raises it too once another
+        process has taken over. Raises DataError if the directory is a symbolic link: a run writes
+        only into its own directory. `runs/` itself may be a link, for example to another disk.
         """
         if self.path.is_symlink():
             raise DataError(
-                f"{self.path} is a link, and a run writes into its own folder alone: "
+                f"{self.path} is a symbolic link, and a run writes only into its own directory: "
                 "remove the link"
             )
         with acquire(self.claim) as lock:
             yield RunFolder(self.path, lock, checked=self.checked)
 
     def lock_owner(self) -> str:
-        """The process that holds the lock; empty where none does, or that cannot be told."""
+        """The process that holds the lock; empty if there is none, or if it cannot be
+        determined.
+        """
         with suppress(OSError):
             lock = find_lock(self.claim)
             return str(lock.owner) if lock and lock.owner.is_alive() is not False else ""
         return ""
 
     def finished(self, key: str) -> dict[str, Any] | None:
-        """The record of the run with this key, if it is complete.
+        """The record of the run with this key, if it is finished.
 
-        Raises DataError where it is of another version, or of another run.
+        Raises DataError if the record belongs to another version or another run.
         """
         if self.status() != "done":
             return None
@@ -120,13 +124,14 @@ class RunFolder:
         if record["key"] != key:
             raise DataError(
                 f"{self.path} holds the run {record['key'][:12]}, not {key[:12]}: "
-                "move it away, or give --force"
+                "move it away, or use --force"
             )
         return record
 
     def clean_up(self) -> None:
-        """Remove from a finished run what a process left that died after writing its last file;
-        nothing where another process has the lock, or the folder cannot be written.
+        """Remove the lock and checkpoint that a process left in a finished run because it died
+        after writing the record. Does nothing if another process holds the lock, or if the
+        directory is read-only.
         """
         if self.lock is not None:
             self.resume.unlink(missing_ok=True)
@@ -135,23 +140,23 @@ class RunFolder:
                 locked.clean_up()
 
     def check(self) -> None:
-        """Raises RunTaken where this process had the lock and another has it now."""
+        """Raises RunTaken if this process held the lock and has lost it to another one."""
         if self.lock is not None:
             self.lock.check()
 
     def write(self, path: Path, *parts: bytes | memoryview) -> None:
-        """Write one of the files, whole or not at all, and only with the lock. Raises RunTaken,
+        """Write one of the files atomically, and only while holding the lock. Raises RunTaken,
         DataError.
         """
 
         def fill(file: IO[bytes]) -> None:
             file.writelines(parts)
-            self.check()  # as late as can be: a process may sleep between any two lines
+            self.check()  # as late as possible: a process may be suspended between any two lines
 
         try:
             atomic_write(path, fill)
         except DataError:
-            self.check()  # a process that took over removes what is half written
+            self.check()  # a process that took over removes incomplete files
             raise
 
     def write_json(self, path: Path, content: dict[str, Any]) -> None:
@@ -159,10 +164,10 @@ class RunFolder:
         self.write(path, f"{text}\n".encode())
 
     def write_result(self, record: dict[str, Any]) -> None:
-        """result.json, the last of the files: from here on the run is finished, whatever happens to
-        the machine. Its checkpoint is deleted.
+        """Write result.json, the last of the files: once it is written, the run is finished.
+        Deletes the checkpoint.
 
-        Raises DataError where it cannot be written: the run has not failed for that.
+        Raises DataError if it cannot be written; the run does not count as failed then.
         """
         self.write_json(self.result, record)
         try:
@@ -179,8 +184,9 @@ class RunFolder:
         trace: str = "",
         batch: Sequence[int] = (),
     ) -> None:
-        """error.json: the run is failed, not unfinished; `about`: the facts that a table needs;
-        batch: the examples of the step.
+        """Write error.json, which marks the run as failed.
+
+        about: the RunFacts for tables; batch: the example numbers of the failing step.
         """
         content = {
             "schema": SCHEMA,
@@ -193,28 +199,28 @@ class RunFolder:
         self.write_json(self.error, content)
 
     def note_failure(self, about: dict[str, Any], kind: str, message: str) -> None:
-        """error.json by a process that does not train the run; nothing where another process does,
-        or has finished it, and where the folder cannot be written.
+        """Write error.json from a process that does not train the run. Does nothing if another
+        process trains or has finished the run, or if the directory is read-only.
         """
         with suppress(DataError), self.locked() as folder:
             if folder.status() != "done":
                 folder.write_error(about, kind, message)
 
     def failure(self) -> dict[str, Any]:
-        """error.json. Raises DataError where it is damaged."""
+        """Reads error.json. Raises DataError if it is damaged."""
         return self._read(self.error, _check_failure)
 
     def read_arrays(self) -> dict[str, np.ndarray]:
-        """Everything in predictions.npz. Raises DataError."""
+        """All arrays in predictions.npz. Raises DataError."""
         self.check_written(self.predictions)
         return read_arrays(self.predictions)
 
     def read_dynamics(self) -> Dynamics:
-        """Raises DataError where there is none, as of a run of an older version."""
+        """Reads dynamics.npz. Raises DataError if it is missing, as in runs of older versions."""
         if not self.dynamics.exists():
             raise DataError(
-                f"{self.path} has no dynamics.npz: it is unfinished or of an older "
-                "version; run it again with --force"
+                f"{self.path} has no dynamics.npz (unfinished, or from an older version): run it "
+                "again with --force"
             )
         self.check_written(self.dynamics)
         try:
@@ -225,17 +231,16 @@ class RunFolder:
             ) from None
 
     def write_history(self, history: list[dict[str, Any]]) -> None:
-        """metrics.csv: one line an epoch."""
+        """Write metrics.csv, one line per epoch."""
         lines = [_csv_line(history[0]), *(_csv_line(row.values()) for row in history)]
         self.write(self.history, b"".join(lines))
 
     def show_history(self, history: list[dict[str, Any]], *, begin: bool) -> None:
-        """metrics.csv while the run is under way, to watch it: the last line is added to the same
-        file. begin: the file is written anew, since an earlier session may have left lines that are
-        in no checkpoint.
+        """Append the last line to metrics.csv during the run, so that users can watch it.
 
-        A finished run's file stays until its successor is complete. What cannot be written now is
-        an error when the run is saved.
+        begin: rewrite the file, since an earlier session may have written lines after its last
+        checkpoint. The file of a finished run is kept until its repetition is finished. Errors are
+        ignored here; they are raised when the run is saved.
         """
         if self.lock is None or self.result.exists():
             return
@@ -244,61 +249,61 @@ class RunFolder:
                 self.write_history(history)
                 return
             self.check()
-            with self.history.open("ab", buffering=0) as file:  # the one that this session made
+            with self.history.open("ab", buffering=0) as file:  # the file that this session began
                 file.write(_csv_line(history[-1].values()))
 
     def read_history(self) -> list[dict[str, float | None]]:
-        """metrics.csv, a line an epoch, None where a number is not known. Raises DataError."""
+        """Reads metrics.csv: one dict per epoch, None for missing numbers. Raises DataError."""
         self.check_written(self.history)
         try:
             lines = read_text(self.history, _LARGEST_HISTORY).splitlines()
             names, *rows = csv.reader(lines, strict=True)
             if not rows or "epoch" not in names or len(set(names)) < len(names):
-                raise ValueError("it holds no epochs")
+                raise ValueError("it contains no epochs")
             numbers = [[float(value) if value else None for value in row] for row in rows]
             return [dict(zip(names, row, strict=True)) for row in numbers]
         except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{self.history} cannot be read ({error})") from None
 
     def checksums(self) -> dict[str, str]:
-        """The sha256 of each file that a finished run leaves beside its record, of those that are
-        there. Raises DataError.
+        """The sha256 of each existing file of a finished run, except its record. Raises
+        DataError.
         """
         files = (self.history, self.dynamics, self.predictions, self.weights)
         return {path.name: _sha256(path) for path in files if path.exists()}
 
     def check_written(self, path: Path) -> None:
-        """Raises DataError where a file that is there is not the one of which a finished run's
-        record has the checksum: copied in part, or of a run that was to replace it and did not end.
+        """Raises DataError if a file of a finished run does not have the checksum in its record: a
+        partial copy, or a file of an interrupted repetition of the run.
         """
         if not self.checked or not self.result.exists() or not path.exists():
             return
         recorded = self.record().get("files")
         if recorded is not None and recorded.get(path.name, "") != _sha256(path):
             raise DataError(
-                f"{path} is not the file that belongs to {self.result.name}, or only a part of "
-                "it: copy the folder again, or run it again with --force"
+                f"{path} does not have the checksum in {self.result.name}: copy the directory "
+                "again, or run it again with --force"
             )
 
     def record(self) -> dict[str, Any]:
-        """result.json. Raises DataError where it is damaged or of another schema."""
+        """Reads result.json. Raises DataError if it is damaged or has an unknown schema."""
         return {**self._read(self.result, check_record), "path": str(self.path)}
 
     def full_record(self) -> dict[str, Any]:
-        """As `record`, one that names its classes, as every run's does that can be evaluated.
+        """As `record`, but requires the class names, without which a run cannot be evaluated.
         Raises DataError.
         """
         record = self.record()
         if not {"classes", "num_classes"} <= set(record["data"]):
             raise DataError(
-                f"{self.result} is damaged (it names no classes): delete the folder "
+                f"{self.result} is damaged (it has no class names): delete the directory "
                 "and run it again"
             )
         return record
 
     def about(self) -> dict[str, Any]:
-        """The facts of the run that a table needs, by the same names if it finished or failed.
-        Raises DataError.
+        """The RunFacts of the run, with the same names for finished and failed runs. Raises
+        DataError.
         """
         if self.result.exists() or not self.error.exists():
             return facts_of_record(self.record())
@@ -306,15 +311,15 @@ class RunFolder:
         try:
             check_known(about)
             if about.get("metrics") is not None:
-                raise ValueError("a failed run has no metrics")
+                raise ValueError("a failed run must not have metrics")
         except ValueError as error:
             raise DataError(
-                f"{self.error} is damaged ({error}): delete the folder and run it again"
+                f"{self.error} is damaged ({error}): delete the directory and run it again"
             ) from None
         return dict(about)
 
     def configuration(self) -> dict[str, Any]:
-        """config.yaml: what the key was made of. Raises DataError where it cannot be read."""
+        """Reads config.yaml, the settings that the key is a hash of. Raises DataError."""
         try:
             content = read_yaml(read_text(self.config), _DEPTH)
             check_form(content, dict)
@@ -327,12 +332,12 @@ class RunFolder:
         try:
             content = _read_version(path, check)
         except FileNotFoundError:
-            raise DataError(f"{self.path} holds no finished run: no {path.name}") from None
+            raise DataError(f"{self.path} has no {path.name}: the run is not finished") from None
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged ({error}): run it again") from None
         if content["schema"] not in _READABLE:
             raise DataError(
-                f"{path} has schema {content['schema']}, this version reads "
+                f"{path} has schema {content['schema']}, and this version reads "
                 f"{', '.join(map(str, _READABLE))}"
             )
         return content
@@ -347,7 +352,7 @@ def _csv_line(values: Iterable[Any]) -> bytes:
 
 
 def _read_version(path: Path, check: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """A file of JSON, checked unless it is of a newer version. Raises OSError, ValueError."""
+    """Reads a JSON file, and checks it if its version is known. Raises OSError, ValueError."""
     content = read_json(path)
     check_form(content, Versioned)
     if content["schema"] in _READABLE:
@@ -363,15 +368,18 @@ def _sha256(path: Path) -> str:
 
 
 def run_folders(paths: Iterable[Path]) -> list[RunFolder]:
-    """The run folders at or under some paths: a run, a folder of runs, a workspace. Raises
-    DataError for a wrong path.
+    """The run directories at or under the paths; each path is a run, a directory of runs, or a
+    workspace. Raises DataError for a path that is not a directory.
     """
     folders: dict[Path, None] = {}
     for path in paths:
         if not path.is_dir():
-            raise DataError(f"no such folder: {path} (a run, a folder of runs, or a workspace)")
+            raise DataError(
+                f"{path} is not a directory; expected a run directory, a directory of runs or a "
+                "workspace"
+            )
         root = path / "runs" if (path / "runs").is_dir() else path
-        with os.scandir(root) as entries:  # says what is a folder without asking the file server
+        with os.scandir(root) as entries:  # knows the types without a request per entry
             names = sorted(entry.name for entry in entries if entry.is_dir())
         for candidate in (root, *(root / name for name in names)):
             if any((candidate / name).exists() for name in _RUN_FILES):
@@ -382,8 +390,8 @@ def run_folders(paths: Iterable[Path]) -> list[RunFolder]:
 def read_records(
     folders: Iterable[RunFolder], on_damaged: Callable[[DataError], object]
 ) -> list[dict[str, Any]]:
-    """The records of all finished runs among the folders; a damaged one is left out, and passed to
-    `on_damaged` as an error.
+    """The records of all finished runs in the directories. Damaged records are omitted;
+    `on_damaged` is called with the error of each.
     """
     records = []
     for folder in folders:
@@ -396,10 +404,32 @@ def read_records(
 
 
 def results(path: str | Path = "runs") -> pd.DataFrame:
-    """One row a finished run, nested names joined by dots: `metrics.test_acc.last`, `noise.text`,
-    `seed`.
+    """Read all finished runs into a pandas table, one row per run.
 
-    A damaged result file is warned of and left out.
+    path: a run directory, a directory of runs, or a workspace. Failed and unfinished runs are
+    omitted. A damaged result file is omitted with a warning.
+
+    The columns are the keys of `result.json`; nested keys are joined by dots. Shares, such as
+    accuracies, are between 0 and 1. Missing values are NaN or None; a column of integers with
+    missing values is float64.
+
+    | column | dtype | meaning |
+    | --- | --- | --- |
+    | `data.name`, `model.name`, `recipe.name` | str | data set, backbone, recipe |
+    | `method`, `loss`, `strategy` | str | the method, and its loss and strategy in full |
+    | `noise.text` | str | the noise |
+    | `noise.realised_rate` | float64 | share of incorrect labels |
+    | `noise.seed`, `seed` | int64 | seed of the noise, seed of the training |
+    | `oracle` | bool | uses, or was tuned with, the true noise rate or transition matrix |
+    | `metrics.test_acc.last` | float64 | test accuracy after the last epoch |
+    | `metrics.test_acc.best` | float64 | best test accuracy of any epoch (optimistic) |
+    | `metrics.memorised` | float64 | memorization rate |
+    | `seconds` | float64 | training time |
+    | `key`, `path` | str | the run's key, its directory |
+
+    Example:
+        >>> frame = nb.results("runs")
+        >>> frame.groupby(["noise.text", "method"])["metrics.test_acc.last"].agg(["mean", "std"])
     """
     import pandas as pd
 

@@ -1,5 +1,5 @@
-"""Predictions by the networks of a finished run: for its own images, or for the test images of
-another data set.
+"""Predictions of a finished run's networks, for its own images or for the test images of another
+data set.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ def load_ensemble(
     device: str,
     training_images: Callable[[], ImageArray],
 ) -> StoredNetworks:
-    """The networks of a finished run, by its record and its weights alone.
+    """Load the networks of a finished run from its record and its weights.
 
-    training_images: returns the (N, H, W, C) of a run of an older version, which did not note how
-    its images were normalised. Raises DataError where the weights are not there or not the run's,
-    NoisebenchError for a device that is not.
+    training_images: returns the training images (N, H, W, C); called for runs of older versions,
+    whose records lack the normalization. Raises DataError if the weights are missing or do not
+    belong to the run, NoisebenchError if the device is not available.
     """
     from ..training.networks import make_network, on_device
 
@@ -55,7 +55,7 @@ def load_ensemble(
     else:
         images = training_images()
         shape, normalise = images.shape[1:], Normalisation.of(images)
-    # the estimates of a run play no part in the predictions of its networks
+    # noise estimates do not affect predictions
     estimates = Estimates(0.5, np.eye(data["num_classes"]))
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), estimates))
     name, num_classes = record["model"]["name"], data["num_classes"]
@@ -87,18 +87,17 @@ def evaluate_on(
     dataset: Dataset,
     manifest_of_run: Callable[[], Manifest] | None = None,
 ) -> dict[str, Any]:
-    """All numbers of another data set's test images, which are brought to the run's size as the run
-    did with its own.
+    """All metrics on another data set's test images, resized as the run resized its own.
 
-    `images` says what was done with them, `trained_on` how many of them the run was trained on, by
-    the manifest of the run; None where that cannot be told. Raises DataError where the classes do
-    not fit.
+    In the result, `images` lists what was done with the images; `trained_on` is the number of them
+    among the run's training images according to its manifest, None if unknown. Raises DataError if
+    the classes differ.
     """
     run_data, channels = record["data"], networks.shape[2]
     if dataset.reader and channels == 1:
         raise DataError(
-            f"{dataset.name} is streamed, in colour, and {run_data['name']} is grey: name it "
-            "without its reader, in memory"
+            f"{dataset.name} is streamed in color, and {run_data['name']} is grayscale: name it "
+            "without its reader, to load it into memory"
         )
     images = workspace.images(dataset, networks.fitting)
     if not dataset.reader and images.test_images.shape[3] != channels:
@@ -111,15 +110,15 @@ def evaluate_on(
         number = np.asarray(same_classes(run_data["classes"], dataset.classes))
     except ValueError as error:
         raise DataError(
-            f"{dataset.name} has not the classes of {run_data['name']}: {error}"
+            f"{dataset.name} does not have the classes of {run_data['name']}: {error}"
         ) from None
     labels: np.ndarray = number[images.test_labels]
     log_p = np.concatenate(list(networks.parts(images.test_images)))
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
         raise DataError(
-            f"of the {len(labels)} images of {dataset.name} {finite} have a prediction "
-            "that is finite: no number comes of these"
+            f"only {finite} of the {len(labels)} images of {dataset.name} have a finite "
+            "prediction, so no metric can be computed"
         )
     predictions = Predictions.of(log_p, labels, labels)
     confusion = scores.confusion(predictions.predicted, labels, run_data["num_classes"])
@@ -131,7 +130,7 @@ def evaluate_on(
         else "number",
         **scores.of_test(predictions, labels, run_data["num_classes"]),
         "confusion": confusion.tolist(),
-        "images": changes or ["used as they are"],
+        "images": changes or ["used unchanged"],
         "trained_on": None
         if manifest_of_run is None
         else _trained_on(tests, networks, workspace, manifest_of_run),
@@ -144,8 +143,8 @@ def _trained_on(
     workspace: Workspace,
     manifest_of_run: Callable[[], Manifest],
 ) -> int | None:
-    """How many test images (M, H, W, C) are, at the run's size, among its training images; None
-    where these are streamed or not here.
+    """The number of test images (M, H, W, C) that are, at the run's size, among its training
+    images; None if these are streamed or not available.
     """
     try:
         manifest = manifest_of_run()
@@ -160,9 +159,9 @@ def _trained_on(
 
 @dataclass(frozen=True)
 class StoredNetworks:
-    """Networks with a run's weights, and what they know of images: their `shape` (H, W, C), how
-    they are brought to it (see Fitting; centre is 0 where it was in memory) and normalised, and the
-    precision. The strategy says what the networks say together.
+    """Networks with a run's weights, and how images are prepared for them: the `shape` (H, W, C),
+    how images are resized to it (see Fitting; centre is 0 for images in memory), the normalization
+    and the precision. The strategy combines the networks' predictions.
     """
 
     networks: Sequence[nn.Module]
@@ -175,11 +174,11 @@ class StoredNetworks:
 
     @property
     def fitting(self) -> Fitting:
-        """How the networks' run brought images to their size."""
+        """How the run resized images."""
         return Fitting(self.shape[0], self.shape[1], self.fit, self.centre or 1.0)
 
     def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
-        """log_p (n, K), float32, of images (n, H, W, C), one part of them after the other."""
+        """Yields log_p (n, K), float32, of images (n, H, W, C), batch by batch."""
         device = next(self.networks[0].parameters()).device
         pixels = source_of(
             images,
@@ -192,8 +191,8 @@ class StoredNetworks:
 
 
 def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
-    """Give networks the weights of a run's model.safetensors. Raises DataError where these are
-    missing, damaged or of others.
+    """Load the weights in a run's model.safetensors into networks. Raises DataError if they are
+    missing, damaged, or belong to other networks.
     """
     left: dict[str, Tensor] = {}
     try:
@@ -204,12 +203,12 @@ def load_weights(path: Path, networks: Sequence[nn.Module]) -> None:
             network.load_state_dict({name.removeprefix(prefix): left.pop(name) for name in names})
     except FileNotFoundError:
         raise DataError(
-            f"{path} is not there: without the weights there are no predictions of its networks"
+            f"{path} does not exist: predictions need the weights of the run's networks"
         ) from None
     except (OSError, SafetensorError, RuntimeError, KeyError, ValueError) as error:
         # a type that torch does not know, a size that lies
         raise DataError(
-            f"{path} does not hold this run's networks ({str(error).splitlines()[0]})"
+            f"{path} does not contain this run's networks ({str(error).splitlines()[0]})"
         ) from None
     if left:
-        raise DataError(f"{path} holds more than this run's networks: {next(iter(left))}")
+        raise DataError(f"{path} contains tensors of other networks: {next(iter(left))}")

@@ -1,4 +1,4 @@
-"""Several runs at once, as one network; each ends as it would by itself: finished, stopped or
+"""Trains several runs at once, as one network; each ends independently: finished, stopped or
 failed.
 """
 
@@ -22,12 +22,12 @@ from .result import finalize_run
 from .session import RunSession, make_trainer, record_failure
 
 OnResult = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
-"""Called once for each run, with its number and its record, or the error that it ended in."""
+"""Called once for each run, with its number and its record, or the error that ended it."""
 
 
 @dataclass(frozen=True)
 class PackedRun:
-    """A run of a pack. number: how the results call it."""
+    """A run of a pack. number: identifies it in the results."""
 
     number: int
     run: RunConfig
@@ -38,7 +38,7 @@ class PackedRun:
 
 @dataclass
 class Slot:
-    """The session of a run in a pack, until it ended."""
+    """The session of a run in a pack, until the run ends."""
 
     packed_run: PackedRun
     session: RunSession
@@ -47,7 +47,7 @@ class Slot:
 
     @property
     def position(self) -> tuple[int, int, int, int]:
-        """What runs of one pack must have in common: the width of the pack, and the step."""
+        """Must be equal for the runs of a pack: the pack's width, and the step."""
         trainer = self.session.trainer
         return (
             self.session.state.pack_width,
@@ -61,7 +61,7 @@ class Slot:
         self.on_result(self.packed_run.number, outcome)
 
     def fail(self, error: Exception) -> None:
-        """Record a failure of the run's own."""
+        """Record a failure of this run."""
         try:
             self.end(record_failure(self.session.run, self.session.folder, error))
         except DataError as unwritten:  # another process took over, or the disk is full
@@ -79,14 +79,14 @@ class Slot:
             self.end(error)
 
     def save(self, *, stopped: bool) -> None:
-        """Write the checkpoint, after which a run that is stopped has ended."""
+        """Write the checkpoint; if `stopped`, the run ends."""
         session = self.session
         try:
             save(session.folder, session.trainer, session.state)
         except RunTaken as error:
             self.end(error)
         except RunFailed as failure:
-            if stopped:  # else it ends with the epoch, in which the others go on
+            if stopped:  # else it ends with the epoch, while the other runs continue
                 self.fail(failure)
         else:
             if stopped:
@@ -94,11 +94,11 @@ class Slot:
 
 
 def run_packed(runs: Sequence[PackedRun], width: int, device: str, on_result: OnResult) -> None:
-    """Train all to the end. An interrupted run is resumed in a pack as wide as the one it began in,
-    with those that stand at the same step.
+    """Train all runs to the end. An interrupted run resumes in a pack of the width that it started
+    in, with the runs at the same step.
     """
     with ExitStack() as locks:
-        # all at once: a process that comes a moment later finds the whole pack locked, not half
+        # all locks first: another process then finds the whole pack locked, not half of it
         locked = []
         for packed_run in runs:
             try:
@@ -135,8 +135,8 @@ def _train_all(runs: Iterable[tuple[PackedRun, int]], device: str, on_result: On
 
 
 def _train(slots: list[Slot], device: str) -> None:
-    """Train runs at the same step to their ends. Where one throws, they are resumed in halves,
-    until the one that throws is alone and fails.
+    """Train runs at the same step to their ends. If one raises an error, they are resumed in
+    halves, until the one that raises it is alone and fails.
     """
     try:
         for slot in _run_epochs(slots):
@@ -144,11 +144,11 @@ def _train(slots: list[Slot], device: str) -> None:
     except _Stopped:
         return
     except DataError as error:
-        # such as a full disk, which is no run's own failure: what was saved of all stays
+        # such as a full disk, which is not the fault of a run: all checkpoints are kept
         for slot in slots:
             if not slot.ended:
                 slot.end(error)
-    except Exception as error:  # whatever a loss, a strategy or a device throws fails its run alone
+    except Exception as error:  # an error of a loss, a strategy or a device fails only its run
         if len(slots) == 1:
             slots[0].fail(error)
             return
@@ -156,7 +156,7 @@ def _train(slots: list[Slot], device: str) -> None:
         for half in (left[: len(left) // 2], left[len(left) // 2 :]):
             runs = []
             for slot in half:
-                # from the checkpoints of this session, whatever the options were (--no-resume)
+                # from the checkpoints of this session, even with --no-resume
                 options = replace(slot.packed_run.options, resume=True, force=False)
                 again = replace(slot.packed_run, options=options)
                 runs.append((again, slot.session.state.pack_width))
@@ -164,13 +164,13 @@ def _train(slots: list[Slot], device: str) -> None:
 
 
 class _Stopped(Exception):
-    """All runs of a pack were saved and have ended."""
+    """All runs of a pack are saved and have ended."""
 
 
 def _run_epochs(slots: list[Slot]) -> list[Slot]:
-    """Train as one network to the end; the runs that did not end on the way. Raises _Stopped.
+    """Train the runs as one network; returns those that reached the end. Raises _Stopped.
 
-    A run that another process took over is trained on without being recorded.
+    A run that another process took over stays in the pack, but is not recorded.
     """
     from ..training.packed import PackedTrainer
 
@@ -204,14 +204,14 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
         slots = [
             slot for slot, end in zip(slots, ends, strict=True) if not isinstance(end, RunFailed)
         ]
-        if all(slot.ended for slot in slots):  # other processes took over all that are left
+        if all(slot.ended for slot in slots):  # other processes took over all remaining runs
             break
     return [slot for slot in slots if not slot.ended]
 
 
 def kind_of_step(run: RunConfig) -> str:
-    """What two runs have in common whose labels cost the same for the same logits: loss and
-    strategy, and T where it has one.
+    """A text that is equal for runs whose costs are equal for equal logits: loss, strategy, and T
+    if the loss has one.
     """
     words = {value for call in LOSSES.calls(run.loss) for key, value in call.kwargs if key == "T"}
     tables = {

@@ -1,6 +1,6 @@
-"""The runs of a suite that are still to be done, and why; which of them train together as one
-network; how long they will take: by finished runs of the same kind, else by a few steps of each
-kind, trained here. Loads no torch at import.
+"""The status of a suite's runs, the packs of runs that train together as one network, and the
+estimated runtime: from finished runs of the same kind, else from a few training steps of each kind.
+Does not import torch when it is imported.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _IDENTITY = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
 
 @dataclass(frozen=True)
 class QueuedRun:
-    """One run of a suite, where it stands, and why."""
+    """One run of a suite with its status and the reason for it."""
 
     suite_run: SuiteRun
     run: RunConfig
@@ -63,12 +63,12 @@ class QueuedRun:
 
 
 def resolve_suite_run(workspace: Workspace, suite_run: SuiteRun, device: str = "auto") -> RunConfig:
-    """A suite's run with nothing left open."""
+    """The fully specified run of a suite's run."""
     settings = suite_run.settings
     if missing := [key for key in ("dataset", "noise") if not settings.get(key)]:
         more = ", or give --dataset NAME, FILE.npz or DIR" if missing[0] == "dataset" else ""
         raise ConfigError(
-            f"a run of the suite names no {missing[0]}: put it into defaults or the matrix{more}"
+            f"a run of the suite has no {missing[0]}: add it to defaults or the matrix{more}"
         )
     test = Path(settings["test"]) if settings.get("test") else None
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
@@ -78,7 +78,7 @@ def resolve_suite_run(workspace: Workspace, suite_run: SuiteRun, device: str = "
 
 
 def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list[QueuedRun]:
-    """Every run of a suite with its status. Raises ConfigError where two runs are the same one."""
+    """Every run of a suite with its status. Raises ConfigError if two runs are identical."""
     folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
     older: dict[str, list[RunFolder]] = {}
     for folder in folders:
@@ -89,10 +89,10 @@ def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list
         folder = RunFolder(workspace.runs / run.folder_name)
         items.append(QueuedRun(suite_run, run, folder, *_status(run, folder, older)))
     if not items:
-        raise ConfigError("the suite has no runs: everything is excluded")
+        raise ConfigError("the suite has no runs: its `exclude` matches all of them")
     counts = Counter(item.run.key for item in items)
     if twice := next((item for item in items if counts[item.run.key] > 1), None):
-        raise ConfigError(f"the suite holds the same run twice: {twice.run.title}")
+        raise ConfigError(f"the suite contains the same run twice: {twice.run.title}")
     return items
 
 
@@ -102,7 +102,7 @@ def _status(
     """The status of a run of a suite, and why."""
     status = folder.status()
     if status == "failed":
-        # its error.json may be gone: another process may just have started the run again
+        # error.json may be gone: another process may have restarted the run
         try:
             return "failed: retry", str(folder.failure()["message"])
         except DataError as error:
@@ -117,7 +117,7 @@ def _status(
                     return "stale", f"{', '.join(changed)} changed since {other.path.name}"
         return "run", "new"
     reasons_by_status = {
-        "damaged": "its result.json or error.json is no valid record: it is run again",
+        "damaged": "its result.json or error.json is not a valid record: it is run again",
         "done": "finished",
         "resume": "interrupted",
     }
@@ -125,7 +125,9 @@ def _status(
 
 
 def mark_done(items: Iterable[QueuedRun], keys: Container[str], source: str) -> list[QueuedRun]:
-    """The items, those of them done whose key is among these; source: what has their results."""
+    """The items, marked as done if their key is in `keys`. source: name of the file with their
+    results.
+    """
     return [
         replace(item, status="done", reason=f"finished, in {source}")
         if item.run.key in keys
@@ -135,9 +137,7 @@ def mark_done(items: Iterable[QueuedRun], keys: Container[str], source: str) -> 
 
 
 def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
-    """How the images of folders and streamed sets are brought to the size of the runs, and which
-    are enlarged.
-    """
+    """Sentences on how images of image folders and streamed data sets are resized for the runs."""
     kinds: dict[tuple[Dataset, Fitting | None], None] = {}
     for item in items:
         recipe, dataset = item.run.recipe, item.run.dataset
@@ -148,7 +148,7 @@ def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
     return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
 
-# as it is listed, then by its other names
+# per axis: the value as listed, then its other names
 _NAMES: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
     "dataset": lambda run: (run.dataset.name,),
     "subset": lambda run: (str(run.manifest.meta.get("subset", "all")),),
@@ -171,8 +171,8 @@ _NAMES: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
 
 
 def where(items: Iterable[QueuedRun], conditions: Iterable[str]) -> list[QueuedRun]:
-    """The items that meet every `axis=value`, as a table names the value or as the suite asks for
-    it. Raises ConfigError for another form, or where nothing is left.
+    """The items that match every `axis=value`, with values as in tables or as in the suite. Raises
+    ConfigError for a malformed condition, or if no item matches.
     """
 
     def names(item: QueuedRun, axis: str) -> tuple[str, ...]:
@@ -185,8 +185,8 @@ def where(items: Iterable[QueuedRun], conditions: Iterable[str]) -> list[QueuedR
 def select(
     items: Iterable[QueuedRun], rerun: str | None, shard: str | None = None
 ) -> list[QueuedRun]:
-    """The items to run: all that are not done; with `rerun` only the failed or stale, or all again;
-    of shard i/n each nth.
+    """The items to run: all that are not done; with `rerun` only the failed or stale ones, or all
+    again; with shard i/n, every nth item starting at the ith.
     """
     items = list(items)
     if shard is not None:
@@ -194,19 +194,21 @@ def select(
         with suppress(ValueError):
             number, count = (int(part) for part in shard.split("/"))
         if not 1 <= number <= count:
-            raise ConfigError(f"--shard is i/n with 1 <= i <= n, such as 1/4; got {shard!r}")
+            raise ConfigError(f"--shard must be i/n with 1 <= i <= n, such as 1/4; got {shard!r}")
         items = items[number - 1 :: count]
     if rerun == "all":
         return items
     if rerun is None:
         return [item for item in items if item.status != "done"]
     if rerun not in RERUN:
-        raise ConfigError(f"--rerun is one of {', '.join(RERUN)}, got {rerun!r}")
+        raise ConfigError(f"--rerun must be one of {', '.join(RERUN)}; got {rerun!r}")
     return [item for item in items if item.status.startswith(rerun)]
 
 
 def write_manifests(workspace: Workspace, items: Iterable[QueuedRun]) -> None:
-    """Write the manifests that the items train on; those that are there must be the same."""
+    """Write the manifests that the items train on. Raises ManifestError if an existing one
+    differs.
+    """
     manifests = (
         workspace.make(item.run.dataset, label_request_of(item.suite_run)) for item in items
     )
@@ -214,26 +216,26 @@ def write_manifests(workspace: Workspace, items: Iterable[QueuedRun]) -> None:
         workspace.keep(manifest, path)
 
 
-# packed are at least as many runs of one kind in a suite: empty slots of a pack cost time too
+# runs are packed if the suite has at least this many of a kind: empty slots cost time too
 _FEWEST = 4
 
 
 @dataclass(frozen=True)
 class Pack:
-    """Runs that a worker trains at once, as one network of `width` slots; 1 for a single run."""
+    """Runs that a worker trains as one network of `width` slots; width 1: a single run."""
 
     items: tuple[QueuedRun, ...]
     width: int
 
 
 def pack_key(run: RunConfig) -> str | None:
-    """What runs of one pack have in common; None for one that trains by itself.
+    """A text that is equal for runs that can share a pack; None for a run that trains by itself.
 
-    They differ in seed, labels, loss, strategy and initial weights alone, and so not in which
-    images are held out or replaced. By themselves train: networks that fill a processor alone;
-    strategies of several networks or views, with parameters, or that restart with new networks;
-    penalties on the parameters; a run that has to estimate its noise first; layers that are frozen,
-    or have a learning rate of their own.
+    Runs of a pack may differ only in seed, labels, loss, strategy and initial weights; the images
+    in training, reserved or replaced must be the same. These train by themselves: networks that use
+    a whole processor; strategies with several networks or views, with parameters, or with restarts;
+    penalties on the parameters; runs that first estimate the noise; recipes with frozen layers or
+    layer-wise learning rates.
     """
     strategy = STRATEGIES[run.strategy.name].build  # type: ignore[union-attr]
     alone = (
@@ -245,16 +247,16 @@ def pack_key(run: RunConfig) -> str | None:
     if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
         return None
     source = run.manifest.source
-    # which images are trained on, and which are replaced: a pack reads them once for all runs
+    # images in training, and replaced images: a pack reads them once for all its runs
     images = fingerprint(run.manifest.in_training, *([] if source is None else [source]))
     data = [run.dataset.name, run.data_sha256, run.source_sha256, images]
     return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
 
 
 def make_packs(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[Pack]:
-    """The runs to do, those of one loss and strategy side by side, in as few packs as possible, of
-    even size. items: the whole suite, which alone decides which runs are packed, so that an
-    interrupted run is resumed as it began.
+    """Distribute the runs to do over as few packs as possible, of even size, with runs of equal
+    loss and strategy side by side. items: all runs of the suite; they decide which runs are packed,
+    so that an interrupted run resumes in the way it started.
     """
     keys = {id(item): pack_key(item.run) for item in items}
     counts = Counter(keys.values())
@@ -276,9 +278,9 @@ def make_packs(items: Sequence[QueuedRun], todo: Sequence[QueuedRun]) -> list[Pa
     return [*packs, *single]
 
 
-_SHORT = 1.0  # seconds: an epoch that takes no longer is made whole, of a longer one two steps
+_SHORT = 1.0  # seconds: epochs up to this long are timed whole, longer ones by two steps
 _STEPS = 2
-_LONG = 2.0  # seconds: a first step of more, which also warms up, is taken for all
+_LONG = 2.0  # seconds: a first step longer than this is used although it includes warm-up
 _SOME = 1024  # test images
 _WRITING = 0.02  # seconds for the files of a run
 
@@ -290,14 +292,14 @@ def estimate_suite_seconds(
     jobs: int,
     device: str,
 ) -> float:
-    """Seconds until all are done, `jobs` at a time. Trains two epochs or three steps of each kind
-    of which there is no record.
+    """Estimated seconds until all packs are done, `jobs` at a time. Trains two epochs or three
+    steps of each kind of run that has no record.
     """
     per_epoch: dict[tuple[Any, ...], list[float]] = {}
     for record in records:
         recipe, machine = record["recipe"], record.get("environment", {})
         if "processes" in machine or "accumulate" in machine:
-            continue  # a suite's runs are trained otherwise
+            continue  # suites do not train like this
         kind = (
             record["data"]["name"],
             record["noise"].get("subset"),
@@ -337,7 +339,7 @@ def estimate_suite_seconds(
 
 
 def makespan(seconds: Iterable[float], jobs: int) -> float:
-    """When the last is done, if each worker takes the next as soon as it is free."""
+    """Seconds until the last is done, if each worker takes the next as soon as it is free."""
     free = [0.0] * jobs
     for duration in seconds:
         heapq.heappush(free, heapq.heappop(free) + duration)
@@ -345,7 +347,7 @@ def makespan(seconds: Iterable[float], jobs: int) -> float:
 
 
 def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
-    """What decides how long an epoch takes, near enough."""
+    """The settings that determine how long an epoch takes, approximately."""
     return (
         run.dataset.name,
         run.manifest.meta.get("subset"),
@@ -364,7 +366,7 @@ def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
 def _measure(
     workspace: Workspace, packs: Sequence[Pack], kind: tuple[Any, ...], width: int, device: str
 ) -> float:
-    """Seconds per epoch of a run of this kind, with as many of them as a pack takes."""
+    """Measured seconds per epoch of a run of this kind, in a pack of this width."""
     runs = [
         item.run for pack in packs for item in pack.items if _kind(item.run, pack.width) == kind
     ]
@@ -382,7 +384,7 @@ def _measure(
         trainer = pack = PackedTrainer(trainers, width)
         make_step = pack.make_step
     with closing(trainers[0]) as first:
-        # after one step or epoch that only warms up
+        # the first step or epoch is warm-up
         steps = len(first.state.batches)
         step, more = _timed(make_step), min(_STEPS, steps - 1)
         if step < _LONG and more:
@@ -393,12 +395,12 @@ def _measure(
         else:
             between = _timed(lambda: first.strategy.on_epoch_end(1, first))
             seconds = step * steps + len(runs) * (_testing_seconds(first) + between)
-    # the networks that estimate the noise see as many images as these epochs
+    # training the networks that estimate the noise takes as long as these epochs
     return seconds * (1 + warmup_epochs(runs[0]) / runs[0].recipe.epochs) / len(runs)
 
 
 def _testing_seconds(trainer: Trainer) -> float:
-    """Seconds to predict the test set, from some of it."""
+    """Estimated seconds to predict the test set, from a part of it."""
     import torch
 
     from ..training.inference import autocast

@@ -1,6 +1,6 @@
-"""What a run leaves: a line of metrics an epoch, and at its end predictions, weights and record;
-and the predictions of a finished run, read from its files. Holds the true labels and the test
-labels, which the training must not see. Loads no torch at import.
+"""The results of a run: a line of metrics per epoch, and at the end predictions, weights and
+record; also reads the predictions of a finished run. Only this module uses the true labels and the
+test labels, which are not available to the training. Does not import torch when it is imported.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _MEAN_OF_LAST = 10  # epochs
 
 
 def warmup_epochs(run: RunConfig) -> int:
-    """How long each fold's network is trained; together they see every example so many times."""
+    """Epochs of each network that estimates the noise; 0 for a run that does not estimate it."""
     return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
 
 
 def epoch_metrics(
     run: RunConfig, images: Images, end: EpochResult, seconds: float
 ) -> dict[str, Any]:
-    """One line of metrics.csv. The training columns are of predictions during training, on
+    """One line of metrics.csv. Training metrics come from the predictions made during training, on
     augmented images.
     """
     manifest = run.manifest
@@ -55,7 +55,7 @@ def epoch_metrics(
         "memorised": scores.memorised(predicted, recorded, clean),
     }
     if manifest.val is not None:
-        assert end.val_log_p is not None, "what is held out is predicted"
+        assert end.val_log_p is not None, "the validation split is predicted"
         labels = manifest.labels[manifest.val]
         line["val_recorded"] = scores.accuracy(end.val_log_p.argmax(1), labels)
     line["test_acc"] = scores.accuracy(end.test_log_p.argmax(1), images.test_labels)
@@ -65,15 +65,15 @@ def epoch_metrics(
 def finalize_run(
     run: RunConfig, images: Images, folder: RunFolder, trainer: Trainer, state: RunState
 ) -> dict[str, Any]:
-    """Write all that a finished run leaves; its record. Raises RunTaken where another process took
-    over, RunFailed where not every example has a finite prediction.
+    """Write all files of a finished run; returns its record. Raises RunTaken if another process
+    took over the run, RunFailed if an example has no finite prediction.
     """
     train = _predict_all(run.manifest, images, trainer, state.last_epoch)
     num_tests = len(state.last_epoch.test_log_p)
     if num_tests != run.dataset.n_test:
         raise RunFailed(
-            f"evaluated were {num_tests} of {run.dataset.n_test} test examples: the data changed "
-            "under the run; run it again"
+            f"only {num_tests} of {run.dataset.n_test} test examples were evaluated: the data "
+            "changed during the run; run it again"
         )
     return trainer.ranks.on_rank_zero(
         lambda: _write(run, images, folder, trainer, state, train=train)
@@ -89,8 +89,8 @@ def _write(
     *,
     train: Predictions,
 ) -> dict[str, Any]:
-    """Write predictions, dynamics, weights and history, then the record. train: of every example of
-    the manifest.
+    """Write predictions, dynamics, weights and history, then the record. train: the predictions for
+    every example of the manifest.
     """
     from safetensors.torch import save
 
@@ -103,7 +103,7 @@ def _write(
     }
     arrays = {**train.arrays("train"), **test.arrays("test")}
     if train.dense is not None:
-        # by the mean p (N, K) over the first half of the epochs, of the training examples
+        # mean p (N, K) over the first half of the epochs; training examples only
         early, mean = train.dense.copy(), state.dynamics.early_p
         seen = ~np.isnan(mean).any(1)
         least = np.finfo(np.float32).tiny
@@ -137,8 +137,8 @@ def _write(
 
 
 def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
-    """The estimated rate, and T where the run used it, with the accuracy that they depend on, and
-    the true values where those are known for every example.
+    """The estimated rate, and T if the run used it, the accuracy of the estimating networks, and
+    the true values if all true labels are known.
     """
     known = run.manifest.known_fraction == 1
     rate = {
@@ -160,8 +160,9 @@ def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]
 def _predict_all(
     manifest: Manifest, images: Images, trainer: Trainer, end: EpochResult
 ) -> Predictions:
-    """The predictions for every example of the manifest, held out and dropped ones too, in its
-    order. Made in parts: for a million examples and a thousand classes, log_p (N, K) would be 5 GB.
+    """The predictions for every example of the manifest, in its order, including the validation
+    split and dropped examples. Computed in batches: log_p (N, K) of a million examples and a
+    thousand classes would take 4 GB.
     """
     import torch
 
@@ -193,18 +194,18 @@ def _predict_all(
         finite = np.isfinite(predictions[-1].log_p).all(1)
         if len(finite) != len(rows) or not finite.all():
             raise RunFailed(
-                f"of {len(rows)} examples {int(finite.sum())} have a prediction that is finite"
+                f"only {int(finite.sum())} of {len(rows)} examples have a finite prediction"
             )
     return Predictions.joined(predictions).take(np.argsort(np.concatenate(order), kind="stable"))
 
 
 def preprocessing(run: RunConfig, images: Images) -> list[str]:
-    """What is done with images before networks see them, in sentences; the augmentation of those in
-    memory stands in the recipe.
+    """How images are prepared for the networks, in sentences; without the augmentation of images in
+    memory, which is in the recipe.
     """
     recipe, shape = run.recipe, images.train_images.shape[1:]
     if not isinstance(images.train_images, LazyImages):
-        unchanged = "" if images.changed else ", used as they are"
+        unchanged = "" if images.changed else ", used unchanged"
         return [f"images are {'x'.join(map(str, shape))}{unchanged}", *images.changed]
     fitting = Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre)
     square = "" if recipe.fit == "crop" else f" of the image made square ({recipe.fit})"
@@ -217,8 +218,8 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
     return [
         f"images are evaluated at {fitting}",
         (
-            f"images are trained on at {recipe.size}x{recipe.size} pixels, a random crop of "
-            f"{recipe.area:g} to 1{square}, aspect 3/4 to 4/3"
+            f"training images are random crops, resized to {recipe.size}x{recipe.size} pixels: "
+            f"{recipe.area:g} to 1 of the area{square}, aspect ratio 3/4 to 4/3"
         ),
         "normalised by the mean and standard deviation of ImageNet",
         *changes,
@@ -231,11 +232,11 @@ def _record(
     state: RunState,
     evaluated: dict[str, Any],
 ) -> dict[str, Any]:
-    """The facts of the run, its metrics and its machine; what depends on its files follows."""
+    """The record: the run's facts, metrics and machine; entries about its files are added later."""
     import torch
 
     meta, device, epochs = run.manifest.meta, trainer.device, run.recipe.epochs + warmup_epochs(run)
-    # each of these has a prediction, or the run would have failed
+    # all of them have a prediction, or the run would have failed
     counts = {"train": int(run.manifest.in_training.sum()), "test": run.dataset.n_test}
     gpu = device.type == "cuda"
     return {
@@ -286,7 +287,7 @@ def _record(
 
 
 def noise_facts(run: RunConfig) -> dict[str, Any]:
-    """The facts of a record about the noisy labels."""
+    """The record's entry on the noisy labels."""
     meta = run.manifest.meta
     return {
         "text": meta["noise"],
@@ -305,8 +306,8 @@ def noise_facts(run: RunConfig) -> dict[str, Any]:
 
 
 def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, float | None]:
-    """A run's test accuracy by every rule that chooses an epoch; at_noisy_val: at the first epoch
-    with the best accuracy on held-out noisy labels, None without these.
+    """A run's test accuracy by each rule for choosing an epoch. at_noisy_val: at the first epoch
+    with the best accuracy on the noisy labels of the validation split, None without one.
     """
     curve = [line["test_acc"] for line in history]
     at_best = None
@@ -320,14 +321,17 @@ def test_accuracies(last: float, history: list[dict[str, Any]]) -> dict[str, flo
     }
 
 
-_ABOVE = 0.01  # by which rounding may lift a logarithm above that of 1
+_ABOVE = 0.01  # rounding may lift log p above 0 by this much
 
 
 @dataclass(frozen=True)
 class RunPredictions:
-    """predictions.npz: of every training example (N,), those held out too, and of the test set
-    (M,); `labels`: recorded and clean (N,), test (M,); parts: which examples (N,) were trained on,
-    held out and dropped, as "train", "val" and "dropped"; arrays: everything in the file.
+    """The content of predictions.npz.
+
+    train: predictions for all N examples of the manifest; test: for the M test images; labels:
+    given labels "recorded" and true labels "clean" (N,), and "test" (M,); parts: masks (N,) of the
+    examples trained on, in the validation split and dropped, as "train", "val" and "dropped";
+    arrays: all arrays of the file.
     """
 
     train: Predictions
@@ -337,25 +341,22 @@ class RunPredictions:
     arrays: dict[str, np.ndarray]
 
     def metrics(self, num_classes: int) -> dict[str, Any]:
-        """As they stand in result.json. Raises DataError as `check` does."""
+        """The metrics as in result.json. Raises DataError as `check` does."""
         self.check()
         return scores.of_run(self.train, self.test, self.labels, num_classes, self.parts)
 
     def check(self) -> None:
-        """Raises DataError where a prediction is not finite, of which no metric can be computed."""
+        """Raises DataError if a prediction is not finite."""
         for part, predictions in (("training", self.train), ("test", self.test)):
             log_p = predictions.log_p if predictions.dense is None else predictions.dense
             if bad := int((~np.isfinite(log_p)).any(1).sum()):
                 raise DataError(
-                    f"of the {part} examples {bad} have a prediction that is not "
-                    "finite: run it again with --force"
+                    f"{part} examples without a finite prediction: {bad}; run it again with --force"
                 )
 
 
 def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
-    """Raises DataError where predictions.npz is missing, damaged, or does not hold what a run
-    writes.
-    """
+    """Reads predictions.npz. Raises DataError if it is missing, damaged or incomplete."""
     arrays = folder.read_arrays()
     try:
         labels = {
@@ -371,7 +372,7 @@ def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
         _check_sizes(test, len(labels["test"]), num_classes)
         for name in {"dropped", "trusted"} & arrays.keys():
             if arrays[name].dtype != bool or arrays[name].shape != (n,):
-                raise ValueError("what is dropped or trusted is not given for every example")
+                raise ValueError(f"{name} is not a mask of all {n} examples")
         if "early_classes" in arrays:
             recorded = labels["recorded"]
             _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)
@@ -385,9 +386,9 @@ def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
 
 
 def check_counts(record: dict[str, Any], stored: RunPredictions) -> dict[str, dict[str, int]]:
-    """The numbers of expected and of evaluated examples. Raises DataError where they differ.
+    """The numbers of expected and of evaluated examples. Raises DataError if they differ.
 
-    Of an older record, without the expected ones, the number of labels.
+    Older records lack the expected numbers; the numbers of labels are used instead.
     """
     train = stored.parts["train"]
     labels = {"train": int(train.sum()), "test": len(stored.labels["test"])}
@@ -398,7 +399,7 @@ def check_counts(record: dict[str, Any], stored: RunPredictions) -> dict[str, di
     ]
     if missing:
         raise DataError(
-            f"{record['path']}: its predictions are of {' and '.join(missing)}: run it "
+            f"{record['path']} has predictions for only {' and '.join(missing)}: run it "
             "again with --force"
         )
     return {"expected": expected, "seen": seen}
@@ -412,7 +413,7 @@ def _check_labels(
         is_list = values.ndim == 1 and len(values)
         if not is_list or values.min() < least or values.max() >= num_classes:
             raise ValueError(
-                f"its {part} labels are not classes from 0 to {num_classes - 1}, one an example"
+                f"its {part} labels are not one class from 0 to {num_classes - 1} per example"
             )
     n = len(labels["recorded"])
     fit = all(part.dtype == bool and len(part) == n for part in parts.values())
@@ -424,10 +425,10 @@ def _check_sizes(predictions: Predictions, n: int, num_classes: int) -> None:
     classes, log_p, dense = predictions.classes, predictions.log_p, predictions.dense
     is_table = classes.ndim == 2 and classes.shape == log_p.shape and classes.size
     if not is_table or classes.max() >= num_classes:
-        raise ValueError("its predictions are no classes with a log_p each")
+        raise ValueError("its predictions are not classes with one log_p each")
     lengths = {len(classes), len(predictions.recorded_log_p), len(predictions.clean_log_p)}
     if lengths != {n} or (dense is not None and dense.shape != (n, num_classes)):
-        raise ValueError(f"its predictions are not of {n} examples and {num_classes} classes")
+        raise ValueError(f"its predictions do not have {n} examples and {num_classes} classes")
     above = (log_p > _ABOVE).any() or (dense is not None and (dense > _ABOVE).any())
     if classes.min() < 0 or above:
-        raise ValueError("its predictions are no logarithms of probabilities")
+        raise ValueError("its predictions are not logarithms of probabilities")

@@ -1,4 +1,4 @@
-"""The types of a run's `result.json` and `error.json`, checked before anything of them is used."""
+"""The types of a run's `result.json` and `error.json`, which are checked when they are read."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..experiments.run_facts import Environment, Init, RunFacts
 
 
 def _numbers(value: Any) -> Any:
-    """A number or a list of them, by name or not, each of which may be unknown."""
+    """A number or null, or a list or an object of them."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
             _numbers(item)
@@ -133,18 +133,18 @@ Failure = TypedDict(
 
 
 def check_record(content: dict[str, Any]) -> None:
-    """A finished run's record. Raises ValueError."""
+    """Check a finished run's record. Raises ValueError."""
     check_form(content, Record)
     check_form(content["recipe"], Settings, "recipe")
     check_form(content["metrics"], Metrics, "metrics")
     data = content["data"]
     if "num_classes" in data and len(data.get("classes", ())) != data["num_classes"]:
         raise ValueError(
-            f"it names {len(data.get('classes', ()))} classes of {data['num_classes']}"
+            f"it has {len(data.get('classes', ()))} class names for {data['num_classes']} classes"
         )
 
 
 def check_known(about: dict[str, Any]) -> None:
-    """The facts of a run that a table needs. Raises ValueError."""
+    """Check the RunFacts of a failed run. Raises ValueError."""
     check_form(about, RunFacts)
     check_form(about["recipe"], Settings, "recipe")

@@ -1,6 +1,6 @@
-"""One run from its configuration to its record: the loop over its epochs, checkpoints, failures;
-the networks that estimate its noise; its cross-validation, K networks each trained without one
-fold, whose labels it predicts. Prints nothing.
+"""One run from its configuration to its record: the loop over epochs, checkpoints and failures; the
+networks that estimate its noise; cross-validation, where each of K networks is trained without one
+fold and predicts its labels. Prints nothing.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ if TYPE_CHECKING:
 
     from ..training.trainer import EpochResult, Trainer
 
-NUM_FOLDS = 2  # of the training examples of a run that estimates its noise first
+NUM_FOLDS = 2  # of the training examples, to estimate the noise
 
 
 class RunSession:
-    """A run from where its checkpoint left it to its end, or to where it is stopped."""
+    """Trains a run, from its checkpoint if there is one, until it ends or is stopped."""
 
     def __init__(
         self,
@@ -64,10 +64,10 @@ class RunSession:
         *,
         pack_width: int = 1,
     ) -> None:
-        """Reads the checkpoint, if there is one, and writes config.yaml; of several processes the
-        first one reads and writes. pack_width: of a run that starts.
+        """Reads the checkpoint, if there is one, and writes config.yaml; with several processes,
+        the first one does. pack_width: used for a run without a checkpoint.
 
-        Raises ConfigError for a run that began in a pack and cannot be resumed in one.
+        Raises ConfigError for a run that started in a pack and cannot be resumed in one.
         """
         self.run, self.images, self.folder, self.options = run, images, folder, options
         self.trainer, ranks = trainer, trainer.ranks
@@ -78,8 +78,8 @@ class RunSession:
             self.state = load_state(folder, saved, trainer.device)
         if self.state.pack_width > 1 and not trainer.spread.alone:
             raise ConfigError(
-                f"{folder.path} began beside other runs, as one network: go on in one "
-                "process, or anew with --no-resume"
+                f"{folder.path} started in a pack with other runs: resume it in one process "
+                "without --accumulate, or restart it with --no-resume"
             )
         ranks.on_rank_zero(self._write_config)
         self._timer = RunTimer(self.state.seconds)
@@ -91,22 +91,22 @@ class RunSession:
         self.folder.write(self.folder.config, text.encode())
 
     def restore(self, trainer: Trainer) -> None:
-        """Put a trainer to where its checkpoint left it."""
+        """Restore a trainer from the checkpoint."""
         saved, self.state.trainer_state = self.state.trainer_state, None
         if saved is not None:
             try:
                 trainer.load_state_dict(saved)
-            except Exception as error:  # whatever does not fit
+            except Exception as error:  # any state that does not fit
                 raise not_resumable(self.folder, error) from None
 
     def train(self, trainer: Trainer) -> None:
-        """One training to its end, from its checkpoint if it was interrupted: the run's own, whose
-        epochs are recorded, or one that estimates its noise.
+        """Train to the end, from the checkpoint if there is one: the run's own trainer, whose
+        epochs are recorded, or one that estimates the noise.
         """
         self.restore(trainer)
         packed = None
         if self.state.pack_width > 1:
-            # a run that began in a pack goes on in one, whose other places are filled
+            # a run that started in a pack resumes in one, with its other slots filled
             from ..training.packed import PackedTrainer
 
             packed = PackedTrainer([trainer], self.state.pack_width)
@@ -122,11 +122,11 @@ class RunSession:
             self.state.seconds, ended = self._timer.spent, time.monotonic()
             if not self._estimates_noise:
                 self.record_epoch(end, (ended - started) / share)
-                self._timer.started += time.monotonic() - ended  # a tracker's server may take long
+                self._timer.started += time.monotonic() - ended  # a tracker's server may be slow
 
     def record_epoch(self, end: EpochResult, seconds: float) -> None:
         """Add an epoch to the history, to metrics.csv and to the dynamics, and report it. seconds:
-        that a whole epoch takes.
+        duration of the whole epoch.
         """
         state, manifest = self.state, self.run.manifest
         state.last_epoch = end
@@ -144,8 +144,8 @@ class RunSession:
         self.options.on_epoch_end(Progress(end.epoch, epochs, lines, state.seconds, rate))
 
     def estimate_noise(self) -> None:
-        """Train the networks that judge each other's labels, as far as the checkpoint does not hold
-        their predictions; then the run's own trainer, which uses the estimates.
+        """Train one network per fold without it and predict its labels, unless the checkpoint holds
+        the predictions; then create the run's own trainer, which uses the estimates.
         """
         run, first, folds = self.run, self.trainer, self.state.folds
         while self._estimates_noise:
@@ -169,18 +169,18 @@ class RunSession:
 
     @property
     def _estimates_noise(self) -> bool:
-        """Whether what is trained now estimates the noise for the run's own training."""
+        """Whether the current training estimates the noise for the run's own training."""
         return bool(self.run.unknown_noise) and len(self.state.folds) < NUM_FOLDS
 
     def _on_step(self, trainer: Trainer) -> None:
         timer, ranks = self._timer, trainer.ranks
         self.state.seconds = timer.spent
-        # of this training and those after it, in steps of about the same length
+        # of this training and the following ones, in steps of about the same length
         epochs, steps = trainer.task.recipe.epochs, len(trainer.state.batches)
         steps_left: float = (epochs - trainer.state.epoch) * steps - trainer.state.step
         if self._estimates_noise:
             folds_after = NUM_FOLDS - 1 - len(self.state.folds)
-            # the run's own training sees all folds an epoch, a fold's all but one
+            # an epoch of the run's own training has all folds, of these networks all but one
             own_epochs = NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
             steps_left += steps * (folds_after * epochs + own_epochs)
         estimate = timer.estimate(steps_left)
@@ -194,10 +194,10 @@ class RunSession:
                 save(self.folder, trainer, self.state)
 
     def interrupted(self, trainer: Trainer) -> Interrupted:
-        """The error of a run that was stopped after it was saved."""
+        """The error of a run that was saved and stopped."""
         part = " of the warm-up" if self._estimates_noise else ""
         next_time = (
-            "the same command begins anew, and without --force the result that there is stays"
+            "the same command restarts it; without --force the existing result is kept"
             if self.options.force
             else "the same command resumes it"
         )
@@ -209,11 +209,12 @@ class RunSession:
 def execute_run(
     run: RunConfig, images: Images, trainer: Trainer, folder: RunFolder, options: RunOptions
 ) -> dict[str, Any]:
-    """Train to the end, write the run folder, return the record; of a finished run just the record.
+    """Train to the end and write the run directory; returns the record. A finished run is not
+    trained again.
 
     Raises Interrupted (state saved), RunFailed (error.json written) or another NoisebenchError
-    (nothing written): RunTaken too where another process, which took this one for dead, took the
-    run over.
+    (nothing written), such as RunTaken if another process took over the run because this one seemed
+    dead.
     """
     ranks = trainer.ranks
     with ExitStack() as stack:
@@ -240,7 +241,7 @@ def execute_run(
                 session.train(trained)
                 return finalize_run(run, images, folder, trained, session.state)
         except Exception as error:
-            # whatever a loss, a strategy or a device throws fails this run alone
+            # an error of a loss, a strategy or a device fails only this run
             cause = ranks.root_cause(error)
             if not isinstance(cause, NoisebenchError) or isinstance(cause, RunFailed):
                 failed = ranks.rank == 0
@@ -251,11 +252,13 @@ def execute_run(
 
 
 def record_failure(run: RunConfig, folder: RunFolder, error: Exception) -> RunFailed:
-    """Write error.json; the error to raise. Raises RunTaken where another process took over."""
+    """Write error.json; returns the error to raise. Raises RunTaken if another process took
+    over.
+    """
     folder.check()
     if not is_out_of_memory(error):
-        folder.resume.unlink(missing_ok=True)  # it may lead straight back into the failure
-    # of another process, as it came from there
+        folder.resume.unlink(missing_ok=True)  # resuming could fail again at once
+    # an error of another process has the trace of that process
     trace = getattr(error, "trace", None) or "".join(traceback.format_exception(error))
     batch = error.batch if isinstance(error, RunFailed) else ()
     kind = getattr(error, "kind", type(error).__name__)
@@ -272,16 +275,16 @@ def make_trainer(
     *,
     spread: ParallelConfig = ParallelConfig(),
 ) -> Trainer:
-    """The run's training, not yet begun; nothing is written. Raises NoisebenchError for what cannot
-    be trained.
+    """A trainer for the run, before its first step; nothing is written. Raises NoisebenchError if
+    the run cannot be trained.
 
-    A run with something to find out first gets a stand-in for it until there are `estimates`.
+    For a run that estimates its noise, placeholders are used unless `estimates` are given.
     """
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
 
     manifest = run.manifest
-    # else the workspace has compared them, in the size that the noise looked at
+    # else the workspace has compared the images, in the size that the noise depends on
     own_size = fitting_of(run.recipe, run.dataset) is None
     has_sha256 = "images_sha256" in manifest.meta and own_size
     seen = images_fingerprint(images.train_images) if has_sha256 else None
@@ -315,8 +318,8 @@ def make_trainer(
 
 
 def smallest_training_set(run: RunConfig) -> int:
-    """The examples that the smallest of a run's trainings sees in an epoch: all, or all but the
-    largest fold.
+    """The number of examples in the smallest training of a run: all, or all but the largest
+    fold.
     """
     n = int(run.manifest.in_training.sum())
     return n - -(-n // NUM_FOLDS) if run.unknown_noise else n
@@ -338,11 +341,11 @@ def fold_trainer(
     device: torch.device,
     spread: ParallelConfig = ParallelConfig(),
 ) -> Trainer:
-    """Cross entropy by the run's own recipe, shortened, on all other folds; this fold is its test
-    set.
+    """A trainer for plain cross entropy on all other folds, with the run's recipe shortened; this
+    fold is its test set.
 
-    It begins from the run's --init-weights, if any; what that leaves open, and the order of the
-    examples, no other fold or seed shares.
+    It starts from the run's --init-weights, if any. Its random weights and the order of examples
+    differ for every fold and seed.
     """
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
@@ -370,11 +373,11 @@ def fold_trainer(
 
 
 def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]:
-    """What is done so that initial weights fit the networks of these runs, each thing once, in
-    sentences. Raises NoisebenchError, before any of them is trained, where weights do not fit, or a
-    recipe freezes or slows what a network has not.
+    """Check before training that initial weights fit the networks of these runs; returns sentences
+    on how the weights were adapted. Raises NoisebenchError if weights do not fit, or if a recipe
+    has `freeze` or `layer_decay` that the network does not support.
 
-    Makes one network of each kind that does not just begin afresh.
+    Creates one network of each kind, except for random weights and plain recipes.
     """
     from ..training.networks.factory import NetworkFactory, weights_of
     from ..training.optimizer import freeze, parameter_groups
@@ -407,7 +410,7 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
 
 
 def find_device(name: str) -> torch.device:
-    """`auto` is the GPU if there is one. Raises ConfigError for a device that is not there."""
+    """The torch device; `auto` is the GPU if there is one. Raises ConfigError if it is missing."""
     import torch
 
     if name == "auto":
@@ -417,15 +420,15 @@ def find_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
-            f"no such device here: {name!r} ({str(error).splitlines()[0]}); "
-            "--device auto takes what there is"
+            f"device {name!r} is not available ({str(error).splitlines()[0]}); use "
+            "--device auto for the GPU if there is one, else the CPU"
         ) from None
     return device
 
 
 @dataclass(frozen=True)
 class Fold:
-    """The run that is trained without a fold, its folder, and which examples (N,) it judges."""
+    """The run that is trained without one fold, its directory, and the mask (N,) of the fold."""
 
     run: RunConfig
     folder: RunFolder
@@ -433,19 +436,19 @@ class Fold:
 
 
 def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
-    """The folds of a finished run, as run folders of their own within its folder. Raises
-    ConfigError for an impossible number.
+    """The cross-validation folds of a finished run, with run directories inside its own. Raises
+    ConfigError for an invalid number of folds.
     """
     manifest = run.manifest
     training = int(manifest.in_training.sum())
     if not 2 <= count <= training:
         raise ConfigError(
-            f"--cv-folds is a number from 2 to the {training} training examples, got {count}"
+            f"--cv-folds must be from 2 to {training} (the training examples), got {count}"
         )
     which, folds = fold_of(run, count), []
     for number in range(count):
         held_out = which == number
-        # held out for validation, beside what is held out already
+        # reserved for validation, in addition to the run's own validation split
         val = (held_out if manifest.val is None else held_out | manifest.val) & manifest.included
         changed = {
             "val_fraction": round(float(val.sum() / manifest.num_examples), 6),
@@ -459,8 +462,8 @@ def make_folds(run: RunConfig, folder: RunFolder, count: int) -> list[Fold]:
 
 
 def fold_of(run: RunConfig, count: int) -> np.ndarray:
-    """The fold (N,) of every example, at random: of even size, stratified by noisy label and by
-    whether the example is trained on.
+    """The fold (N,) of every example, at random: of even size, stratified by given label and by
+    whether the example is in training.
     """
     manifest = run.manifest
     draws = np.random.default_rng([run.seed, CROSS_VALIDATION_FOLD]).permutation(
@@ -475,8 +478,8 @@ def fold_of(run: RunConfig, count: int) -> np.ndarray:
 def train_folds(
     folds: Sequence[Fold], images: Images, device: str, options: Callable[[int], RunOptions]
 ) -> None:
-    """Train the folds that are not done, one after the other. options: of a fold, by the number of
-    folds left with it.
+    """Train the folds that are not done, one after the other. options: called with the number of
+    remaining folds, including this one.
 
     Raises Interrupted (state saved) or RunFailed.
     """
@@ -487,8 +490,8 @@ def train_folds(
 
 
 def judged(folds: Sequence[Fold]) -> Predictions:
-    """The prediction for every example by the network that was trained without it. Raises DataError
-    where an example has none, or several.
+    """The prediction for every example by the network trained without it. Raises DataError if an
+    example has none or several.
     """
     manifest = folds[0].run.manifest
     predictions = [
@@ -498,6 +501,7 @@ def judged(folds: Sequence[Fold]) -> Predictions:
     rows = np.concatenate([fold.held_out.nonzero()[0] for fold in folds])
     if not np.array_equal(np.sort(rows), np.arange(len(manifest.labels))):
         raise DataError(
-            f"{len(rows)} of {len(manifest.labels)} examples were judged by a fold: run them again"
+            f"the folds have predictions for {len(rows)} of {len(manifest.labels)} examples: run "
+            "them again"
         )
     return Predictions.joined(predictions).take(np.argsort(rows, kind="stable"))

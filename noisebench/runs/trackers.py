@@ -1,8 +1,8 @@
-"""Experiment trackers: a tracker gets a run's facts once, its numbers by epoch, and its final
-numbers at the end. Nothing here changes a run or ends one: a tracker that fails is dropped.
+"""Experiment trackers: a tracker receives a run's settings once, its metrics after each epoch, and
+its final metrics. Trackers never change or stop a run: a tracker that fails is disabled.
 
-A tracker's package is imported by its `connect_...(config) -> Tracker`, not by this module. The
-extra that installs the package has the tracker's name.
+The package of a tracker is imported by its `connect_...(config) -> Tracker`, not by this module. It
+is installed by the extra of the same name.
 """
 
 from __future__ import annotations
@@ -31,17 +31,17 @@ from .folder import RunFolder
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-# what the runs are filed under, unless a tracker's own settings name something else
+# project or experiment name, unless the tracker's own settings set another one
 _PROJECT = "noisebench"
-_NO_NUMBERS = ("epoch", "seconds")  # the step, and a fact of the machine
-# seconds between two writes to a tracker, which take longer than an epoch of a small network
+_NO_NUMBERS = ("epoch", "seconds")  # logged as the step; depends on the machine
+# seconds between two writes to a tracker; a write may take longer than a short epoch
 _EVERY = 5.0
-_EVENTS = ".noisebench"  # how the name of TensorBoard's file ends
+_EVENTS = ".noisebench"  # suffix of TensorBoard's file
 _WANDB_EXIT_CODE = {"finished": 0, "failed": 1, "interrupted": 130}
 _MLFLOW_STATUS = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
-# how the URIs of this machine begin; `databricks` is one too, elsewhere
+# prefixes of URIs on this machine; `databricks` is a remote one
 _MLFLOW_LOCAL = ("file:", "sqlite:", "/", ".")
-_MLFLOW_MOST = 1000  # numbers that a server takes at once
+_MLFLOW_MOST = 1000  # metrics that a server accepts in one request
 _TRACKIO_REMOTE = ("TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL")
 Ending = Literal["finished", "failed", "interrupted"]
 Numbers = dict[str, float]
@@ -50,7 +50,7 @@ Epochs = list[tuple[int, Numbers]]
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Where a tracker may write. offline: it opens no connection, whatever its own settings say."""
+    """Where a tracker may write. offline: open no connection, whatever its own settings say."""
 
     workspace: Path
     offline: bool = False
@@ -58,7 +58,7 @@ class TrackerConfig:
 
 @dataclass(frozen=True)
 class RunInfo:
-    """A run before it starts. name: its folder's; config: flat, without None."""
+    """A run before it starts. name: of its directory; config: flat, without None."""
 
     name: str
     title: str
@@ -67,8 +67,8 @@ class RunInfo:
 
 
 class TrackerRun(Protocol):
-    """One run in one tracker. identity: by which the tracker finds it again; held: the number of
-    epochs that it has already.
+    """One run in one tracker. identity: the tracker's id of the run; held: the number of epochs
+    that the tracker has already.
     """
 
     identity: str
@@ -77,13 +77,13 @@ class TrackerRun(Protocol):
     def log(self, epochs: Epochs) -> None: ...
 
     def finish(self, ending: Ending, epoch: int, numbers: Numbers) -> None:
-        """Close it. epoch: the last one; numbers: the final ones, of a run that finished."""
+        """Close the run. epoch: the last one; numbers: final metrics, empty unless it finished."""
 
 
 @dataclass(frozen=True)
 class Tracker:
-    """A tracker that is ready. where: what shows the numbers and where they are, for a person;
-    start: opens a run, the one of this identity if the tracker still has it, else a new one.
+    """A connected tracker. where: location of the metrics or the command that shows them, for
+    users; start: opens the run with this id if the tracker still has it, else a new one.
     """
 
     where: str
@@ -91,7 +91,7 @@ class Tracker:
 
 
 def epoch_numbers(line: dict[str, Any]) -> Numbers:
-    """The numbers of a line of metrics.csv, without missing ones."""
+    """The metrics in a line of metrics.csv, without missing ones."""
     return {
         name: float(value)
         for name, value in line.items()
@@ -100,7 +100,7 @@ def epoch_numbers(line: dict[str, Any]) -> Numbers:
 
 
 def final_numbers(record: dict[str, Any]) -> Numbers:
-    """The metrics of a record under `final/`; the best epoch on test is called optimistic."""
+    """The metrics of a record, named `final/...`; the best epoch on test is marked optimistic."""
     metrics = record["metrics"]
     test_acc, test = metrics["test_acc"], metrics["test"]
     named = {
@@ -118,8 +118,8 @@ def final_numbers(record: dict[str, Any]) -> Numbers:
 
 @dataclass
 class _LoggedRun:
-    """A run in the trackers, by their names; its last epoch; the epochs that were not logged yet,
-    and when the others were.
+    """A run in each tracker, by tracker name; its last epoch; the epochs not yet logged; the time
+    of the last write.
     """
 
     runs: dict[str, TrackerRun] = field(default_factory=dict)
@@ -129,10 +129,11 @@ class _LoggedRun:
 
 
 class RunLogger(AbstractContextManager["RunLogger"]):
-    """Logs any number of runs at once to every tracker.
+    """Logs any number of concurrent runs to every tracker.
 
-    Inside `with`: a run that is open at its end was interrupted, or failed where that ended it. Of
-    a tracker that throws `warn` is called, once, and it is dropped.
+    Use it in `with`: runs that are open at the end are closed as failed if a RunFailed ended it,
+    else as interrupted. If a tracker raises an error, `warn` is called once and the tracker is
+    disabled.
     """
 
     def __init__(self, trackers: dict[str, Tracker], warn: Callable[[str], object]) -> None:
@@ -145,7 +146,9 @@ class RunLogger(AbstractContextManager["RunLogger"]):
             self._close(path, "failed" if failed else "interrupted")
 
     def log(self, run: RunConfig, folder: RunFolder, lines: list[dict[str, Any]]) -> None:
-        """Log new lines of metrics.csv; an epoch that is trained again has the same numbers."""
+        """Log new lines of metrics.csv. Epochs logged before are skipped: repeating an epoch after
+        a resume gives the same metrics.
+        """
         if not self._trackers:
             return
         if folder.path not in self._open:
@@ -159,18 +162,20 @@ class RunLogger(AbstractContextManager["RunLogger"]):
             self._flush(logged)
 
     def finish(self, folder: RunFolder) -> None:
-        """A run is complete; nothing happens to one that was complete before."""
+        """Log the final metrics of a finished run; does nothing for a run that was not trained
+        now.
+        """
         if folder.path in self._open:
             self._close(folder.path, "finished", final_numbers(folder.record()))
 
     def fail(self, folder: RunFolder) -> None:
-        """A run has failed."""
+        """Mark a run as failed."""
         if folder.path in self._open:
             self._close(folder.path, "failed")
 
     def _start(self, run: RunConfig, folder: RunFolder, *, resumed: bool) -> _LoggedRun:
-        """The run in every tracker: the same one as in an earlier session, if it is resumed. Its
-        settings are flat: `loss`, `noise`, `recipe.lr`, `key` ..., without empty ones.
+        """Start the run in every tracker; a resumed run continues under the id of its earlier
+        session. Settings are flat: `loss`, `noise`, `recipe.lr`, `key` ...; empty ones are omitted.
         """
         known: dict[str, str] = {}
         if resumed:
@@ -195,11 +200,11 @@ class RunLogger(AbstractContextManager["RunLogger"]):
         try:
             write_text(folder.trackers, json.dumps({**known, **identities}, indent=1) + "\n")
         except DataError as error:
-            self._warn(f"{error}; if this run is interrupted, trackers will see another one")
+            self._warn(f"{error}; if this run is interrupted, trackers will show a new run")
         return logged
 
     def _flush(self, logged: _LoggedRun) -> None:
-        """Log the epochs that wait, but for those that a tracker has from an earlier session."""
+        """Log the waiting epochs, except those that a tracker has from an earlier session."""
         for name, run in list(logged.runs.items()):
             with self._guarded(name):
                 run.log([(epoch, numbers) for epoch, numbers in logged.waiting if epoch > run.held])
@@ -215,8 +220,8 @@ class RunLogger(AbstractContextManager["RunLogger"]):
 
     @contextmanager
     def _guarded(self, name: str) -> Iterator[None]:
-        """What a tracker prints goes to stderr; whatever a library, a server or a full disk throws
-        costs the tracker, not the training.
+        """Sends a tracker's output to stderr; an error of its library, its server or the disk
+        disables the tracker and does not stop the training.
         """
         try:
             with redirect_stdout(sys.stderr):
@@ -226,26 +231,25 @@ class RunLogger(AbstractContextManager["RunLogger"]):
             for logged in self._open.values():
                 logged.runs.pop(name, None)
             message = (
-                f"{name} failed and logs no more, training goes on: {type(error).__name__}: {error}"
+                f"{name} failed and is disabled, training continues: "
+                f"{type(error).__name__}: {error}"
             )
             self._warn(message.splitlines()[0])
 
 
 def connect_tensorboard(config: TrackerConfig) -> Tracker:
-    """An event file in the run's folder, so that `tensorboard --logdir runs` shows every run by its
-    name.
-    """
-    import tensorboard.summary.writer.record_writer  # noqa: F401  an error now if it is missing
+    """Writes an event file to each run directory; `tensorboard --logdir runs` shows all runs."""
+    import tensorboard.summary.writer.record_writer  # noqa: F401  raises an error now if missing
 
     where = f"tensorboard --logdir {config.workspace / 'runs'}"
     return Tracker(where, lambda info, identity: _TensorboardRun(info))
 
 
 class _TensorboardRun:
-    """A file for every session, with all epochs; that of the session before is deleted.
+    """One file with all epochs; a new session replaces the file of the last one.
 
-    Written record by record, since TensorBoard's own writer is a thread that would keep a full disk
-    to itself. Numbers are float32 there.
+    Written record by record, since TensorBoard's own writer is a thread that would not report a
+    full disk. TensorBoard stores float32.
     """
 
     held = 0
@@ -282,9 +286,9 @@ class _TensorboardRun:
 
 
 def connect_wandb(config: TrackerConfig) -> Tracker:
-    """Weights & Biases: online with a key, else offline in the workspace, from where `wandb sync`
-    takes it. It asks for nothing: no person for a key, and no server whether it is there. Offline
-    by WANDB_MODE, where noisebench is, or without a key.
+    """Weights & Biases: online with an API key; offline, in the workspace, with WANDB_MODE=offline,
+    `--offline` or without a key; `wandb sync` uploads offline runs. Never prompts for a key and
+    does not check that the server is reachable.
     """
     if config.offline:
         # it would report over the network, offline or not
@@ -305,7 +309,7 @@ def connect_wandb(config: TrackerConfig) -> Tracker:
             name=info.name,
             notes=info.title,
             config=info.config,
-            dir=folder.resolve(),  # its service has a working folder of its own
+            dir=folder.resolve(),  # its service process has another working directory
             mode=mode,
             id=identity,
             resume="allow" if identity else None,
@@ -333,12 +337,12 @@ class _WandbRun:
 
 
 def connect_trackio(config: TrackerConfig) -> Tracker:
-    """The Space or server that Trackio's environment names, else a database in the workspace. One
-    folder a process, since Trackio reads its environment once, when it is imported.
+    """Trackio: the Space or server set by its environment variables, else a database in the
+    workspace. One directory per process: Trackio reads the environment once, when it is imported.
     """
     os.environ.setdefault("TRACKIO_DIR", str(config.workspace.resolve() / "trackio"))
     if config.offline:
-        # or it asks the Hub for the name of the user who is logged in
+        # else it requests the name of the logged-in user from the Hub
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         for name in _TRACKIO_REMOTE:
             os.environ.pop(name, None)
@@ -351,17 +355,17 @@ def connect_trackio(config: TrackerConfig) -> Tracker:
     def start(info: RunInfo, identity: str | None) -> _TrackioRun:
         resume = "allow" if identity else "never"
         init = partial(trackio.init, config=info.config, resume=resume, embed=False)
-        with redirect_stdout(io.StringIO()):  # several lines a run; what goes wrong is a warning
-            # in a context of its own, or it would end the run that was started before
+        with redirect_stdout(io.StringIO()):  # several lines per run; problems are warnings
+            # in a new context, else it would end the run started before
             run = contextvars.Context().run(init, _PROJECT, info.name)
-        # it counts on from the last step that the run has
+        # it continues counting from the run's last step
         return _TrackioRun(run, max(0, run._next_step - 1))
 
     return Tracker(remote or show, start)
 
 
 class _TrackioRun(_WandbRun):
-    """Trackio's runs are used as those of Weights & Biases, but for their ends."""
+    """A run of Trackio, which has the interface of Weights & Biases except for its end."""
 
     def finish(self, ending: Ending, epoch: int, numbers: Numbers) -> None:
         if numbers:
@@ -371,8 +375,8 @@ class _TrackioRun(_WandbRun):
 
 
 def connect_mlflow(config: TrackerConfig) -> Tracker:
-    """The server that MLFLOW_TRACKING_URI names, else a database in the workspace. The experiment
-    is looked up or created at once, so that a server that is not there is noticed.
+    """MLflow: the server set by MLFLOW_TRACKING_URI, else a database in the workspace. The
+    experiment is looked up or created at once, so that an unreachable server is an error now.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
@@ -381,7 +385,7 @@ def connect_mlflow(config: TrackerConfig) -> Tracker:
     where = uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     artifacts = None
     if not uri or (config.offline and not uri.startswith(_MLFLOW_LOCAL)):
-        import sqlalchemy  # noqa: F401  an error now if it is missing; mlflow-skinny does without
+        import sqlalchemy  # noqa: F401  raises an error now if missing, as with mlflow-skinny
 
         config.workspace.mkdir(parents=True, exist_ok=True)
         folder = config.workspace.resolve()
@@ -395,7 +399,7 @@ def connect_mlflow(config: TrackerConfig) -> Tracker:
 
 
 class _MlflowRun:
-    """The run of an identity, unless it is deleted or of another server: then a new one."""
+    """The run with this id, or a new one if the id is deleted or belongs to another server."""
 
     def __init__(
         self, client: MlflowClient, experiment: str, info: RunInfo, identity: str | None
@@ -435,7 +439,7 @@ class _MlflowRun:
 
 @dataclass(frozen=True)
 class Kind:
-    """One tracker. settings: the environment variables that it reads."""
+    """An available tracker. settings: the environment variables that it reads."""
 
     name: str
     summary: str
@@ -446,22 +450,22 @@ class Kind:
 TRACKERS = {
     kind.name: kind
     for kind in (
-        Kind("tensorboard", "an event file in each run's folder", connect_tensorboard),
+        Kind("tensorboard", "an event file in each run directory", connect_tensorboard),
         Kind(
             "wandb",
-            "Weights & Biases; without a key offline in wandb/",
+            "Weights & Biases; without a key, offline in wandb/",
             connect_wandb,
             ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_DIR"),
         ),
         Kind(
             "mlflow",
-            "a server; without one mlflow.db",
+            "MLflow server; without one, mlflow.db",
             connect_mlflow,
             ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"),
         ),
         Kind(
             "trackio",
-            "a Space or a server; without one trackio/",
+            "Trackio Space or server; without one, trackio/",
             connect_trackio,
             ("TRACKIO_DIR", "TRACKIO_SPACE_ID", "TRACKIO_SERVER_URL"),
         ),
@@ -470,7 +474,7 @@ TRACKERS = {
 
 
 def known_trackers(names: Iterable[str]) -> list[str]:
-    """Each once. Raises UnknownName."""
+    """The names without duplicates. Raises UnknownName."""
     for name in names:
         if name not in TRACKERS:
             raise UnknownName("tracker", name, TRACKERS, "trackers")
@@ -478,9 +482,7 @@ def known_trackers(names: Iterable[str]) -> list[str]:
 
 
 def connect(name: str, config: TrackerConfig) -> Tracker:
-    """A tracker that is ready. Raises ConfigError where its package or anything else it needs is
-    missing.
-    """
+    """Connect a tracker. Raises ConfigError if its package is missing, or if it fails."""
     try:
         return TRACKERS[name].connect(config)
     except ModuleNotFoundError as error:
@@ -489,7 +491,7 @@ def connect(name: str, config: TrackerConfig) -> Tracker:
             f"install 'noisebench[{name}]'"
         ) from None
     except Exception as error:
-        # whatever a server or a setting makes it throw: better now than after hours of training
+        # any error of its server or settings: better now than after hours of training
         raise ConfigError(
-            f"--log-to {name} cannot begin: {type(error).__name__}: {error}".splitlines()[0]
+            f"--log-to {name} cannot start: {type(error).__name__}: {error}".splitlines()[0]
         ) from error

@@ -1,9 +1,8 @@
-"""Whether a finished run's record agrees with its files and its networks: one check after another,
-each with its numbers.
+"""Verifies that a finished run's record agrees with its files and its networks.
 
-The files of the folder are compared with result.json, then predictions are made again with the
-trained networks. A check whose data are missing is undecided; a run is reproduced only if every
-check was made.
+The files of the run directory are compared with result.json; then predictions are recomputed with
+the trained networks. A check whose data are missing is undecided; a run is verified only if no
+check is.
 """
 
 from __future__ import annotations
@@ -26,20 +25,20 @@ from .result import RunPredictions, load_predictions, noise_facts, test_accuraci
 from .workspace import Workspace, rebuild
 
 SAME, DIFFERS, UNDECIDED = "same", "differs", "undecided"
-_EXACT = 1e-12  # what another machine's order of summing may change
-_HALF = 0.01  # how far from 1 probabilities of float16 logarithms may sum up to
-_SHOWN = 3  # differences that are named
-# How far a prediction made again may differ, as a share of the example's largest -log p, but at
-# least of 1. On one processor it does not differ at all, with one thread or two, alone or from a
-# pack. Another device rounds otherwise: computed in float32 in place of bf16, networks of five
-# kinds differed by 0.03 at most. For float32 room is left for a GPU's TF32, whose last digit is an
-# eighth of bf16's; it cannot be below 0.001, a last digit on disk.
+_EXACT = 1e-12  # tolerance for the order of summation on another machine
+_HALF = 0.01  # deviation from 1 of the sum of probabilities stored as float16 logarithms
+_SHOWN = 3  # differences that are listed
+# Largest difference of a recomputed log p, relative to the example's largest -log p or to 1,
+# whichever is larger. On one processor there is no difference, with one thread or two, alone or in
+# a pack. Other devices round differently: in float32 instead of bf16, networks of five kinds
+# differed by at most 0.03. The float32 tolerance allows for a GPU's TF32, whose last digit is an
+# eighth of bf16's; it cannot be below 0.001, the last digit on disk.
 TOLERANCE = {"fp32": 5e-3, "bf16": 5e-2}
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was checked, how it came out, and in which numbers."""
+    """One check, its status (same, differs or undecided), and the numbers."""
 
     name: str
     status: str
@@ -54,11 +53,11 @@ def worst_status(checks: list[Check]) -> str:
 def verify_run(
     folder: RunFolder, workspace: Workspace, manifest: Path | None = None, device: str = "auto"
 ) -> list[Check]:
-    """Every check of a finished run. Raises DataError where there is none, ManifestError for a
-    `manifest` that cannot be read.
+    """Run all checks on a finished run. Raises DataError if the run is not finished, ManifestError
+    if `manifest` cannot be read.
     """
     checks: list[Check] = []
-    # checksums are a check of their own, after which the others are made all the same
+    # checksums are a separate check; the others follow even if it fails
     folder = RunFolder(folder.path, checked=False)
     try:
         record = folder.full_record()
@@ -66,7 +65,7 @@ def verify_run(
         stored = load_predictions(folder, record["data"]["num_classes"])
         checks.append(_coherent(stored))
         if checks[-1].status == DIFFERS:
-            return checks  # no metric can be computed from these
+            return checks  # no metric can be computed from these predictions
         checks += [
             _counts(record, stored),
             _numbers(record, stored),
@@ -102,7 +101,7 @@ def _check(name: str, differences: list[str], if_same: str) -> Check:
 
 
 def _settings(folder: RunFolder, record: dict[str, Any]) -> Check:
-    """config.yaml is what the key was made of, and the record agrees with it."""
+    """The key is the hash of config.yaml, and the record has the same settings."""
     try:
         config = folder.configuration()
     except DataError as error:
@@ -116,28 +115,28 @@ def _settings(folder: RunFolder, record: dict[str, Any]) -> Check:
         if config.get(key) != value
     ]
     if key_of(config) != record["key"]:
-        differences.append("the key is not that of config.yaml")
-    return _check("settings", differences, f"their key is {record['key'][:8]}")
+        differences.append("the key is not the hash of config.yaml")
+    return _check("settings", differences, f"key {record['key'][:8]}")
 
 
 def _files(folder: RunFolder, record: dict[str, Any]) -> list[Check]:
-    """The other files are those that were written; an older record has no checksums."""
+    """The other files have the recorded checksums; older records have none."""
     if (recorded := record.get("files")) is None:
         return []
     checksums = folder.checksums()
     changed = [
-        f"{name} is not the file that the run wrote"
+        f"{name} does not have the recorded checksum"
         for name in checksums
         if checksums[name] != recorded.get(name)
     ]
     missing = sorted(recorded.keys() - checksums.keys())
     if missing and not changed:
-        return [Check("files", UNDECIDED, f"not there: {', '.join(missing)}")]
+        return [Check("files", UNDECIDED, f"missing: {', '.join(missing)}")]
     return [_check("files", changed, f"{len(checksums)} checksums: {', '.join(checksums)}")]
 
 
 def _coherent(stored: RunPredictions) -> Check:
-    """The values that predictions.npz has for an example fit together."""
+    """The values in predictions.npz are consistent for every example."""
     differences = [
         f"{part}: {problem}"
         for part, predictions in (("train", stored.train), ("test", stored.test))
@@ -146,8 +145,8 @@ def _coherent(stored: RunPredictions) -> Check:
     return _check(
         "predictions",
         differences,
-        f"{len(stored.train.classes)} of training and "
-        f"{len(stored.test.classes)} of the test, ranked, each of sum 1",
+        f"{len(stored.train.classes)} training and {len(stored.test.classes)} test examples, "
+        "ranked, probabilities sum to 1",
     )
 
 
@@ -158,27 +157,27 @@ def _incoherent(predictions: Predictions) -> Iterator[str]:
         falls &= log_p[:, 0] == dense.max(1)
     if not falls.all():
         yield (
-            f"{int((~falls).sum())} examples, the first {int(falls.argmin())}, whose classes "
-            "are not in the order of log_p"
+            f"classes of {int((~falls).sum())} examples, the first {int(falls.argmin())}, are not "
+            "in the order of log_p"
         )
     off = np.exp((log_p if dense is None else dense).astype(np.float64)).sum(1) - 1
     if dense is not None:
         off = np.abs(off)
     if not (fits := off <= _HALF).all():
         yield (
-            f"{int((~fits).sum())} examples, the first {int(fits.argmin())}, whose probabilities "
-            "are not of sum 1"
+            f"probabilities of {int((~fits).sum())} examples, the first {int(fits.argmin())}, do "
+            "not sum to 1"
         )
 
 
 def _counts(record: dict[str, Any], stored: RunPredictions) -> Check:
-    """The number of evaluated examples is the expected one."""
+    """The number of evaluated examples is as expected."""
     labels = {"train": int(stored.parts["train"].sum()), "test": len(stored.labels["test"])}
     expected, metrics = record.get("expected", {}), record["metrics"]
     seen = record.get("seen", expected)  # an older record has none
     differences = [
         (
-            f"{part}: expected {expected.get(part)}, seen {seen.get(part)}, in the metrics "
+            f"{part}: expected {expected.get(part)}, evaluated {seen.get(part)}, in the metrics "
             f"{metrics[part]['n']}, predicted {n}"
         )
         for part, n in labels.items()
@@ -189,18 +188,18 @@ def _counts(record: dict[str, Any], stored: RunPredictions) -> Check:
 
 
 def _numbers(record: dict[str, Any], stored: RunPredictions) -> Check:
-    """Each of the metrics, computed again from predictions.npz."""
+    """All metrics, recomputed from predictions.npz."""
     again = stored.metrics(record["data"]["num_classes"])
     again["memorised"] = again["train"]["memorised"]
     again["test_acc"] = {"last": again["test"]["top1"]}
     recorded = {**record["metrics"], "test_acc": {"last": record["metrics"]["test_acc"]["last"]}}
-    how = "made again from predictions.npz"
+    how = "recomputed from predictions.npz"
     return _compared("numbers", dict(_leaves(recorded)), dict(_leaves(again)), how)
 
 
 def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -> Check:
-    """The accuracies that are chosen among epochs, computed again from metrics.csv; its last line
-    is the run's end.
+    """The accuracies of chosen epochs, recomputed from metrics.csv; its last line must agree with
+    the final predictions.
     """
     top1 = float((stored.test.predicted == stored.labels["test"]).mean())
     try:
@@ -219,7 +218,7 @@ def _epochs(folder: RunFolder, record: dict[str, Any], stored: RunPredictions) -
         "last line's test_acc": top1,
         **record["metrics"]["test_acc"],
     }
-    return _compared("epochs", recorded, again, "made again from metrics.csv")
+    return _compared("epochs", recorded, again, "recomputed from metrics.csv")
 
 
 def _compared(name: str, recorded: dict[str, Any], again: dict[str, Any], how: str) -> Check:
@@ -230,7 +229,7 @@ def _compared(name: str, recorded: dict[str, Any], again: dict[str, Any], how: s
         if isinstance(before, int | float) and isinstance(after, int | float):
             same = abs(before - after) <= _EXACT * max(1.0, abs(after))
         if not same:
-            differences.append(f"{key} is {_number(before)}, made again {_number(after)}")
+            differences.append(f"{key} is {_number(before)}, recomputed {_number(after)}")
     return _check(name, differences, f"{len(recorded)} {how}")
 
 
@@ -239,7 +238,7 @@ def _number(value: Any) -> str:
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """`test.nll` and its value, and so on."""
+    """Pairs of a dotted name, such as `test.nll`, and its value."""
     if isinstance(tree, dict | list):
         for key, value in tree.items() if isinstance(tree, dict) else enumerate(tree):
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
@@ -248,18 +247,18 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _noise(record: dict[str, Any], run: RunConfig) -> Check:
-    """The record's classes and noise are those of data and manifest; not their path, nor the
-    convention.
+    """The record's classes and noise agree with data and manifest; paths and convention are not
+    compared.
     """
     facts = {**noise_facts(run), "classes": list(run.dataset.classes)}
     recorded = {**record["noise"], "classes": record["data"]["classes"]}
     compared = (facts.keys() & recorded.keys()) - {"text", "convention"}
     recorded = {key: value for key, value in recorded.items() if key in compared}
-    return _compared("noise", recorded, facts, "facts are those of the manifest")
+    return _compared("noise", recorded, facts, "facts agree with the manifest")
 
 
 def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
-    """The labels beside the predictions are those of the manifest and the data."""
+    """The labels in predictions.npz agree with the manifest and the data."""
     manifest, arrays = run.manifest, {**stored.labels, **stored.parts}
     expected = {
         "recorded": manifest.labels,
@@ -268,17 +267,17 @@ def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
         **manifest.splits,
     }
     differences = [
-        f"{part}: not those of the manifest and the data"
+        f"{part}: differ from the manifest or the data"
         for part, labels in expected.items()
         if not np.array_equal(labels, arrays[part])
     ]
-    return _check("labels", differences, "those of the manifest and the data")
+    return _check("labels", differences, "agree with the manifest and the data")
 
 
 def _predict_again(
     networks: StoredNetworks, run: RunConfig, images: Images, stored: RunPredictions
 ) -> Iterator[Check]:
-    """The networks make the same predictions again."""
+    """The trained networks give the stored predictions."""
     training = run.manifest.in_training
     all_test = np.ones(len(images.test_images), bool)
     for name, which, pixels, before in (
@@ -294,11 +293,11 @@ def _predict_again(
 def _same_again(
     name: str, batches: Iterable[np.ndarray], before: Predictions, tolerance: float
 ) -> Check:
-    """log_p (n, K) made again, batch by batch, compared with the stored predictions.
+    """Compares recomputed log_p (n, K), batch by batch, with the stored predictions.
 
-    Threads, another device, or the pack that a run trained in change the order of sums and with it
-    the last digits: each log_p is to be the same within the tolerance, and another class to be
-    predicted only where the two are as near to each other.
+    Threads, another device, or the pack that a run trained in change the order of summation and so
+    the last digits: each log_p must agree within the tolerance, and the predicted class may differ
+    only if the two classes are that close.
     """
     columns, start = [], 0
     for log_p in batches:
@@ -310,15 +309,15 @@ def _same_again(
             old, new = same.dense, log_p
         scale = np.maximum(1, -log_p.min(1))
         off = np.abs(rounded(new) - old).max(1) / scale
-        # how far the class that was predicted is behind the one that is
+        # by how much the stored class is behind the recomputed one
         behind = (log_p.max(1) - log_p[rows, same.predicted]) / scale
         columns.append((off, behind, log_p.argmax(1) != same.predicted))
     off, behind, other = (np.concatenate(column) for column in zip(*columns, strict=True))
-    bad = ~((off <= tolerance) & (behind <= 2 * tolerance))  # so is what is not a number
+    bad = ~((off <= tolerance) & (behind <= 2 * tolerance))  # true for NaN
     numbers = (
-        f"{int(other.sum())} of {start} predicted otherwise, log p off by at most "
-        f"{off.max():.2g}, allowed {tolerance:g}"
+        f"{int(other.sum())} of {start} classes differ, log p differs by at most "
+        f"{off.max():.2g}, tolerance {tolerance:g}"
     )
     if bad.any():
-        return Check(name, DIFFERS, f"{int(bad.sum())} examples beyond it; {numbers}")
+        return Check(name, DIFFERS, f"{int(bad.sum())} examples exceed the tolerance; {numbers}")
     return Check(name, SAME, numbers)

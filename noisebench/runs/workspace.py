@@ -1,6 +1,6 @@
-"""The workspace: `manifests/`, `runs/` and the data; each file is read once in a process.
+"""The workspace: `manifests/`, `runs/` and the data; each file is read once per process.
 
-A finished run's folder -> its configuration, to use its networks again or train others.
+Also rebuilds the configuration of a finished run, to reuse its networks or to train others.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ from .folder import RunFolder
 
 
 class Workspace:
-    """One folder of manifests and runs, and the folder of the data. Reads each data set once."""
+    """A directory of manifests and runs, and the data directory. Reads each data set once."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Workspace:
         workers: int | None = None,
         tell: ProgressCallback = silent,
     ) -> None:
-        """workers: processes that read streamed images ahead of the training, None for one a core;
+        """workers: processes that read streamed images ahead of the training, None: one per core;
         tell: called with the progress of a download.
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
@@ -79,8 +79,11 @@ class Workspace:
         self._initials: dict[tuple[str, str], InitialWeights] = {}
 
     def dataset(self, name: str, test: Path | None = None, labels: str | None = None) -> Dataset:
-        """A data set by name or path, here, in the workspace or in the data directory; `test`: a
-        folder of test images; `labels`: the label file of a folder, here or in the workspace.
+        """A data set by name or path: in the current directory, the workspace or the data
+        directory.
+
+        test: a folder of test images; labels: the label file of an image folder, in the current
+        directory or the workspace.
         """
         if labels is not None and not split_column(labels)[0].exists():
             labels = str(self.root / labels)
@@ -99,7 +102,7 @@ class Workspace:
         return self.dataset(meta.get("path") or meta["dataset"], test, meta.get("labels_path"))
 
     def labels(self, dataset: Dataset) -> Labels:
-        """The labels of a data set, read without its images where that is possible."""
+        """The labels of a data set, read without its images if possible."""
         if dataset not in self._labels:
             self._labels[dataset] = read_labels(
                 dataset, self.data_dir, offline=self.offline, tell=self.tell
@@ -107,8 +110,8 @@ class Workspace:
         return self._labels[dataset]
 
     def check(self, dataset: Dataset) -> tuple[str, ...]:
-        """Read the images of a set by path: a line for each finding that a user should see. Raises
-        DataError for images that cannot be read, and for a test set of training images.
+        """Check the images of a data set by path; returns a line per finding. Raises DataError if
+        an image cannot be read, or if test images are training images.
         """
         if dataset.path and dataset not in self._checked:
             if dataset.listed:
@@ -121,7 +124,7 @@ class Workspace:
         return self._checked.get(dataset, ())
 
     def images(self, dataset: Dataset, fitting: Fitting | None = None) -> Images:
-        """fitting: to another size than the data set's own."""
+        """The images of a data set. fitting: how to resize them; None: the data set's own size."""
         self.check(dataset)
         return self._read(dataset, fitting)
 
@@ -138,7 +141,7 @@ class Workspace:
         return self._images[dataset, fitting]
 
     def plan(self, request: RunRequest, dataset: Dataset, manifest: Manifest) -> RunConfig:
-        """A run with nothing left open, on the images of this workspace. Raises NoisebenchError."""
+        """Resolve a request to a run on the images of this workspace. Raises NoisebenchError."""
         pretrained = request.init is not None and request.init.text == PRETRAINED
         if dataset.mixed and pretrained and "size" not in request.changes:
             side = weights.input_side(request.model or dataset.model)
@@ -156,8 +159,8 @@ class Workspace:
     def training_images(
         self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None
     ) -> Images:
-        """The images that a manifest is trained on, in the recipe's size: the data set's, some of
-        them replaced by those of another set.
+        """The images for a manifest, in the recipe's size: the data set's images, some of which
+        open-set noise replaces by images of another data set.
         """
         fitting = None if recipe is None else fitting_of(recipe, dataset)
         images, source = self.images(dataset, fitting), self.source_of(manifest)
@@ -165,8 +168,8 @@ class Workspace:
             return images
         if isinstance(images.train_images, LazyImages):
             raise DataError(
-                f"{dataset.name} is streamed, and its images cannot be replaced: "
-                "open-set noise is for a set in memory"
+                f"{dataset.name} is streamed, so its images cannot be replaced: open-set noise "
+                "needs a data set in memory"
             )
         replaced = manifest.source >= 0
         train_images = images.train_images.copy()
@@ -177,29 +180,31 @@ class Workspace:
         sentence = describe_fitting(others.shape[1:], fitting, channels).removeprefix("all images ")
         if not sentence:
             return replace(images, train_images=train_images)
-        change = f"{int(replaced.sum())} images of {source.dataset.name} put in {sentence}"
+        change = f"{int(replaced.sum())} images of {source.dataset.name} inserted {sentence}"
         return replace(images, train_images=train_images, changed=(*images.changed, change))
 
     def source_of(self, manifest: Manifest) -> Images | None:
-        """The other set whose images a manifest puts in, if any."""
+        """The other data set of a manifest with open-set noise; None without it."""
         if manifest.source is None:
             return None
         name, largest = manifest.meta["source"], manifest.source.max()
         images = self.images(self.dataset(manifest.meta.get("source_path") or name))
         if images.dataset.name != name:
             raise ManifestError(
-                f"the manifest puts in images of {name}, not of {images.dataset.name}: other data "
-                "lie there now"
+                f"the manifest inserts images of {name}, but the data there are "
+                f"{images.dataset.name} now"
             )
         if len(images.train_images) <= largest:
-            raise ManifestError(f"the manifest puts in image {largest} of {name}, which has fewer")
+            raise ManifestError(
+                f"the manifest inserts image {largest} of {name}, which has only "
+                f"{len(images.train_images)} images"
+            )
         return images
 
     def initial(self, text: str | None, model: str) -> InitialWeights | None:
-        """The weights that a text names for a network, each hashed once; None for networks that
-        start from random weights.
+        """The initial weights for a text of --init-weights, each hashed once; None for random ones.
 
-        Raises DataError or ConfigError where there are none, or they cannot be had.
+        Raises DataError or ConfigError if they do not exist or are not available.
         """
         if text is None or text == NONE:
             return None
@@ -212,7 +217,7 @@ class Workspace:
         return self._initials[key]
 
     def make(self, dataset: Dataset, request: LabelRequest) -> tuple[Manifest, Path]:
-        """The manifest of a request and its path; nothing is written."""
+        """Make the manifest of a request; returns it and its path. Nothing is written."""
         request = replace(request, noise=str(noise_for(dataset, request.noise)))
         if (dataset, request) not in self._manifests:
             decisions = (*dataset.decisions, *self.check(dataset))
@@ -226,18 +231,18 @@ class Workspace:
         return self._manifests[dataset, request]
 
     def keep(self, manifest: Manifest, path: Path, *, force: bool = False) -> bool:
-        """Write a manifest; True if it was not there, or named another test set or other decisions.
-        Raises ManifestError where the file there holds other labels.
+        """Write a manifest unless it exists; True if it was written, also to update its test set or
+        decisions. Raises ManifestError if the existing file has other labels.
         """
         if force:
             return manifest.write(path)
-        # of several processes of one suite one writes it
+        # if several processes run one suite, one of them writes it
         if not path.exists() and manifest.write(path, replace=False):
             return True
         if not manifest.matches_file(path):
             raise ManifestError(
-                f"{path} exists and holds other labels: noisebench corrupt takes "
-                "another --out, or --force to replace it"
+                f"{path} exists and has other labels: give noisebench corrupt another --out, or "
+                "--force to replace the file"
             )
         kept, meta = read_manifest(path).meta, manifest.meta
         changed = any(kept.get(name) != meta.get(name) for name in ("test_path", "decisions"))
@@ -246,7 +251,7 @@ class Workspace:
 
     @property
     def current(self) -> Path | None:
-        """The manifest that `corrupt` wrote last, if any."""
+        """The path of the manifest that `corrupt` wrote last; None without one."""
         pointer = self.manifests / "current"
         try:
             name = read_text(pointer).strip()
@@ -262,7 +267,9 @@ class Workspace:
         return self.root / name
 
     def make_current(self, path: Path) -> None:
-        """Store the manifest that `corrupt` wrote last, relative to the workspace if within."""
+        """Store the path of the manifest that `corrupt` wrote last, relative to the workspace if it
+        is inside.
+        """
         write_text(self.manifests / "current", f"{relative_path(path, self.root)}\n")
 
 
@@ -270,11 +277,11 @@ _SUFFIXES = (".csv", ".csv.gz", ".parquet")
 
 
 def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = None) -> RunConfig:
-    """The run of a finished folder, with the manifest that it was trained on: this one, or else the
-    workspace's.
+    """The configuration of a finished run, with the manifest that it was trained on: this one, or
+    one in the workspace.
 
-    Raises DataError where manifest, data or component versions are not the run's; NoisebenchError
-    where its data are missing.
+    Raises DataError if manifest, data or component versions have changed, NoisebenchError if data
+    are missing.
     """
     record = folder.record()
     labels = manifest_of(folder, workspace, manifest)
@@ -282,7 +289,7 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     init = None
     if "init" in record:
         facts, path = record["init"], None
-        # their path only where they are found without a download
+        # the path only if the weights are available without a download
         with suppress(NoisebenchError):
             if facts["text"] == PRETRAINED:
                 path = weights.find_pretrained(model, offline=True)[1]
@@ -307,33 +314,33 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     now |= now.pop("versions")
     changed = [name.removesuffix("_sha256") for name in now if now[name] != before.get(name)]
     raise DataError(
-        f"{folder.path} is no longer the run that its settings make here: "
-        f"{', '.join(changed) or 'a setting'} changed since"
+        f"{folder.path} cannot be rebuilt here: {', '.join(changed) or 'a setting'} changed since "
+        "the run"
     )
 
 
 def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = None) -> Manifest:
-    """The manifest that a finished run was trained on: at this path, or in this workspace or the
-    run's. Raises DataError where it is missing.
+    """The manifest that a finished run was trained on: at this path, in this workspace or in the
+    run's. Raises DataError if it is missing.
     """
     expected = folder.record()["noise"].get("manifest_sha256")
     if given is not None:
         labels = read_manifest(given)
         if labels.content_hash != expected:
-            raise DataError(f"{given} is not what {folder.path} was trained on")
+            raise DataError(f"{given} is not the manifest that {folder.path} was trained on")
         return labels
     for manifests in (workspace.manifests, folder.path.absolute().parent.parent / "manifests"):
         paths = sorted(path for suffix in _SUFFIXES for path in manifests.glob(f"*{suffix}"))
-        # the one that the run is named after first
+        # first the one in the run's name
         paths.sort(key=lambda path: not folder.path.name.startswith(path.name.partition(".csv")[0]))
         for path in paths:
             try:
                 labels = read_manifest(path)
             except ManifestError:
-                continue  # a damaged one, which is not the one
+                continue  # a damaged file
             if labels.content_hash == expected:
                 return labels
     raise DataError(
-        f"none of {workspace.manifests} is what {folder.path} was trained on: give "
-        "its --manifest FILE"
+        f"the manifest that {folder.path} was trained on is not in {workspace.manifests}: give "
+        "it by --manifest FILE"
     )

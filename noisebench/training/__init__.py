@@ -1,3 +1,1 @@
-"""Networks, batches, the only training loop, and losses as torch modules. Knows no suite and prints
-nothing.
-"""
+"""Networks, batches and the training loop. Does not depend on suites and prints nothing."""

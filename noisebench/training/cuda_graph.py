@@ -1,5 +1,5 @@
-"""A whole step on a GPU as one recorded graph: launched one by one, the kernels of a small network
-wait for Python.
+"""A whole training step as one CUDA graph: for small networks, launching kernels one by one from
+Python is slower than running them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-_FIRST = 3  # steps that are launched one by one, in which libraries allocate what they need
+_FIRST = 3  # steps before the recording, in which libraries allocate memory
 
 
 @dataclass(frozen=True)
 class StepInput:
-    """What changes from step to step: index (B,), of each view and example shift (views, B, 2) and
-    flip (views, B), and the share of the learning rate.
+    """The inputs of a step: index (B,), shifts (views, B, 2), flips (views, B), and the learning
+    rate as a share of the initial one.
     """
 
     index: Tensor
@@ -26,13 +26,13 @@ class StepInput:
     lr_factor: float | Tensor
 
     def copied(self) -> StepInput:
-        """The same in memory of its own, the number too."""
+        """A copy in new memory, with the factor as a tensor."""
         lr_factor = torch.tensor(self.lr_factor, device=self.index.device)
         flips = None if self.flips is None else self.flips.clone()
         return StepInput(self.index.clone(), self.shifts.clone(), flips, lr_factor)
 
     def overwrite(self, new: StepInput) -> None:
-        """Copy the values of another step into this one, which `copied` has made."""
+        """Copy the values of another step into this one, which was made by `copied`."""
         self.index.copy_(new.index)
         self.shifts.copy_(new.shifts)
         if self.flips is not None and new.flips is not None:
@@ -42,8 +42,8 @@ class StepInput:
 
 
 class StepResult(NamedTuple):
-    """Of a step: its cost (), the logits (B, K) of the first network and view, with their gradient,
-    and, after the update, a number () that is finite where all gradients are.
+    """The result of a step: its cost (), the logits (B, K) of the first network and view with their
+    gradient, and, after the update, a number () that is finite if all gradients are.
     """
 
     cost: Tensor
@@ -52,24 +52,24 @@ class StepResult(NamedTuple):
 
 
 class CudaGraphStep:
-    """A step that is run a few times, recorded, and from then on replayed; every batch has the
-    shapes of the first.
+    """A step that runs normally a few times, is then recorded, and from then on replayed; all
+    batches must have the same shapes.
 
-    It must be the same computation each time, on the same memory: what it decides in Python is
-    decided once. Recorded are the kernels as they are launched, without a compiler: the losses of a
-    step are those of one that is not recorded.
+    The step must be the same computation on the same memory each time: Python code runs only once.
+    The graph contains the kernels as launched, without a compiler, so that results are equal to
+    those of steps that are not recorded.
     """
 
     def __init__(self, step: Callable[[StepInput], StepResult], device: torch.device) -> None:
-        """device: the GPU that the step computes on, which need not be torch's current one: a
-        recording on another device would be empty.
+        """device: the GPU of the step, which may differ from torch's current one; a recording on
+        another device would be empty.
         """
         self._step, self._count = step, 0
         self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream(device)
         self._recorded: tuple[StepInput, StepResult] | None = None
 
     def __call__(self, step_input: StepInput) -> StepResult:
-        """The next step. Its result is overwritten by that of the step after it."""
+        """Run the next step. Its result is overwritten by the following step."""
         with torch.cuda.device(self._stream.device):
             if self._count < _FIRST:
                 self._count += 1
@@ -84,7 +84,7 @@ class CudaGraphStep:
             return result
 
     def _on_own_stream(self, step_input: StepInput) -> StepResult:
-        """The step one by one, on the stream on which it will be recorded."""
+        """Run the step without recording, on the stream of the recording."""
         current = torch.cuda.current_stream()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):
@@ -94,9 +94,7 @@ class CudaGraphStep:
 
 
 def _detached(result: StepResult) -> StepResult:
-    """Without the graph that leads back to the weights, which would tie them to the stream that it
-    was computed on.
-    """
+    """The result without its autograd graph, which would bind the weights to the stream."""
     logits = result.logits.detach()
     logits.grad = result.logits.grad
     return result._replace(logits=logits)

@@ -1,5 +1,5 @@
-"""Images as one tensor of bytes on the device, and batches of it: cropped, flipped and normalised
-all at once.
+"""Images as one tensor of bytes on the device; whole batches are cropped, flipped and normalized at
+once.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from ..datasets import ImageArray, LazyImages
 # the usual mean and standard deviation of ImageNet's pixels in [0, 1]
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EVALUATION_BATCH = 1024
-_CPU_BATCH = 256  # as fast on a CPU as more, in about the memory that a training step of 128 takes
+_CPU_BATCH = 256  # as fast on a CPU as larger batches, with the memory of a training step of 128
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
-# numbers: so small a set is normalised once and kept as float32, 16 MB; a larger one stays bytes
+# numbers: sets up to this size are normalized once and kept as float32, 16 MB; larger ones as bytes
 _FEW = 2**22
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per channel, from the training set: (byte - mean) / std, in bytes."""
+    """Per channel: (byte - mean) / std, with mean and std of the training set in bytes."""
 
     mean: Tensor
     std: Tensor
 
     @classmethod
     def of(cls, images: ImageArray) -> Normalisation:
-        """Of images in memory from exact counts of every byte value, so that it is the same on
-        every machine; for images in files ImageNet's: to count a million would take hours.
+        """For images in memory, from exact counts of byte values, equal on every machine; for
+        streamed images, ImageNet's, since counting a million images would take hours.
         """
         if isinstance(images, LazyImages):
             mean, std = (torch.tensor(part, dtype=torch.float64) * 255 for part in _IMAGENET)
@@ -45,27 +45,27 @@ class Normalisation:
                 [torch.bincount(part[..., c].flatten(), minlength=256) for c in range(channels)]
             )
         mean = counts @ values / counts.sum(1)
-        # an even image stays finite
+        # keep constant images finite
         variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)
         return cls(mean.float(), variance.sqrt().float())
 
     @classmethod
     def read(cls, written: dict[str, list[float]]) -> Normalisation:
-        """From `written`, bit for bit."""
+        """The inverse of `written`, bit for bit."""
         return cls(torch.tensor(written["mean"]), torch.tensor(written["std"]))
 
     @property
     def written(self) -> dict[str, list[float]]:
-        """For a record."""
+        """The entry in a record."""
         return {"mean": self.mean.tolist(), "std": self.std.tolist()}
 
     def to(self, device: torch.device) -> Normalisation:
         return Normalisation(self.mean.to(device), self.std.to(device))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(B, H, W, C) bytes -> (B, C, H, W) float32, in memory still channels last."""
+        """(B, H, W, C) bytes -> (B, C, H, W) float32, in channels-last memory format."""
         width = images.shape[2]
-        # so long a last axis is worked off in vectors; one of C numbers takes three times as long
+        # a long last axis is vectorized; with C numbers it would take three times as long
         rows = images.float().flatten(2)
         return (
             rows.sub_(self.mean.repeat(width))
@@ -77,13 +77,13 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class EpochPlan:
-    """What an epoch will do, all of it drawn beforehand: the order (N,), and per view and example
-    shift and flip.
+    """The random choices of an epoch, sampled at its start: the order (N,), and the shift and flip
+    for each view and example.
     """
 
     order: Tensor
     shifts: Tensor  # (views, N, 2), 0 to 2 * crop
-    flips: Tensor | None  # (views, N); None: no image is mirrored
+    flips: Tensor | None  # (views, N); None: no image is flipped
     seed: int = 0  # of the epoch
 
     @classmethod
@@ -97,7 +97,7 @@ class EpochPlan:
         *,
         device: torch.device = torch.device("cpu"),
     ) -> EpochPlan:
-        """On the device, from a generator of the CPU."""
+        """Sample a plan with a CPU generator; its tensors are on the device."""
         order = torch.randperm(n, generator=generator).to(device)
         shifts = torch.randint(0, 2 * crop + 1, (views, n, 2), generator=generator).to(device)
         flips = torch.rand(views, n, generator=generator).to(device) < 0.5 if flip else None
@@ -106,8 +106,8 @@ class EpochPlan:
 
 @dataclass(frozen=True)
 class StreamTransform:
-    """How an image is brought to a square of `side` pixels: by `fit` and `centre` (see Fitting);
-    in training a crop of at least a share `area` of it, mirrored at random where `flip`.
+    """How an image is resized to a square of `side` pixels: by `fit` and `centre` (see Fitting); in
+    training, by a random crop of at least the share `area`, flipped at random with `flip`.
     """
 
     side: int
@@ -118,8 +118,8 @@ class StreamTransform:
 
 
 class InMemoryImages:
-    """A set of images (N, H, W, C), uint8, on the device; padded once for random crops, and a small
-    set normalised once.
+    """Images (N, H, W, C), uint8, on the device; padded once for random crops. Small sets are also
+    normalized once.
     """
 
     def __init__(
@@ -139,10 +139,10 @@ class InMemoryImages:
         return len(self._data)
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Which rows of the plan will be taken: here all are in memory."""
+        """Announce the rows of the plan that will be used; no effect here."""
 
     def close(self) -> None:
-        """There are no processes to end."""
+        """No effect: there are no processes to end."""
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
         """All views (B, C, H, W) of some rows of the plan's order."""
@@ -153,8 +153,8 @@ class InMemoryImages:
         )
 
     def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:
-        """Images (B, C, H, W) of index (B,), shifted by shifts (B, 2) and mirrored where flips
-        (B,), in one gather.
+        """Images (B, C, H, W) at index (B,), shifted by shifts (B, 2) and flipped where flips (B,)
+        is true, in one gather.
         """
         if not self.crop and flips is None:
             return self._normalised(self._data.index_select(0, index))
@@ -168,13 +168,13 @@ class InMemoryImages:
         )
 
     def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
-        """The images as they are, in large batches; on a CPU, each in equal parts of at most
-        _CPU_BATCH images.
+        """The images without augmentation, in large batches; on a CPU, each is split evenly into
+        batches of at most _CPU_BATCH images.
         """
         index = torch.arange(len(self), device=self.device) if index is None else index
         c = self.crop
         for batch in index.split(_EVALUATION_BATCH):
-            # Equal parts: matrix products of one to three rows may differ from those of more in the
+            # Even parts: matrix products of one to three rows may differ from larger ones in the
             # last bits.
             parts = max(1, -(-len(batch) // _CPU_BATCH)) if self.device.type == "cpu" else 1
             for part in batch.tensor_split(parts):

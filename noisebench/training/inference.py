@@ -28,7 +28,9 @@ def source_of(
     transform: StreamTransform,
     crop: int = 0,
 ) -> ImageSource:
-    """crop: padding of images in memory, in pixels; transform: of images in files."""
+    """The source of batches for images. crop: padding of images in memory, in pixels; transform:
+    for streamed images.
+    """
     if isinstance(images, LazyImages):
         from .streamed import StreamedImages  # timm takes a second to load
 
@@ -37,15 +39,13 @@ def source_of(
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Inside `with`, networks compute in the precision."""
+    """A context in which networks compute in the precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
 @contextmanager
 def repeatable(device: torch.device) -> Iterator[None]:
-    """Inside, a GPU's convolutions add in the same order each time, and float32 is float32: no
-    TF32.
-    """
+    """A context in which convolutions on a GPU are deterministic and do not use TF32."""
     cudnn, cuda = torch.backends.cudnn, device.type == "cuda"
     before = cudnn.deterministic, cudnn.allow_tf32
     cudnn.deterministic, cudnn.allow_tf32 = before[0] or cuda, before[1] and not cuda
@@ -56,9 +56,7 @@ def repeatable(device: torch.device) -> Iterator[None]:
 
 
 def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
-    """Some images or all, one part after the other. Raises DataError where their number is
-    another one.
-    """
+    """Some images or all, batch by batch. Raises DataError if their number is not as expected."""
     expected, count = len(pixels) if index is None else len(index), 0
     for images in pixels.eval_batches(index):
         count += len(images)
@@ -66,17 +64,14 @@ def every(pixels: ImageSource, index: Tensor | None = None) -> Iterator[Tensor]:
             break
         yield images
     if count != expected:
-        raise DataError(
-            f"{expected} images to predict, {count} read: the data changed under the run"
-        )
+        raise DataError(f"{count} of {expected} images were read: the data changed during the run")
 
 
 def log_p_parts(
     networks: Sequence[nn.Module], pixels: ImageSource, precision: str, index: Tensor | None = None
 ) -> Iterator[list[Tensor]]:
-    """log_p (n, K) of each network on some images or all, one part of them after the other: each
-    image is read once, and all predictions are never in memory. Leaves the networks in evaluation
-    mode.
+    """log_p (n, K) of each network on some images or all, batch by batch: each image is read once,
+    and the predictions are not collected in memory. Leaves the networks in evaluation mode.
     """
     for network in networks:
         network.eval()

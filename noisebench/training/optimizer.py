@@ -1,5 +1,5 @@
-"""What is trained, and how: layer groups from the stem to the classifier, and stochastic gradient
-descent with momentum: torch's own arithmetic, all parameters of a group in one pass.
+"""Layer groups from the stem to the classifier, and stochastic gradient descent with momentum, with
+torch's arithmetic and all parameters of a group in one call.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from ..experiments.recipes import Recipe
 
 
 def layer_groups(network: nn.Module) -> list[list[str]]:
-    """The names of the parameters of each group: timm's own groups of its networks; of ours a group
-    a layer or block with weights, with the norms that follow it, the last the classifier. One group
-    for a network of which none are known.
+    """The parameter names of each layer group. Networks of timm have timm's groups; ours have one
+    group per layer or block with weights, including the norms that follow it, and the classifier as
+    the last. Other networks have a single group.
     """
     matcher: Any = getattr(network, "group_matcher", None)
     body = getattr(network, "body", None)
@@ -46,10 +46,10 @@ def layer_groups(network: nn.Module) -> list[list[str]]:
 
 
 def freeze(network: nn.Module, count: int) -> list[nn.Module]:
-    """Freeze the first `count` groups; returns the parts that stay in evaluation mode, each the
-    largest in which nothing is trained.
+    """Freeze the first `count` layer groups; returns the largest modules without trained
+    parameters, which stay in evaluation mode.
 
-    Raises ConfigError where nothing would be left to train.
+    Raises ConfigError if no parameter would be trained.
     """
     if not count:
         return []
@@ -57,7 +57,7 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
     if count >= len(groups):
         has = f"{len(groups)} layer groups" if len(groups) > 1 else "no layer groups"
         raise ConfigError(
-            f"freeze {count}: the network has {has}, so that nothing would be trained: freeze fewer"
+            f"freeze {count}: the network has {has}, so nothing would be trained: freeze fewer"
         )
     frozen = set(chain(*groups[:count]))
     for name, parameter in network.named_parameters():
@@ -66,7 +66,7 @@ def freeze(network: nn.Module, count: int) -> list[nn.Module]:
 
 
 def _frozen(part: nn.Module) -> list[nn.Module]:
-    """The largest parts in which nothing is trained."""
+    """The largest modules without trained parameters."""
     trained = [parameter.requires_grad for parameter in part.parameters()]
     if trained and not any(trained):
         return [part]
@@ -74,10 +74,10 @@ def _frozen(part: nn.Module) -> list[nn.Module]:
 
 
 def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """For the optimiser: what is trained, each layer group with a learning rate of its own where
-    the recipe says so.
+    """The trained parameters for the optimizer, with a learning rate per layer group if the recipe
+    has `layer_decay`.
 
-    Raises ConfigError where that would be one group.
+    Raises ConfigError if there is only one such group.
     """
     trained = {
         name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad
@@ -91,15 +91,15 @@ def parameter_groups(network: nn.Module, recipe: Recipe) -> list[dict[str, Any]]
             groups.append({"params": params, "lr": recipe.lr * recipe.layer_decay**depth})
     if len(groups) < 2:
         raise ConfigError(
-            f"layer_decay {recipe.layer_decay:g} has no effect: the network has one "
-            "layer group that is trained"
+            f"layer_decay {recipe.layer_decay:g} has no effect: the network has only one "
+            "trained layer group"
         )
     return groups[::-1]
 
 
 @dataclass
 class Group:
-    """Parameters that share their settings, each with its momentum, which begins at 0."""
+    """Parameters with the same settings, and their momentum buffers, initially 0."""
 
     params: list[Tensor]
     lr: float
@@ -110,11 +110,13 @@ class Group:
 
 
 class SGD:
-    """torch.optim.SGD without its class, whose first use loads a compiler for a second."""
+    """The arithmetic of torch.optim.SGD without its class, whose first use imports a compiler (1
+    s).
+    """
 
     def __init__(self, groups: Iterable[dict[str, Any]], recipe: Recipe) -> None:
-        """Each group is `{"params": [...]}` with settings in place of the recipe's lr, momentum,
-        weight_decay and nesterov.
+        """groups: each is `{"params": [...]}`, optionally with its own lr, momentum, weight_decay
+        and nesterov instead of the recipe's.
         """
         shared = {
             name: getattr(recipe, name) for name in ("lr", "momentum", "weight_decay", "nesterov")
@@ -126,8 +128,8 @@ class SGD:
 
     @torch.no_grad()
     def step(self, lr_factor: float | Tensor) -> None:
-        """One step along the gradients, which are forgotten. lr_factor: the share of each group's
-        own learning rate.
+        """Update the parameters and clear their gradients. lr_factor: multiplies each group's
+        learning rate.
         """
         for group in self.groups:
             with_grad = [
@@ -154,12 +156,12 @@ class SGD:
                 param.grad = None
 
     def forget(self) -> None:
-        """No momentum, as in the beginning."""
+        """Reset the momentum to 0."""
         for velocity in self.velocities():
             velocity.zero_()
 
     def velocities(self) -> list[Tensor]:
-        """Every parameter's momentum, in the order of the groups."""
+        """The momentum buffer of every parameter, in the order of the groups."""
         return [velocity for group in self.groups for velocity in group.velocities]
 
     def state_dict(self) -> dict[str, Any]:
@@ -173,7 +175,7 @@ class SGD:
 def learning_rate_factor(
     schedule: tuple[str, tuple[float, ...]], epochs_done: float, epochs: int
 ) -> float:
-    """The share of the initial learning rate after `epochs_done` (a fraction within an epoch) of
+    """The learning rate as a share of the initial one, after `epochs_done` (may be fractional) of
     `epochs`.
     """
     name, ends = schedule

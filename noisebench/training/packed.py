@@ -1,10 +1,9 @@
-"""Several trainings of one shape in lockstep, their networks as one: a small network alone leaves a
-processor idle.
+"""Trains several networks of one shape in lockstep, as one network: a small network alone does not
+use a whole processor.
 
-Each stays a Trainer with its own order, noise, statistics, strategy and checkpoint; only the passes
-through the network and the steps of the optimizer are computed together. The width is fixed: rows
-without a training are filled, so that all computations have the same shape and no training depends
-on the others.
+Each run keeps its own Trainer with order, noise, statistics, strategy and checkpoint; only passes
+through the network and optimizer steps are computed together. The width is fixed: empty rows are
+filled, so that all computations have the same shape and no run depends on the others.
 """
 
 from __future__ import annotations
@@ -25,17 +24,17 @@ from .optimizer import SGD
 from .state import OnlinePredictions, finite_probe
 from .trainer import EpochResult, Trainer
 
-# numbers: a tensor of a multiple of these is computed in full vectors, without a rest that rounds
-# otherwise
+# numbers: tensors with a multiple of this size are computed in full vectors, without a remainder
+# that is rounded differently
 _VECTOR = 64
 
 
 class PackedTrainer:
-    """Trainings in lockstep. All have the same images, network, recipe and precision, and are at
+    """Trainers in lockstep. All must have the same images, network, recipe and precision, and be at
     the same step.
 
-    kinds: a text for each; neighbours of the same have the same loss and strategy. Raises
-    ValueError for images that differ.
+    kinds: one text per trainer, equal for the same loss and strategy. Raises ValueError if images
+    differ.
     """
 
     def __init__(self, trainers: Sequence[Trainer], width: int, kinds: Sequence[str] = ()) -> None:
@@ -44,10 +43,10 @@ class PackedTrainer:
             trainer.train is trainers[0].train or trainer.task.same_images_as(trainers[0].task)
             for trainer in trainers
         ):
-            raise ValueError("trainings of a pack see the same images, and these do not")
+            raise ValueError("the trainers of a pack must have the same images")
         self._all, self._states = list(trainers), states
         self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
-        self.running = list(range(len(trainers)))  # the rows of the trainings that have not failed
+        self.running = list(range(len(trainers)))  # rows of the trainers that have not failed
         first = trainers[0]
         assert isinstance(first.train, InMemoryImages), "runs on streamed images are not packed"
         self._images, self._recipe = first.train, first.task.recipe
@@ -59,7 +58,7 @@ class PackedTrainer:
         self.optimizer = SGD([{"params": list(self.network.parameters())}], self._recipe)
         (packed,) = self.optimizer.groups
         for number, velocities in enumerate(packed.velocities):
-            for row, state in enumerate(states):  # which become views of the packed ones
+            for row, state in enumerate(states):  # becomes a view of the packed tensor
                 of_state = state.optimizer.groups[0].velocities
                 velocities[row].copy_(of_state[number])
                 of_state[number] = velocities[row]
@@ -68,14 +67,14 @@ class PackedTrainer:
 
     @property
     def first(self) -> Trainer:
-        """The first that has not failed."""
+        """The first trainer that has not failed."""
         return self._all[self.running[0]]
 
     def run_epoch(
         self, on_step: Callable[[], object] = lambda: None
     ) -> list[EpochResult | RunFailed]:
-        """The rest of the current epoch of every training that is running; one that failed is in it
-        no longer.
+        """Train the rest of the current epoch; returns a result for every running trainer. A
+        trainer that fails leaves `running`.
         """
         with repeatable(self._device):
             while self.first.state.step < len(self.first.state.batches):
@@ -106,7 +105,7 @@ class PackedTrainer:
                 self.running.remove(row)
                 state = self._states[row]
                 tensors = [*state.networks[0].state_dict().values(), *state.optimizer.velocities()]
-                for tensor in tensors:  # numbers that are not finite slow a CPU down
+                for tensor in tensors:  # non-finite numbers slow down a CPU
                     tensor.detach().zero_()
         if self.running:
             self._begin_epoch()
@@ -133,7 +132,7 @@ class PackedTrainer:
             state.online, state.online_row = self._online, row
             for packed, single in zip(state.predictions, predictions[row], strict=True):
                 packed.copy_(single)
-        # One call for neighbouring runs of one loss and strategy, where the strategy allows it.
+        # One call for adjacent runs of equal loss and strategy, if the strategy is stateless.
         self._pools: list[list[int]] = []
         for row in self.running:
             pool = self._pools[-1] if self._pools else []
@@ -144,7 +143,7 @@ class PackedTrainer:
                 self._pools.append([row])
 
     def make_step(self) -> None:
-        """The next step of every training."""
+        """The next step of every trainer."""
         first, size = self.first.state, self._recipe.batch_size
         step = first.step
         rows = slice(step * size, (step + 1) * size)
@@ -188,17 +187,15 @@ class PackedTrainer:
             self._states[row].step += 1
 
     def _clipped(self, logits: Tensor) -> Tensor:
-        """A number (R,) that is finite where a network's gradient is: its norm, by which gradients
-        are clipped where the recipe says so, each network's by themselves, as
-        nn.utils.clip_grad_norm_ does.
+        """Clip the gradients of each network if the recipe has `clip`, as nn.utils.clip_grad_norm_
+        does; returns a number (R,) per network that is finite if its gradient is: the norm.
 
-        A norm of all weights would take a CPU 3 % of a small network's step. Where there is no
-        clipping, the sum of the logits' gradient stands for it, and `_check_previous` finds the
-        gradients that overflow on their way from there.
+        On a CPU, the norm takes 3 % of a small network's step. Without clipping, the sum of the
+        logits' gradient is used instead, and `_check_previous` finds later overflows.
         """
         clip = self._recipe.clip
         if not clip and self._device.type == "cpu":
-            assert logits.grad is not None, "it is watched"
+            assert logits.grad is not None, "retain_grad was called"
             return logits.grad.flatten(1).sum(1)
         grads = [p.grad for p in self.network.parameters() if p.grad is not None]
         norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)
@@ -208,9 +205,8 @@ class PackedTrainer:
         return norms
 
     def _check_previous(self, step: int) -> None:
-        """Before the networks are updated again: where this is the first step that is not finite,
-        but the weights that it began with are not finite either, it was the gradient of the step
-        before.
+        """Called before an update: if this is the first step that is not finite, and the weights
+        are not finite either, marks the gradient of the previous step as not finite.
         """
         for row in self.running if step else ():
             state = self._states[row]
@@ -221,7 +217,7 @@ class PackedTrainer:
 
     @torch.no_grad()
     def _test_log_p(self) -> Tensor:
-        """log_p (R, M, K) of the test images by every network."""
+        """log_p (R, M, K) of every network on the test images."""
         self.network.eval()
         logits = []
         with autocast(self._device, self._precision):

@@ -1,8 +1,7 @@
-"""Steps that are spread over several processes, or, to save memory, over parts of a batch one after
-the other.
+"""Steps distributed over several processes, or, to save memory, over consecutive parts of a batch.
 
-What follows the networks, strategy, loss and penalty, is computed of all rows in every process: it
-is the same in all of them, and so is what a strategy remembers of each example.
+Strategy, loss and penalty are computed on all rows in every process, so that they and the state of
+a strategy are equal in all processes.
 """
 
 from __future__ import annotations
@@ -31,9 +30,9 @@ Logits: TypeAlias = list[list[Tensor]]  # of each network and view (B, K), float
 
 
 class ParallelStep(TrainingStep):
-    """A step of which this process computes the logits of its share of the rows, part after part.
+    """A step in which this process computes the logits of its share of the rows, part by part.
 
-    A strategy with a `prepare_batch` of its own is given the images of all rows.
+    A strategy that overrides `prepare_batch` receives the images of all rows.
     """
 
     def __init__(self, state: TrainingState, images: ImageSource, config: ParallelConfig) -> None:
@@ -53,8 +52,8 @@ class ParallelStep(TrainingStep):
         return [self._local(slice(rows.start + p.start, rows.start + p.stop)) for p in parts]
 
     def batch(self, part: int | None = None) -> Batch:
-        """The examples of the next step, or of a part of it. The images are those of this process's
-        share, or all where the strategy prepares them.
+        """The examples of the next step, or of a part of it, with the images of this process's
+        share, or all images if the strategy overrides `prepare_batch`.
         """
         state = self.state
         slices, index = self.slices(state.step), state.batches[state.step]
@@ -65,7 +64,7 @@ class ParallelStep(TrainingStep):
         if self._all_images and isinstance(self.ranks, ProcessGroup):
             # prepare_batch may predict with the networks
             self.ranks.broadcast(_buffers(state))
-            # in memory still channels last
+            # keeps the channels-last memory format
             views = tuple(
                 self.ranks.gather(view.movedim(1, -1), len(index)).movedim(-1, 1) for view in views
             )
@@ -78,7 +77,7 @@ class ParallelStep(TrainingStep):
         return self.ranks.gather(super().predict_log_p(share, network, weights), len(images))
 
     def _backward(self, batch: Batch | None) -> StepResult:
-        assert batch is None, "only the steps of one process are recorded"
+        assert batch is None, "only steps of a single process are recorded"
         if self.config.accumulate == 1:
             return self._backward_of_part(self.batch(), 0, 1.0)
         if self.strategy.stateless and not self._all_images:
@@ -86,7 +85,7 @@ class ParallelStep(TrainingStep):
         return self._two_passes()
 
     def _backward_of_part(self, batch: Batch, part: int, share: float) -> StepResult:
-        """One part of the rows, which is such a share of the cost, in one pass."""
+        """One part of the rows in one pass. share: of the cost."""
         rows = self._num_rows(batch)
         (views,) = self._local_views(batch, [slice(0, rows)])
         logits = self._logits(self._forwards, views, part)
@@ -98,7 +97,7 @@ class ParallelStep(TrainingStep):
         return StepResult(objective.detach(), logits[0][0])
 
     def _each_part(self) -> StepResult:
-        """One part after the other, where a cost is a mean over examples that are independent."""
+        """Part by part, for a cost that is a mean over independent examples."""
         n = len(self.state.batches[self.state.step])
         shares = [(part.stop - part.start) / n for part in self.config.parts(n)]
         results = []
@@ -111,14 +110,14 @@ class ParallelStep(TrainingStep):
         return StepResult(cost, logits)
 
     def _two_passes(self) -> StepResult:
-        """First the logits of all parts, without gradient, and their cost; then, by the gradient of
-        that, part after part again.
+        """First computes the logits of all parts without gradient, and the cost with its gradient
+        by the logits; then repeats each part and backpropagates that gradient.
         """
         batch = self.batch()
         parts = self.config.parts(self._num_rows(batch))
         local_views = self._local_views(batch, parts)
         pieces: list[Logits] = []
-        # batch norm's statistics and torch's randomness stay as they were
+        # restore batch norm's statistics and torch's random state
         before = [buffer.clone() for buffer in _buffers(self.state)]
         with torch.no_grad(), torch.random.fork_rng(self.state.cuda_devices):
             for number, (views, part) in enumerate(zip(local_views, parts, strict=True)):
@@ -148,7 +147,7 @@ class ParallelStep(TrainingStep):
         return len(batch.views[0]) if self._all_images else len(batch.index)
 
     def _local(self, rows: slice) -> slice:
-        """This process's share of some rows."""
+        """This process's share of the rows."""
         share = self.ranks.local_slice(rows.stop - rows.start)
         return slice(rows.start + share.start, rows.start + share.stop)
 
@@ -168,8 +167,8 @@ class ParallelStep(TrainingStep):
 
     @contextmanager
     def _own_draws(self, part: int) -> Iterator[None]:
-        """Dropout in one of several processes depends on (seed, epoch, step, process, part) alone,
-        so that a checkpoint need not hold it.
+        """With several processes, dropout depends only on (seed, epoch, step, process, part), so
+        that checkpoints need no random state.
         """
         if self.ranks.size == 1:
             yield
@@ -182,7 +181,7 @@ class ParallelStep(TrainingStep):
 
     @contextmanager
     def _gradient_sync(self, *, last: bool) -> Iterator[None]:
-        """Gradients add up; the mean over the processes is taken with those of the last part."""
+        """Averages gradients over processes only in the last part; until then they accumulate."""
         with ExitStack() as stack:
             for forward in self._forwards:
                 if isinstance(forward, DistributedDataParallel) and not last:
@@ -193,8 +192,8 @@ class ParallelStep(TrainingStep):
 def fit_to_networks(
     networks: list[nn.Module], config: ParallelConfig, model: str, batch_size: int
 ) -> ParallelConfig:
-    """The configuration for these networks, whose batch norm becomes SyncBatchNorm with `sync_bn`.
-    Raises ConfigError where they do not allow it.
+    """The configuration for these networks; with `sync_bn`, converts their batch norm to
+    SyncBatchNorm. Raises ConfigError if the networks do not support it.
     """
     if config.sync_bn:
         device = next(networks[0].parameters()).device
@@ -211,18 +210,15 @@ def has_batch_norm(network: nn.Module) -> bool:
 
 
 def synchronised(network: nn.Module, model: str, device: torch.device) -> nn.Module:
-    """The network, of the same parameters and names, with SyncBatchNorm. Raises ConfigError where
-    that is impossible or changes nothing.
+    """The network with SyncBatchNorm, with the same parameters and names. Raises ConfigError if
+    that is impossible or has no effect.
     """
     if not has_batch_norm(network):
         raise ConfigError(
             f"--sync-bn has no effect on {model}, which has no batch norm: leave it out"
         )
     if device.type != "cuda":
-        raise ConfigError(
-            "--sync-bn needs GPUs, torch synchronises batch norm nowhere else: "
-            "leave it out, or take --device cuda"
-        )
+        raise ConfigError("--sync-bn needs GPUs: leave it out, or use --device cuda")
     # torch's own would lose the activation in timm's layers
     from timm.layers.norm_act import convert_sync_batchnorm
 
@@ -231,8 +227,8 @@ def synchronised(network: nn.Module, model: str, device: torch.device) -> nn.Mod
 
 
 def per_process_tensors(state: TrainingState) -> Iterator[Tensor]:
-    """What every process keeps for itself: batch norm's statistics, which are of its own examples,
-    and what a strategy remembers and learns, which may round otherwise on a GPU.
+    """Tensors that may differ between processes: batch norm's statistics of their own examples, and
+    a strategy's state and parameters, due to rounding on GPUs.
     """
     yield from _buffers(state)
     yield from _tensors(state.strategy.state)
@@ -245,7 +241,7 @@ def _buffers(state: TrainingState) -> Iterator[Tensor]:
 
 
 def _tensors(value: object) -> Iterator[Tensor]:
-    """All in nested dicts and lists."""
+    """All tensors in nested dicts and lists."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict | list | tuple):

@@ -1,4 +1,4 @@
-"""The state of a training: all that changes from step to step, and all that a checkpoint holds."""
+"""The state of a training: all that changes from step to step and is saved in a checkpoint."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from .optimizer import SGD, freeze, learning_rate_factor, parameter_groups
 
 
 def finite_probe(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
-    """A number () that is not finite where a number of the tensors is not: on a CPU their sum,
-    elsewhere, in fewer calls, their norm.
+    """A number () that is finite if all numbers in the tensors are: on a CPU their sum, elsewhere
+    their norm, which needs fewer calls.
     """
     if device.type != "cpu" or not tensors:
         return get_total_norm(tensors)
@@ -34,8 +34,8 @@ def finite_probe(tensors: Sequence[Tensor], device: torch.device) -> Tensor:
 
 
 def first_nonfinite(tensors: Mapping[str, Tensor]) -> str:
-    """`head.weight became inf`: the first tensor that holds a number which is not finite; empty
-    where none does.
+    """The first tensor with a number that is not finite, such as `head.weight became inf`; empty if
+    all are finite.
     """
     for name, tensor in tensors.items():
         nonfinite = tensor[~tensor.isfinite()]
@@ -45,7 +45,7 @@ def first_nonfinite(tensors: Mapping[str, Tensor]) -> str:
 
 
 def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> dict[str, Tensor]:
-    """The parameters or the buffers by name: `head.weight`, of several networks `head.weight of
+    """The parameters or buffers by name: `head.weight`, or with several networks `head.weight of
     network 2`.
     """
     tensors: dict[str, Tensor] = {}
@@ -61,10 +61,11 @@ _MAX_WAITING = 1 << 23  # numbers, 32 MB
 
 
 class EpochPredictions(NamedTuple):
-    """Of each example since the epoch began: the class predicted (N,) (-1: not seen yet), p of its
-    given label (N,), the L1 norm of the gradient of its share of the step's cost by its logits
-    (N,), at most 2 under plain CE, and p of every class (N, K) where it is kept, else (N, 0) (NaN:
-    not seen yet).
+    """Predictions made during the training steps of this epoch.
+
+    predicted (N,): class, -1 if not yet seen; p (N,): of the given label; gradient (N,): L1 norm of
+    the gradient of the example's cost by its logits, at most 2 with CE; whole (N, K): p of every
+    class, or (N, 0) if not kept. NaN: not yet seen.
     """
 
     predicted: Tensor
@@ -74,12 +75,14 @@ class EpochPredictions(NamedTuple):
 
 
 class OnlinePredictions:
-    """Collects them for R runs in lockstep. A step only appends its logits: to process them one by
-    one would slow small networks down.
+    """Collects EpochPredictions for R runs in lockstep. A step only appends its logits; processing
+    them in every step would slow down small networks.
     """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
-        """labels (R, N), as given. num_classes: of which p is kept, for up to 100; 0 for none."""
+        """labels (R, N): given labels. num_classes: K, to keep p of every class if K is at most
+        100; 0: do not keep it.
+        """
         self._labels = labels
         kept = num_classes if num_classes <= DENSE else 0
         p = torch.full(labels.shape, torch.nan, device=labels.device)
@@ -88,8 +91,8 @@ class OnlinePredictions:
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def note(self, index: Tensor, logits: Tensor) -> None:
-        """After the backward pass: logits (R, B, K), or (B, K) of one run, with their gradient.
-        index (R, B) or (B,): the examples of the first rows; others may follow.
+        """Note the logits (R, B, K), or (B, K) of one run, with their gradient, after the backward
+        pass. index (R, B) or (B,): the examples of the first rows; further rows are ignored.
         """
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
@@ -103,7 +106,7 @@ class OnlinePredictions:
             self._process()
 
     def of(self, run: int) -> EpochPredictions:
-        """Of one run, as views."""
+        """The predictions of one run, as views."""
         if self._waiting:
             self._process()
         return EpochPredictions(*(part[run] for part in self._all))
@@ -115,7 +118,7 @@ class OnlinePredictions:
         grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
         sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
         largest, predicted = logits.max(2)
-        # softmax along so few classes would take three times as long
+        # softmax over few classes would take three times as long
         p = (logits - largest[..., None]).exp_()
         p /= p.sum(2, keepdim=True)
         self._all.predicted.scatter_(1, index, predicted)
@@ -131,14 +134,14 @@ class OnlinePredictions:
 
 
 def gradient_of(logits: Tensor) -> Tensor:
-    """The gradient of logits; 0 where the objective does not depend on them."""
+    """The gradient of logits; 0 if the objective does not depend on them."""
     return torch.zeros_like(logits) if logits.grad is None else logits.grad
 
 
 @dataclass(frozen=True)
 class Task:
-    """All that decides a training. Images (N, H, W, C) uint8, of image files in the recipe's size;
-    labels (N,) as given.
+    """All inputs of a training. Images are (N, H, W, C) uint8, streamed ones in the recipe's size;
+    labels (N,) are the given labels.
     """
 
     images: ImageArray
@@ -153,14 +156,14 @@ class Task:
     precision: str = "fp32"
     penalty: Penalty | None = None
     val_images: ImageArray | None = None  # predicted after each epoch, never trained on
-    trusted: np.ndarray | None = None  # which labels (N,) are verified
-    init: InitialState | None = None  # initial weights; None: random ones
-    numbers: np.ndarray | None = None  # names of the examples (N,) in errors; None: their index
+    trusted: np.ndarray | None = None  # mask (N,) of verified labels
+    init: InitialState | None = None  # initial weights; None: random
+    numbers: np.ndarray | None = None  # numbers of the examples (N,) for errors; None: their index
 
     def same_images_as(self, other: Task) -> bool:
-        """Whether both train and test on the same images, which then need to be in memory once."""
+        """Whether both have the same training and test images, which then can share memory."""
         pairs = ((self.images, other.images), (self.test_images, other.test_images))
-        # streamed ones cannot be shared: each training has its own readers
+        # streamed images cannot be shared: each training has its own readers
         return all(
             not isinstance(a, LazyImages) and not isinstance(b, LazyImages) and np.array_equal(a, b)
             for a, b in pairs
@@ -169,15 +172,15 @@ class Task:
 
 class TrainingState:
     """Networks, optimizer, strategy, labels (N,) and random generators, after `epoch` epochs and
-    `step` steps of the next one.
+    `step` steps of the current one.
 
-    Of that epoch: `plan`, `batches` (the index (B,) of each step), `costs` and `finite_probes`, one
-    number a step, and the `online` predictions. The learning rate's schedule counts from the epoch
-    `schedule_start`.
+    For the current epoch: `plan`, `batches` (the index (B,) of each step), `costs` and
+    `finite_probes` (one number per step), and the `online` predictions. The learning rate schedule
+    starts at epoch `schedule_start`.
     """
 
     def __init__(self, task: Task, device: torch.device, networks: Sequence[nn.Module]) -> None:
-        """Raises ConfigError where a setting of the recipe has no effect on the networks."""
+        """Raises ConfigError if a setting of the recipe has no effect on the networks."""
         recipe, self.strategy = task.recipe, task.strategy
         self.task, self.device, self.networks = task, device, networks
         self.labels = torch.from_numpy(task.labels.astype(np.int64)).to(device)
@@ -197,8 +200,8 @@ class TrainingState:
         self.begin_epoch()
 
     def begin_epoch(self) -> None:
-        """The epoch's order and augmentation depend on (seed, epoch) alone, so that a resumed epoch
-        is the same one.
+        """Start an epoch. Its order and augmentation depend only on (seed, epoch), so that a
+        resumed epoch is the same.
         """
         recipe = self.task.recipe
         seed = derived_seed(self.task.seed, EPOCH, self.epoch)
@@ -213,7 +216,7 @@ class TrainingState:
         self.rows = [slice(start, min(start + size, n)) for start in range(0, stop, size)]
         self.batches = [self.plan.order[rows] for rows in self.rows]
         self.costs = torch.zeros(len(self.batches), device=self.device)
-        # finite where the gradients of a step are; the steps before a checkpoint were checked
+        # finite if the gradients of a step are; steps before a checkpoint were checked
         self.finite_probes = torch.zeros_like(self.costs)
         early = self.epoch < early_epochs(recipe.epochs)
         self.online = OnlinePredictions(self.labels[None], self.task.num_classes if early else 0)
@@ -225,11 +228,11 @@ class TrainingState:
 
     @property
     def predictions(self) -> EpochPredictions:
-        """The predictions in the steps of this epoch."""
+        """The predictions made in the steps of this epoch."""
         return self.online.of(self.online_row)
 
     def lr_factor(self, step: int) -> float:
-        """The share of the learning rate at a step of this epoch."""
+        """The learning rate at a step of this epoch, as a share of the initial one."""
         done = self.epoch - self.schedule_start + step / len(self.batches)
         epochs = self.task.recipe.epochs - self.schedule_start
         return learning_rate_factor(self._schedule, done, epochs)
@@ -247,7 +250,7 @@ class TrainingState:
         return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self.cuda_devices)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on."""
+        """All state that the remaining training depends on."""
         return {
             "networks": [network.state_dict() for network in self.networks],
             "optimizer": self.optimizer.state_dict(),
@@ -280,7 +283,7 @@ class TrainingState:
             tensor.copy_(state["passed"][name])
 
     def trained_parameters(self) -> dict[str, Tensor]:
-        """All that is trained, by name: of the networks, then of the strategy."""
+        """All trained parameters by name, of the networks and then of the strategy."""
         of_strategy = {
             f"the strategy's {name}": value
             for name, value in self.strategy.state.items()
@@ -290,7 +293,7 @@ class TrainingState:
         return {**named_tensors(self.networks), **of_strategy}
 
     def failure(self, step: int, what: str) -> RunFailed:
-        """The error that names a step of this epoch and its examples."""
+        """The error for a step of this epoch, with its examples."""
         index = self.batches[step].cpu().numpy()
         examples = index if self.task.numbers is None else self.task.numbers[index]
         shown = ", ".join(map(str, examples[:_SHOWN]))
@@ -312,16 +315,16 @@ class TrainingState:
         raise self.failure(step, what)
 
     def check(self) -> None:
-        """Raises RunFailed where a step of this epoch had a cost or a gradient that is not finite,
-        or was too large, so that the weights are not.
+        """Raises RunFailed if a step of this epoch had a cost or a gradient that is not finite, or
+        if the weights are not finite.
         """
         self.check_steps()
         if wrong := self.nonfinite_weights():
-            raise self.failure(max(self.step - 1, 0), f"{wrong}, since a step was too large,")
+            raise self.failure(max(self.step - 1, 0), f"{wrong}, because a step was too large,")
 
     def nonfinite_weights(self) -> str:
-        """`head.weight became inf`: the first parameter or buffer that is not finite; empty where
-        all are.
+        """The first parameter or buffer that is not finite, as `head.weight became inf`; empty if
+        all are finite.
         """
         tensors = self.trained_parameters() | named_tensors(self.networks, buffers=True)
         numbers = [t.detach() for t in tensors.values() if t.is_floating_point()]

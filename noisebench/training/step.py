@@ -19,13 +19,13 @@ from .images import InMemoryImages
 from .inference import ImageSource, autocast
 from .state import TrainingState, finite_probe, first_nonfinite
 
-_CHECK_EVERY = 64  # steps: to read what a GPU has computed is to wait for it
+_CHECK_EVERY = 64  # steps: reading a result waits for the GPU
 _LEAST_TOTAL = 1e-30  # of the weights: a step without any costs 0 instead of 0 / 0
 
 
 def weighted_cost(cost: Tensor, supervision: Supervision, runs: int = 1) -> Tensor:
-    """The mean cost (runs,) of the supervised labels in each of several runs, whose examples stand
-    one run after the other: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n, or over N.
+    """The mean cost (runs,) of the targets for each of several runs, whose examples are
+    concatenated: sum_n w_n (sum_k targets_nk cost_nk) / sum_n w_n, or / N with `mean_over`.
 
     cost (B, K), targets (B,) or (B, K), weights (B,) or None.
     """
@@ -38,18 +38,18 @@ def weighted_cost(cost: Tensor, supervision: Supervision, runs: int = 1) -> Tens
     if weights is None:
         return costs.mean(1)
     weights = weights.view(runs, -1)
-    # A NaN or inf of an example without weight must not enter: 0 * inf is not 0.
+    # exclude NaN and inf of examples with weight 0: 0 * inf is NaN
     weighted = torch.where(weights > 0, costs, torch.zeros_like(costs))
     total = costs.shape[1] if mean_over else weights.sum(1).clamp_min(_LEAST_TOTAL)
     return (weights * weighted).sum(1) / total
 
 
 class TrainingStep:
-    """One step after the other on the training images: batch -> logits -> objective -> gradients ->
-    update. The networks are those of the state (strategies' Networks).
+    """Runs the training steps: batch -> logits -> objective -> gradients -> update. Implements the
+    strategies' protocol Networks.
 
-    On a GPU, the step of a stateless strategy on images in memory, which is the same computation
-    each time, is recorded as a CUDA graph and replayed.
+    On a GPU, the step of a stateless strategy on images in memory is recorded as a CUDA graph and
+    replayed, since it is the same computation each time.
     """
 
     def __init__(self, state: TrainingState, images: ImageSource) -> None:
@@ -64,7 +64,7 @@ class TrainingStep:
             self.recorded = None
 
     def run(self) -> None:
-        """The next step of the epoch. Raises RunFailed where, on a CPU, its cost or a gradient is
+        """Run the next step of the epoch. On a CPU, raises RunFailed if its cost or a gradient is
         not finite.
         """
         state = self.state
@@ -86,24 +86,24 @@ class TrainingStep:
             state.check_steps()
 
     def start_epoch(self) -> None:
-        """Tell the images which rows of the plan this process will take, in order."""
+        """Announce to the images which rows of the plan this process will use, in order."""
         state = self.state
         steps = range(state.step, len(state.batches))
         self.images.start_epoch(state.plan, (rows for step in steps for rows in self.slices(step)))
 
     def slices(self, step: int) -> list[slice]:
-        """The rows of the epoch's order whose images this process takes in a step, in order."""
+        """The rows of the epoch's order that this process uses in a step, in order."""
         return [self.state.rows[step]]
 
     def batch(self) -> Batch:
-        """The examples of the next step, as the strategy prepares them."""
+        """The examples of the next step, prepared by the strategy."""
         state = self.state
         views = self.images.views(state.plan, state.rows[state.step])
         return self._prepared(views, state.batches[state.step])
 
     def objective(self, batch: Batch, logits: Sequence[Sequence[Tensor]], runs: int = 1) -> Tensor:
-        """What each of several runs (runs,), whose examples stand one run after the other in the
-        batch, minimizes. logits: of each network and view, (B, K), float32.
+        """The objective (runs,) that each of several runs minimizes; the batch is the concatenation
+        of their examples. logits: (B, K) float32 for each network and view.
         """
         outputs: list[list[ModelOutput]] = []
         for number, views in enumerate(logits):
@@ -128,7 +128,7 @@ class TrainingStep:
     def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """log_p (B, K) of images (B, C, H, W), with the network's weights or others."""
+        """log_p (B, K) of images (B, C, H, W), with the network's weights or with `weights`."""
         model = self.networks[network]
         training = model.training
         model.eval()
@@ -148,8 +148,8 @@ class TrainingStep:
         return self.strategy.prepare_batch(batch, self)
 
     def _recorded_step(self, step_input: StepInput) -> StepResult:
-        """A step with all that changes from step to step in tensors."""
-        assert isinstance(self.images, InMemoryImages), "only its steps are recorded"
+        """A step whose inputs are all tensors."""
+        assert isinstance(self.images, InMemoryImages), "only steps on these are recorded"
         index, shifts, flips = step_input.index, step_input.shifts, step_input.flips
         views = tuple(
             self.images.augmented(index, shifts[view], None if flips is None else flips[view])
@@ -159,7 +159,7 @@ class TrainingStep:
         return self._update(result, index, step_input.lr_factor)
 
     def _backward(self, batch: Batch | None) -> StepResult:
-        """The gradients of a batch; None for that of the next step."""
+        """Compute the gradients of a batch; None: the next batch."""
         batch = batch or self.batch()
         with autocast(self.device, self.state.task.precision):
             logits = [[network(view).float() for view in batch.views] for network in self.networks]
@@ -169,8 +169,8 @@ class TrainingStep:
         return StepResult(objective.detach(), logits[0][0])
 
     def _update(self, result: StepResult, index: Tensor, lr_factor: float | Tensor) -> StepResult:
-        """Move the parameters along the gradients. index (B,): the step's examples. Raises
-        RunFailed where a gradient is not finite and to find out takes no time: on a CPU.
+        """Update the parameters. index (B,): the step's examples. On a CPU, where the check is
+        cheap, raises RunFailed if a gradient is not finite.
         """
         state, clip = self.state, self.state.task.recipe.clip
         networks = [list(network.parameters()) for network in self.networks] if clip else []
@@ -184,14 +184,16 @@ class TrainingStep:
         probe = finite_probe([*norms, *gradients, *moved], self.device)
         if self.device.type == "cpu" and not math.isfinite(result.cost.item() + probe.item()):
             self._check(result.cost.item())
-        # each network by itself: two of them must not slow each other down
+        # each network separately: networks must not affect each other
         for parameters, norm in zip(networks, norms, strict=True):
             clip_grads_with_norm_(parameters, clip, norm)
         state.optimizer.step(lr_factor)
         return result._replace(finite_probe=probe)
 
     def _check(self, cost: float) -> None:
-        """Raises RunFailed for the cost or a gradient of this step, naming the parameter."""
+        """Raises RunFailed if the cost or a gradient of this step is not finite, with the
+        parameter.
+        """
         state = self.state
         if not math.isfinite(cost):
             raise state.failure(state.step, f"the cost became {cost}")

@@ -1,8 +1,8 @@
-"""Images in files that are read, decoded and cropped during the training, by worker processes ahead
-of it; they become numbers on the device.
+"""Streamed images: worker processes read, decode and crop image files ahead of the training;
+normalization is done on the device.
 
-The augmentation of an image depends on (the epoch's seed, its position in the epoch's order, view)
-alone, so that any number of workers gives the same training, and a resumed epoch is the same one.
+The augmentation of an image depends only on (the epoch's seed, its position in the epoch's order,
+view), so that training is the same for any number of workers and for a resumed epoch.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from ..errors import DataError
 from .distributed.processes import cut, rank_info
 from .images import EpochPlan, Normalisation, StreamTransform
 
-# images that a worker hands over at once: a batch of 2,048 would wait for one worker, and fill the
-# memory
+# images per message of a worker: with a batch of 2,048, training would wait for one worker, and
+# memory would fill up
 _PIECE = 128
 _EVALUATION_BATCH = 256
 _MOST_WORKERS = 16  # by default
-# A fork server, the default from Python 3.14 on, outlives a training that is killed, and with it
-# the workers, which watch their parent.
+# A fork server, the default since Python 3.14, and so its workers, which watch their parent, would
+# survive a killed training.
 _START = "fork" if sys.platform == "linux" else None
-# seconds a worker lives after SIGTERM, so that the training can save first
+# seconds that a worker continues after SIGTERM, so that the training can save first
 _GRACE = 30
 # example, position in the order, the epoch's seed, views; -1 for the seed: without augmentation
 _Item = tuple[int, int, int, int]
 
 
 class StreamedImages:
-    """Images (n, side, side, 3) out of files, on the device as they are needed."""
+    """Images (n, side, side, 3) read from files when they are needed."""
 
     def __init__(
         self,
@@ -56,11 +56,11 @@ class StreamedImages:
         self.normalise, self.device = normalise.to(device), device
         self.shape = (transform.side, transform.side, 3)
         self._reader = _Reader(images, transform)
-        if images.workers is None:  # one a core, shared with the other processes on this machine
+        if images.workers is None:  # one per core, divided among the processes on this machine
             self.workers = max(1, min(cpu_count() // rank_info().local_size, _MOST_WORKERS))
         else:
             self.workers = images.workers
-        # what the workers read, batch by batch; changed from epoch to epoch while they live
+        # the items that the workers read, batch by batch; replaced in every epoch
         self._order: list[list[_Item]] = []
         self._loader: _Loader | None = None
         self._ahead: Iterator[Any] | None = None
@@ -72,14 +72,14 @@ class StreamedImages:
         return len(self._reader)
 
     def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
-        """Which rows of the plan will be taken, in order. Nothing is read before the first is."""
+        """Announce which rows of the plan will be used, in order. Reading starts with the first."""
         self._plan, self._ahead = plan, None
         order = plan.order.cpu()
         self._expected = deque((at, _pieces(plan, order, at)) for at in ats)
 
     def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
-        """All views (B, 3, H, W) of some rows of the plan. Raises DataError, naming an image that
-        cannot be read.
+        """All views (B, 3, H, W) of some rows of the plan. Raises DataError with the path of an
+        image that cannot be read.
         """
         if plan is self._plan and self._expected and self._expected[0][0] == at:
             if self.workers and self._ahead is None:
@@ -95,7 +95,7 @@ class StreamedImages:
         return tuple(self.normalise(images[:, view]) for view in range(images.shape[1]))
 
     def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
-        """The images as they are, the middle of each, in large batches."""
+        """The center crops of the images, without augmentation, in large batches."""
         items = [(n, 0, -1, 1) for n in (range(len(self)) if index is None else index.tolist())]
         starts = range(0, len(items), _EVALUATION_BATCH)
         batches = [items[start : start + _EVALUATION_BATCH] for start in starts]
@@ -117,8 +117,8 @@ class StreamedImages:
         self._loader = self._ahead = None
 
     def _make_loader(self, order: list[list[_Item]], *, persistent: bool) -> _Loader:
-        """persistent: its workers live on for orders to come, which may be longer: the first may be
-        the rest of an epoch.
+        """persistent: the workers are kept for later orders, which may be longer, since the first
+        may be the rest of an epoch.
         """
         workers = self.workers if persistent else min(self.workers, len(order))
         return _Loader(
@@ -133,7 +133,7 @@ class StreamedImages:
         )
 
     def _read(self, items: list[_Item]) -> Tensor:
-        """Read in this process, whose randomness stays as it was."""
+        """Read in this process, without changing its random state."""
         before = random.getstate()
         try:
             with torch.random.fork_rng(devices=[]):
@@ -142,7 +142,7 @@ class StreamedImages:
             random.setstate(before)
 
     def _moved(self, part: Tensor) -> Tensor:
-        """Bytes on the device; on a GPU copied while it computes."""
+        """The bytes on the device; copied to a GPU while it computes."""
         if self._copies is None:
             return part.to(self.device)
         with torch.cuda.stream(self._copies):
@@ -154,11 +154,11 @@ class StreamedImages:
 
 class _Loader(DataLoader[Any]):
     def check_worker_number_rationality(self) -> None:
-        """No warning of more workers than cores: they are useful where reading is slow."""
+        """Suppress the warning on more workers than cores: they help if reading is slow."""
 
 
 class _Reader(Dataset[Any]):
-    """An item -> its views (V, H, W, 3), uint8; or the DataError that it is."""
+    """An item -> its views (V, H, W, 3), uint8, or a DataError."""
 
     def __init__(self, images: LazyImages, transform: StreamTransform) -> None:
         self._listing, self._places, self._transform = images.listing, images.places, transform
@@ -207,7 +207,7 @@ class _Reader(Dataset[Any]):
 
 
 def _pieces(plan: EpochPlan, order: Tensor, at: slice) -> list[list[_Item]]:
-    """The items of some rows, in pieces of even size."""
+    """The items of some rows of the order, in pieces of even size."""
     start, stop, _ = at.indices(len(order))
     views = len(plan.shifts)
     items = [
@@ -218,9 +218,7 @@ def _pieces(plan: EpochPlan, order: Tensor, at: slice) -> list[list[_Item]]:
 
 
 def _collate(items: list[Tensor | DataError]) -> Tensor | DataError:
-    """Items (B, V, H, W, 3), in a worker straight into shared memory; or the first that could not
-    be read.
-    """
+    """The items as (B, V, H, W, 3), in shared memory if in a worker; or the first error."""
     error = next((item for item in items if isinstance(item, DataError)), None)
     return error or default_collate(items)
 
@@ -232,7 +230,7 @@ def _raised(part: Tensor | DataError) -> Tensor:
 
 
 def _next_part(ahead: Iterator[Any]) -> Tensor:
-    """The workers' next part. Raises DataError where one of them is dead."""
+    """The workers' next part. Raises DataError if a worker has died."""
     try:
         return _raised(next(ahead))
     except RuntimeError as error:
@@ -243,8 +241,8 @@ def _next_part(ahead: Iterator[Any]) -> Tensor:
 
 
 def _begin_worker(number: int) -> None:
-    """Ctrl-C, and a signal to all processes of a job, are for the training process, which saves
-    first and then ends its workers.
+    """Ignore Ctrl-C and signals to all processes of a job: the training process saves first and
+    then ends its workers.
     """
     for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):

@@ -1,8 +1,8 @@
-"""The training loop. It uses given labels, never clean ones or test labels, and prints nothing.
+"""The training loop. It uses the given labels, never true labels or test labels. Prints nothing.
 
-An epoch: draw its plan -> one training step for each batch -> the strategy looks at the whole set
--> predictions of the test and the validation images. Between any two steps the state is consistent
-and can be saved.
+An epoch: sample its plan -> one training step per batch -> the strategy's on_epoch_end, with the
+full training set -> predictions for the test and validation images. Between steps the state is
+consistent and can be saved.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ __all__ = ["EpochResult", "Task", "Trainer"]
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The result of an epoch: mean cost; of the training set, in the step that learned it, the
-    classes predicted (N,) (-1: not seen), p of the given label, the gradient's norm, and p of every
-    class (N, K) (NaN: not seen), (N, 0) late and for more than 100; and log_p of the test images
-    (M, K) and of the validation images.
+    """The result of an epoch.
+
+    loss: mean cost; train_predicted (N,), train_p, train_gradient, train_probs: predictions in the
+    training steps, see EpochPredictions; train_probs is (N, 0) in late epochs or for K > 100;
+    test_log_p (M, K): of the test images; val_log_p: of the validation split.
     """
 
     epoch: int
@@ -56,7 +57,7 @@ class EpochResult:
 
 
 class Trainer:
-    """A training in progress; strategies' FullTrainingSet."""
+    """A training in progress. Implements the strategies' protocol FullTrainingSet."""
 
     def __init__(
         self,
@@ -66,8 +67,8 @@ class Trainer:
         *,
         spread: ParallelConfig = ParallelConfig(),
     ) -> None:
-        """share_images_with: one on the same device, whose images are used where they are equal.
-        Raises ConfigError for a configuration that the network does not allow.
+        """share_images_with: a trainer on the same device; its images are reused if they are equal.
+        Raises ConfigError for a configuration that the network does not support.
         """
         self.task, self.device, self.strategy = task, device, task.strategy
         recipe = task.recipe
@@ -83,7 +84,7 @@ class Trainer:
             self.train = source_of(task.images, normalise, device, transform, recipe.crop)
             self.test = source_of(task.test_images, self.train.normalise, device, transform)
         self.val = None if task.val_images is None else self.pixels(task.val_images)
-        self.adapted: list[str] = []  # changes to the initial weights that made them fit
+        self.adapted: list[str] = []  # how the initial weights were adapted
         self._factory = NetworkFactory(
             task.model, task.num_classes, self.train.shape, task.init, self.strategy.num_networks
         )
@@ -101,14 +102,14 @@ class Trainer:
         self.training_step.start_epoch()
 
     def run_epoch(self, on_step: Callable[[], object] = lambda: None) -> EpochResult:
-        """The rest of the current epoch. `on_step` is called between steps; if it raises, the state
-        is consistent.
+        """Train the rest of the current epoch. `on_step` is called between steps; if it raises an
+        error, the state is consistent.
 
-        Raises RunFailed at a cost or a gradient that is not finite, naming step and examples.
+        Raises RunFailed, with step and examples, if a cost or a gradient is not finite.
         """
         state = self.state
         with torch.random.fork_rng(state.cuda_devices), repeatable(self.device):
-            # inside, torch's global randomness (for dropout) is that of the training
+            # inside, torch's global random state (for dropout) is that of the training
             torch.set_rng_state(state.randomness[0])
             for device, saved in zip(state.cuda_devices, state.randomness[1:], strict=True):
                 torch.cuda.set_rng_state(saved, device)
@@ -124,8 +125,8 @@ class Trainer:
         return self.end_epoch(self.predict(self.test))
 
     def end_training(self) -> None:
-        """After an epoch's last step: the strategy looks at the whole set, before the test set is
-        predicted, since it may roll the networks back.
+        """After an epoch's last step: call the strategy's on_epoch_end, before the test set is
+        predicted, since the strategy may restore earlier weights.
         """
         state = self.state
         self._lr_factor = state.lr_factor(state.step - 1)
@@ -135,8 +136,8 @@ class Trainer:
         self.strategy.on_epoch_end(state.epoch, self)
 
     def end_epoch(self, test: Tensor) -> EpochResult:
-        """The result of the epoch, with log_p (M, K) of the test set; the next epoch begins. Raises
-        RunFailed.
+        """The result of the epoch. test: log_p (M, K) of the test set. Starts the next epoch.
+        Raises RunFailed.
         """
         state, log_ps = self.state, [test]
         if self.val is not None:
@@ -155,21 +156,21 @@ class Trainer:
         return result
 
     def predict(self, pixels: ImageSource) -> Tensor:
-        """log_p (n, K) of the networks together."""
+        """log_p (n, K), combined over the networks."""
         return self.ranks.gather(torch.cat(list(self.predict_parts(pixels))), len(pixels))
 
     def predict_parts(self, pixels: ImageSource) -> Iterator[Tensor]:
-        """The same of this process's share, one part of the images after the other."""
+        """The same for this process's share, batch by batch."""
         return map(self.strategy.predict, self._log_p_parts(self.networks, pixels))
 
     def pixels(self, images: ImageArray) -> ImageSource:
-        """Images (n, H, W, C), uint8, to predict."""
+        """A source of images (n, H, W, C), uint8, for predictions."""
         return source_of(images, self.train.normalise, self.device, self._transform)
 
     def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """log_p (B, K) of images as they are given, with the network's weights or others."""
+        """log_p (B, K) of images (B, C, H, W), with the network's weights or with `weights`."""
         return self.training_step.predict_log_p(images, network, weights)
 
     def log_p(self, network: int = 0) -> Tensor:
@@ -182,7 +183,7 @@ class Trainer:
         return log_p
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
-        """The input (n, D) of the classifier on training images, without augmentation."""
+        """The features (n, D), the classifier's input, of training images without augmentation."""
         parts: list[Tensor] = []
         head = classifier(self.networks[network])
         hook = head.register_forward_pre_hook(
@@ -197,8 +198,8 @@ class Trainer:
         return self.ranks.gather(torch.cat(parts), n)
 
     def restart(self) -> None:
-        """New networks, an optimizer without memory, and the schedule from its beginning over the
-        remaining epochs.
+        """Reinitialize the networks, reset the momentum, and restart the learning rate schedule
+        over the remaining epochs.
         """
         self.state.schedule_start = self.state.epoch
         for number, network in enumerate(self.networks):
@@ -213,7 +214,7 @@ class Trainer:
                 source.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that the rest of the training depends on."""
+        """All state that the remaining training depends on."""
         return self.state.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -221,7 +222,7 @@ class Trainer:
         self.training_step.start_epoch()
 
     def _new_network(self, number: int, *epoch: int) -> nn.Module:
-        """An initial network; after a restart at an epoch another one."""
+        """An initial network; a different one for each restart epoch."""
         seed = derived_seed(self.task.seed, NETWORK, number, *epoch)
         network, adapted = self._factory.network(number, seed)
         self.adapted = list(dict.fromkeys([*self.adapted, *adapted]))
@@ -230,7 +231,7 @@ class Trainer:
     def _log_p_parts(
         self, networks: Sequence[nn.Module], pixels: ImageSource, index: Tensor | None = None
     ) -> Iterator[list[Tensor]]:
-        """log_p of each network on this process's share of some images or all, part by part."""
+        """log_p of each network on this process's share of some images or all, batch by batch."""
         if index is None:
             index = torch.arange(len(pixels))
         share = index[self.ranks.local_slice(len(index))].to(self.device)

@@ -193,7 +193,7 @@ def test_corrupt_again_changes_nothing_and_another_one_is_refused(
     code, _, err = call(capsys, *arguments, "--noise-seed", "1")
     assert (
         code == 2
-        and "holds other labels" in err
+        and "has other labels" in err
         and (place / "mine.csv").stat().st_mtime_ns == before
     )
     assert call(capsys, *arguments, "--noise-seed", "1", "--force")[0] == 0
@@ -605,7 +605,7 @@ MISTAKES = [
     ),
     (
         ["corrupt", "digits", "--sym", "0.1", "--noise-seed", "-1"],
-        "a seed is a whole number from 0",
+        "a seed must be a whole number from 0",
     ),
     (
         ["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"],
@@ -620,7 +620,10 @@ MISTAKES = [
         ["train", "--loss", "gce", "--eps", "0.4"],
         "loss 'gce(q=0.7)' has no parameter 'eps' (it has q, k)",
     ),
-    (["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"], "--q: 2 terms have it"),
+    (
+        ["train", "--loss", "gce + el(eps=0.1) + 2*gce(q=1)", "--q", "0.4"],
+        "--q: 2 terms of the loss have this parameter",
+    ),
     (["train", "--loss", "gce", "--q", "2"], "q must be a number in (0, 1]"),
     (["train", "--loss", "gce", "--q"], "--q needs a value"),
     (["train", "--epoch", "3"], "did you mean --epochs"),
@@ -633,7 +636,7 @@ MISTAKES = [
         "batch_size must be at least 1 and below 2147483648, got 2147483648",
     ),
     (["train", "--epochs", "1" + 30 * "0"], "at least 1 and below 2147483648, got 1000"),
-    (["train", "--schedule", "linear"], "schedule is constant, cosine or step(40, 80)"),
+    (["train", "--schedule", "linear"], "schedule must be constant, cosine or step(40, 80)"),
     (["train", "--strategy", "co"], "unknown strategy 'co'"),
     (
         ["train", "--strategy", "bootstrap(kind='medium')"],
@@ -641,13 +644,13 @@ MISTAKES = [
     ),
     (["train", "--model", "cnn9"], "did you mean 'cnn8'"),
     (["train", "--model", "timm:resnet188"], "unknown timm model 'resnet188'"),
-    (["train", "--model", "timm:inception_v3"], "cannot take 8x8 images"),
+    (["train", "--model", "timm:inception_v3"], "does not support 8x8 images"),
     (["train", "--recipe", "ape"], "did you mean 'apl'"),
     (["train", "--method", "el", "--loss", "ce"], "give --method, or --loss and --strategy"),
     (["train", "--method", "ell"], "did you mean 'el'"),
     (["train", "--precision", "fp16"], "precision must be one of auto, fp32, bf16"),
-    (["train", "--device", "nowhere"], "no such device here: 'nowhere'"),
-    (["train", "--seed", "-1"], "a seed is a whole number from 0"),
+    (["train", "--device", "nowhere"], "device 'nowhere' is not available"),
+    (["train", "--seed", "-1"], "a seed must be a whole number from 0"),
     (["train", "--sym", "0.4"], "a noise needs a data set"),
     (["train", "cifar10"], "say which noise"),
     (["train", "digits", "cifar10"], "one data set only"),
@@ -664,16 +667,16 @@ MISTAKES = [
         ["corrupt", "digits", "--sym", "0.4", "--out", "b\udcff.csv"],
         "--out is a path in UTF-8, got 'b\\udcff.csv'",
     ),
-    (["evaluate", "nothing"], "no run 'nothing'"),
+    (["evaluate", "nothing"], "no run matches 'nothing'"),
     (["report"], "no runs in"),
     (["report", "nowhere"], "nowhere does not exist"),
     (["report", "--format", "pdf"], "--format is one of table, md, csv, json, html, latex, junit"),
     (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
     (["run", "quik"], "did you mean 'quick'"),
     (["run", "no.yaml"], "no.yaml cannot be read"),
-    (["run", "twice.yaml"], "twice.yaml:4:44: the key 'epochs' stands twice"),
+    (["run", "twice.yaml"], "twice.yaml:4:44: duplicate key 'epochs'"),
     (["run", "shape.yaml"], "metric 'lst': did you mean 'last'"),
-    (["run", "none.yaml"], "none.yaml holds no suite"),
+    (["run", "none.yaml"], "none.yaml contains no suite"),
     (["train", "--loss", "gce", "--q", "0.4", "--q", "0.5"], "--q is given twice"),
     (
         ["train", "--loss", "backward(ce, T=[[0.5, 0.5], [0.5, 0.5]])"],
@@ -681,7 +684,7 @@ MISTAKES = [
     ),
     (
         ["run", "quick", "--executor", "cloud"],
-        "--executor is one of local, ray, slurm, got 'cloud'",
+        "--executor must be one of local, ray, slurm, got 'cloud'",
     ),
     (
         [
@@ -694,9 +697,9 @@ MISTAKES = [
             "--loss",
             "el(eps=estimated)",
         ],
-        "a batch of 49 no example",
+        "a batch of 49 have no examples",
     ),
-    (["run", "quick", "--rerun", "some"], "--rerun is one of failed, stale, all"),
+    (["run", "quick", "--rerun", "some"], "--rerun must be one of failed, stale, all"),
     (["list", "loses"], "did you mean 'losses'"),
     (["list", "losses", "gcee"], "did you mean 'gce'"),
     (["corupt", "digits"], "Did you mean 'corrupt'"),

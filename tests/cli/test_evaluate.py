@@ -83,7 +83,7 @@ def test_on_its_own_data_set_a_run_says_what_it_said_of_its_test_set(
     found = answer(capsys, trained, "--eval-on", "digits")
     assert found["on"]["digits"] == {
         "dataset": "digits", "classes_by": "number", "expected": 500, **found["test"], "confusion": found["confusion"],
-        "images": ["used as they are"], "trained_on": 0,
+        "images": ["used unchanged"], "trained_on": 0,
     }  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def test_an_older_run_needs_the_images_that_it_was_trained_on(
     del record["data"]["normalisation"], record["data"]["shape"]
     old.result.write_text(json.dumps(record))
     (manifest,) = (root / "manifests").glob("*.csv")
-    assert "give its --manifest FILE" in refusal(capsys, old, "--eval-on", "digits")
+    assert "give it by --manifest FILE" in refusal(capsys, old, "--eval-on", "digits")
     found = answer(capsys, old, "--eval-on", "digits", "--manifest", str(manifest))
     assert found["on"]["digits"]["nll"] == found["test"]["nll"]
 
@@ -289,8 +289,8 @@ WITHOUT_EFFECT = [
     (["--verify", "--eval-on", "digits"], "--verify stands alone"),
     (["--verify", "--cv-folds", "2"], "--verify stands alone"),
     (["--verify", "--suspects", "s.csv"], "--verify stands alone"),
-    (["--eval-on", "digits", "--device", "abacus"], "no such device here: 'abacus'"),
-    (["--verify", "--device", "abacus"], "no such device here: 'abacus'"),
+    (["--eval-on", "digits", "--device", "abacus"], "device 'abacus' is not available"),
+    (["--verify", "--device", "abacus"], "device 'abacus' is not available"),
 ]
 
 
@@ -309,9 +309,7 @@ def test_missing_weights_are_said(
     bare.path.mkdir()
     for path in (trained.result, trained.predictions):
         (bare.path / path.name).write_bytes(path.read_bytes())
-    assert "without the weights there are no predictions" in refusal(
-        capsys, bare, "--eval-on", "digits"
-    )
+    assert "predictions need the weights" in refusal(capsys, bare, "--eval-on", "digits")
 
 
 def test_without_a_question_to_the_networks_torch_is_not_loaded(trained: RunFolder) -> None:

@@ -55,8 +55,7 @@ def test_the_suite_needs_no_noise_known_and_names_no_data_of_its_own(
     )
     assert run("practitioner") == 2
     assert (
-        "names no dataset: put it into defaults or the matrix, or give --dataset NAME, "
-        "FILE.npz or DIR"
+        "has no dataset: add it to defaults or the matrix, or give --dataset NAME, FILE.npz or DIR"
     ) in capsys.readouterr().err
 
 
@@ -67,7 +66,7 @@ def test_without_weights_it_fails_at_once_and_says_what_to_do(
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(desk / "hub"))
     assert main(["--offline", "run", "practitioner", "--dataset", "mine.npz"]) == 2
     said = capsys.readouterr().err
-    assert said.count("\n") == 1 and "give --init-weights FILE, or --init-weights none" in said
+    assert said.count("\n") == 1 and "give --init-weights FILE, or use --init-weights none" in said
     assert sorted(path.name for path in desk.iterdir()) == ["mine.npz", "warm.pt"], (
         "nothing was begun"
     )
@@ -85,7 +84,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
     assert run("practitioner", *SIDE.split()) == 0
     out, said = capsys.readouterr()
     assert "mlp, from warm" in out and "el" in out and "†" not in out, "nobody was told the truth"
-    assert "its classifier is of 5 classes, not 10: left as freshly made" in said
+    assert "its classifier has 5 classes, not 10: random classifier" in said
     listed = Path("doubted.csv").read_text().splitlines()
     assert (
         f"doubted.csv written: {len(listed) - 1} label issues in 120 labels, by its 10 runs together"

@@ -357,7 +357,7 @@ def test_without_its_manifest_a_run_cannot_be_decided_and_says_what_to_give(
     (path,) = (tmp_path / "manifests").glob("*.csv")
     elsewhere = path.rename(tmp_path / "elsewhere.csv")
     assert (
-        checks(copy)[-1].detail.endswith("give its --manifest FILE")
+        checks(copy)[-1].detail.endswith("give it by --manifest FILE")
         and worst_status(checks(copy)) == UNDECIDED
     )
     assert worst_status(verify_run(copy, Workspace(tmp_path), elsewhere)) == SAME

@@ -172,7 +172,7 @@ def test_where_nobody_knows_the_clean_labels_nothing_is_said_of_wrong_ones(tmp_p
     assert done.after.rate is None and done.after.noise_seed is None
     with pytest.raises(
         LanguageError,
-        match="auto needs the noise rate, which this manifest does not know: write estimated",
+        match="auto needs the noise rate, which this manifest does not have: use estimated",
     ):
         resolve_auto(LOSSES, "el(eps=auto)", done.after)
     assert str(resolve_auto(LOSSES, "el(eps=estimated)", done.after)) == "el(eps=estimated)"

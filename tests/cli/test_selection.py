@@ -91,7 +91,7 @@ def test_several_conditions_leave_what_meets_them_all_in_the_suites_order(
         == [item for item in where(items, [one]) if item in where(items, [two])]
     )
     assert len(both) == 144 * 2 // 3 * 2 // 3 and where(both, [one, two]) == both
-    with pytest.raises(ConfigError, match=r"no run is left; seed is one of 0$"):
+    with pytest.raises(ConfigError, match=r"no run matches; seed is one of 0$"):
         where(items, ["seed=0", "seed=1"])
 
 
@@ -120,19 +120,19 @@ def test_every_spelling_of_a_value_selects_the_same_runs(
 REFUSED = [
     (
         "colour=red",
-        r"--filter is axis=value with axis one of dataset, subset, model, init, recipe, noise, "
+        r"--filter must be axis=value with axis one of dataset, subset, model, init, recipe, noise, "
         r"method, loss, strategy, seed, noise",
     ),
-    ("seed", r"--filter is axis=value .*; got 'seed'"),
-    ("seed=7", r"--filter seed=7: no run is left; seed is one of 0, 1$"),
-    ("seed=0|7", r"--filter seed=0\|7: no run is left of 7; seed is one of 0, 1$"),
-    ("seed=0|", r"--filter seed=0\|: a value beside \| is empty$"),
+    ("seed", r"--filter must be axis=value .*; got 'seed'"),
+    ("seed=7", r"--filter seed=7: no run matches; seed is one of 0, 1$"),
+    ("seed=0|7", r"--filter seed=0\|7: no run matches 7; seed is one of 0, 1$"),
+    ("seed=0|", r"--filter seed=0\|: a value next to \| is empty$"),
     (
         "noise=symmetric(rate=0.5)",
         r"noise is one of \"asymmetric\(rate=0.3, map='digits'\)\", "
         r"symmetric\(rate=0.4\)",
     ),
-    ("loss=el(0.5)", r"no run is left; loss is one of ce, el\(eps=0.3"),
+    ("loss=el(0.5)", r"no run matches; loss is one of ce, el\(eps=0.3"),
 ]
 
 
@@ -350,11 +350,11 @@ IMPOSSIBLE = [
     (["--completed", "s.yaml"], "s.yaml"),
     (
         ["--seeds", "25001"],
-        "--seeds 25001: the suite is too large: 100004 runs, at most 100000",
+        "--seeds 25001: the suite has 100004 runs, more than 100000",
     ),
-    (["--seeds", "9" * 30], "the suite is too large"),
+    (["--seeds", "9" * 30], "more than 100000"),
     (["--completed", "none.csv"], "none.csv"),
-    (["--filter", "seed=9"], "--filter seed=9: no run is left; seed is one of 0"),
+    (["--filter", "seed=9"], "--filter seed=9: no run matches; seed is one of 0"),
 ]
 
 
@@ -444,7 +444,7 @@ def test_a_suites_summary_and_runtime_are_one_line_each(field: str, tmp_path: Pa
         path.write_text(SUITE.replace("  long:\n", f"  long:\n    {field}: {text}\n"))
         with pytest.raises(
             ConfigError,
-            match=rf"s.yaml:12:5: {field}: is one line of at most 300 "
+            match=rf"s.yaml:12:5: {field}: must be one line of at most 300 "
             r"characters$",
         ):
             read_suites(path)

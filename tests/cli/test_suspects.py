@@ -218,7 +218,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["--suspects", "doubted"], "--suspects writes a .csv"),
         (["--predictions", "p.csv"], "--predictions writes a .npz or .npy"),
         (["digits-sym0.4-s0_mlp_ce", "--cv-folds", "2"], "--cv-folds is of one run, got 2"),
-        (["--cv-folds", "1"], "--cv-folds is a number from 2 to the 1297 training examples, got 1"),
+        (["--cv-folds", "1"], "--cv-folds must be from 2 to 1297 (the training examples), got 1"),
     ],
 )
 def test_what_cannot_be_written_is_refused(

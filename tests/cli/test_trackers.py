@@ -501,7 +501,7 @@ def test_a_tracker_that_fails_is_said_once_and_costs_nothing(
     out, err = capfd.readouterr()
     assert (
         err.count(
-            "warning: broken failed and logs no more, training goes on: OSError: no space left\n"
+            "warning: broken failed and is disabled, training continues: OSError: no space left\n"
         )
         == 1
     )

@@ -92,7 +92,7 @@ def test_an_unknown_timm_model_is_refused() -> None:
 
 
 def test_a_model_that_cannot_take_the_images_is_refused_in_one_line() -> None:
-    with pytest.raises(DataError, match="cannot take 8x8 images") as caught:
+    with pytest.raises(DataError, match="does not support 8x8 images") as caught:
         make_network("timm:inception_v3", 10, (8, 8, 1), 0)
     assert "\n" not in str(caught.value)
 

@@ -264,7 +264,7 @@ def test_partly_known_clean_labels_are_counted_where_they_are_known(lab):
 
 def test_a_loss_that_needs_the_rate_is_refused_where_nobody_knows_it(lab):
     lab.of("own")
-    assert "which this manifest does not know" in refusal(
+    assert "which this manifest does not have" in refusal(
         *lab.before, "train", "digits", "--labels", "own", "--loss", "el"
     )
 

@@ -205,7 +205,7 @@ def test_predictions_that_are_not_finite_are_no_result(said: str, tmp_path: Path
     trainer.predict_parts = lambda pixels: (
         rows * (NAN if pixels is bad else 1) for rows in inner(pixels)
     )  # type: ignore[method-assign]
-    with pytest.raises(RunFailed, match=r"not finite|that is finite"):
+    with pytest.raises(RunFailed, match=r"not finite|a finite"):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert desk.folder(run).status() == "failed"
 
@@ -535,7 +535,7 @@ def test_a_source_that_loses_or_repeats_an_image_gives_no_prediction(
 ) -> None:
     trainer = make_trainer()
     for change in (-1, 1, -100, 1000):
-        with case(change=change), pytest.raises(DataError, match="100 images to predict, "):
+        with case(change=change), pytest.raises(DataError, match="of 100 images were read"):
             trainer.predict(unreliable(trainer.test, change))
     assert sum(map(len, every(unreliable(trainer.test, 0)))) == 100
 
@@ -556,7 +556,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
 def test_a_pack_that_cannot_evaluate_every_image_once_has_no_result(make_trainer: Made) -> None:
     pack = PackedTrainer([made(make_trainer, 0), made(make_trainer, 1)], WIDTH)
     unreliable(pack.first.test, -1)
-    with pytest.raises(DataError, match="100 images to predict, 99 read"):
+    with pytest.raises(DataError, match="99 of 100 images were read"):
         pack.run_epoch()
 
 
@@ -638,11 +638,11 @@ EDITS: dict[str, tuple[Callable[[dict[str, np.ndarray]], object], str]] = {
     ),
     "not a number": (
         lambda arrays: arrays["test_log_p"].__setitem__((3, 2), NAN),
-        "of the test examples 1 have a prediction that is not",
+        "test examples without a finite prediction: 1",
     ),
     "infinite": (
         lambda arrays: arrays["train_log_p"].__setitem__((3, 2), -INF),
-        "of the training examples 1 have a prediction",
+        "training examples without a finite prediction: 1",
     ),
 }
 
@@ -698,15 +698,13 @@ def test_networks_whose_weights_are_not_finite_predict_no_other_images(
     assert (
         main(["-q", "-C", str(tmp_path), "evaluate", str(folder.path), "--eval-on", "digits"]) == 2
     )
-    assert (
-        "of the 500 images of digits 0 have a prediction that is finite" in capsys.readouterr().err
-    )
+    assert "only 0 of the 500 images of digits have a finite prediction" in capsys.readouterr().err
 
 
 def test_a_run_on_a_data_set_that_declares_another_size_has_no_result(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     run = replace(desk.plan(changes={"epochs": 1}), dataset=replace(desk.dataset, n_test=501))
-    with pytest.raises(RunFailed, match="evaluated were 500 of 501 test examples"):
+    with pytest.raises(RunFailed, match="only 500 of 501 test examples were evaluated"):
         desk.execute(run)
     assert not desk.folder(run).result.exists()
 

@@ -92,7 +92,7 @@ def test_a_checkpoint_that_is_not_as_it_was_written_is_not_resumed(
     with pytest.raises(
         NoisebenchError,
         match=r"resume.pt cannot be resumed \(it is damaged.*: "
-        r"delete it, or give --no-resume",
+        r"delete it, or use --no-resume",
     ):
         checkpoint.load_state(desk.folder(run), content, torch.device("cpu"))
 
@@ -135,7 +135,7 @@ def test_a_finished_run_whose_file_was_copied_in_part_keeps_its_numbers_and_give
     else:
         with pytest.raises(
             DataError,
-            match=f"{name} is not the file that belongs to result.json, or only a part of it",
+            match=f"{name} does not have the checksum in result.json",
         ):
             readers[name]()
     assert (
@@ -413,7 +413,7 @@ def test_a_run_without_memory_fails_says_so_and_goes_on(
     monkeypatch.setattr(TrainingStep, "run", step)
     with pytest.raises(
         RunFailed,
-        match=r"failed: out of memory: the same command goes on from "
+        match=r"failed: out of memory: the same command resumes from "
         r"the last checkpoint; train --accumulate N",
     ):
         desk.execute(run)

@@ -169,23 +169,29 @@ def test_a_worker_goes_on_where_the_events_of_its_bundle_end(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("--executor slrum", "--executor is one of local, ray, slurm, got 'slrum'"),
-        ("--address auto", "--address has an effect with --executor ray only"),
-        ("--cpus-per-run 2", "--cpus-per-run has an effect with --executor ray and slurm only"),
-        ("--detach", "--detach has an effect with --executor slurm only"),
-        ("--executor ray --slurm qos=a", "--slurm has an effect with --executor slurm only"),
+        ("--executor slrum", "--executor must be one of local, ray, slurm, got 'slrum'"),
+        ("--address auto", "--address has no effect here: use it with --executor ray"),
+        (
+            "--cpus-per-run 2",
+            "--cpus-per-run has no effect here: use it with --executor ray or slurm",
+        ),
+        ("--detach", "--detach has no effect here: use it with --executor slurm"),
+        (
+            "--executor ray --slurm qos=a",
+            "--slurm has no effect here: use it with --executor slurm",
+        ),
         (
             "--executor ray --gpus-per-run 1.5",
-            "a share of one GPU, such as 0.25, or a whole number",
+            "a share of one GPU (0.25) or a whole number",
         ),
         (
             "--executor ray --gpus-per-run 1 --device cpu",
             "--gpus-per-run has no effect with --device cpu",
         ),
-        ("--executor ray --device cuda:1", "says itself which GPU is whose"),
-        ("--executor slurm --device cuda", "--device cuda needs --gpus-per-run 1"),
-        ("--executor ray --address 127.0.0.1:1", "no Ray cluster answers at 127.0.0.1:1"),
-        ("--executor ray --address ray://head:10001", "--address is auto or HOST:PORT"),
+        ("--executor ray --device cuda:1", "assigns the GPUs itself"),
+        ("--executor slurm --device cuda", "--device cuda needs --gpus-per-run"),
+        ("--executor ray --address 127.0.0.1:1", "no Ray cluster responds at 127.0.0.1:1"),
+        ("--executor ray --address ray://head:10001", "--address must be auto or HOST:PORT"),
     ],
 )
 def test_what_an_executor_cannot_do_is_said_in_a_line(
@@ -250,7 +256,7 @@ def test_the_task_on_ray_returns_how_its_worker_ended(tmp_path: Path) -> None:
     assert run_worker(("-c", kill), {}, str(tmp_path), 0) == -signal.SIGKILL
     show = "import os, sys; sys.exit(os.environ['SET'] != 'here' or os.getcwd() != sys.argv[1])"
     assert run_worker(("-c", show, str(tmp_path)), {"SET": "here"}, str(tmp_path), 0) == 0
-    with pytest.raises(RuntimeError, match="all nodes need the same folders"):
+    with pytest.raises(RuntimeError, match="all nodes need the same paths"):
         run_worker(("-c", "pass"), {}, str(tmp_path / "missing"), 0)
 
 

@@ -286,27 +286,27 @@ def test_rows_are_cut_evenly_and_none_is_left_out(n: int, count: int) -> None:
             3,
             2,
             {},
-            "2 processes cannot share batches of 3, each needs 2 examples: take a larger "
+            "2 processes cannot share batches of 3, each needs 2 examples: use a larger "
             "--batch-size",
         ),
         (
             32,
             1,
             {"accumulate": 33},
-            "--accumulate 33 leaves parts of a batch of 32 no example: at most 32",
+            "--accumulate 33: parts of a batch of 32 have no examples: at most 32",
         ),
         (
             32,
             4,
             {"accumulate": 5},
-            "--accumulate 5 leaves parts of a batch of 32 fewer than 2 "
+            "--accumulate 5: parts of a batch of 32 have fewer than 2 "
             "examples in each of 4 processes: at most 4",
         ),
         (
             32,
             1,
             {"sync_bn": True},
-            "--sync-bn has an effect with several processes only: torchrun --nproc-per-node=2",
+            "--sync-bn has no effect in a single process: use torchrun --nproc-per-node=2",
         ),
     ],
 )
@@ -325,7 +325,7 @@ def test_parts_of_one_example_are_refused_where_there_is_batch_norm(
         32, 32
     )
     with pytest.raises(
-        ConfigError, match="leaves parts of a batch of 32 fewer than 2 examples: at most 16"
+        ConfigError, match="parts of a batch of 32 have fewer than 2 examples: at most 16"
     ):
         make_trainer(model="cnn4", spread=ParallelConfig(accumulate=17))
 
@@ -363,7 +363,7 @@ def test_synchronised_batch_norm_has_the_parameters_of_its_own(
 def test_a_device_that_is_not_there_for_each_is_refused(name: str, seat: RankInfo) -> None:
     with pytest.raises(
         ConfigError,
-        match=r"each takes a GPU of its own|99 processes on this "
+        match=r"each uses its own GPU|99 processes on this "
         r"machine and \d+ GPU",
     ):
         device_of(name, seat)
@@ -443,8 +443,8 @@ def test_a_run_that_began_in_a_pack_is_not_spread(
     save(folder, trainer, RunState(pack_width=16))
     with pytest.raises(
         ConfigError,
-        match="began beside other runs, as one network: go on in one "
-        "process, or anew with --no-resume",
+        match="started in a pack with other runs: resume it in one process without "
+        "--accumulate, or restart it with --no-resume",
     ):
         RunSession(run, images, folder, RunOptions(), trainer)
 
@@ -589,7 +589,7 @@ def test_what_one_process_dies_of_is_written_once_and_ends_all(
     }
     assert (
         len(failed.errors) == 1
-        and ("failed: out of memory: the same command goes on from the last checkpoint")
+        and ("failed: out of memory: the same command resumes from the last checkpoint")
         in failed.errors[0]
     )
     assert f"[{where}MemoryError: no more of it]" in failed.errors[0]

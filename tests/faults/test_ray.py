@@ -63,7 +63,7 @@ def test_a_node_that_dies_costs_no_run_and_changes_no_number(cluster: Any, tmp_p
     at_work(there, cluster.others)[0].kill_raylet()
     out, err = finish(suite, 240)
     assert suite.returncode == 0, err
-    assert "goes on elsewhere: its node was lost" in err and " failed: " not in err
+    assert "resumes elsewhere: its node was lost" in err and " failed: " not in err
     assert main(["-q", "-C", str(here), "run", "tiny", "--jobs", "1"]) == 0
     assert numbers(there) == numbers(here) and len(numbers(there)) == 2 * len(seeds)
     assert out.startswith("digits, of which 400"), "stdout is the table alone"

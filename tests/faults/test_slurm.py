@@ -240,9 +240,9 @@ def test_times_are_read_as_slurm_reads_them(text: str, minutes: int) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("partition",), "--slurm is KEY=VALUE"), (("time=soon",), "--slurm time is minutes"), (("time=0",), "longer than nothing"),
+        (("partition",), "--slurm must be KEY=VALUE"), (("time=soon",), "--slurm time must be minutes"), (("time=0",), "must be above 0"),
         (("cpus-per-task=4",), "is set by --cpus-per-run"), (("qos=a", "--qos=b"), "given twice: a and b"),
-        (("cluster=lsf",), "cluster is one of slurm, local"), (("signal_delay_s=x",), "whole number of seconds"),
+        (("cluster=lsf",), "cluster must be one of slurm, local"), (("signal_delay_s=x",), "whole number of seconds"),
     ],
 )  # fmt: skip
 def test_a_wrong_setting_is_said_in_a_line(words: tuple[str, ...], message: str) -> None:
@@ -251,7 +251,7 @@ def test_a_wrong_setting_is_said_in_a_line(words: tuple[str, ...], message: str)
 
 
 def test_half_a_gpu_is_not_slurms_to_give() -> None:
-    with pytest.raises(ConfigError, match="whole GPUs"):
+    with pytest.raises(ConfigError, match="whole number for --gpus-per-run"):
         read_settings(ExecutorOptions(gpus=0.5))
 
 

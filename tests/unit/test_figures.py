@@ -175,7 +175,7 @@ def test_a_damaged_history_is_named(
         == 2
     )
     assert (
-        f"{folder.history} cannot be read (it holds no epochs)" in capsys.readouterr().err
+        f"{folder.history} cannot be read (it contains no epochs)" in capsys.readouterr().err
         and not (tmp_path / "c.svg").exists()
     )
 

@@ -216,7 +216,7 @@ class NoGroups(nn.Module):
 REFUSED = [
     (
         lambda: freeze(make_network("mlp", 10, CIFAR, 0), 3),
-        "freeze 3: the network has 3 layer groups, so that nothing would be trained",
+        "freeze 3: the network has 3 layer groups, so nothing would be trained",
     ),
     (lambda: freeze(NoGroups(), 1), "has no layer groups"),
     (
@@ -237,7 +237,7 @@ def test_what_has_no_effect_or_no_meaning_is_refused(subtests: pytest.Subtests) 
 
 
 def test_decay_of_the_only_trained_group_is_refused(make_trainer: Callable[..., Trainer]) -> None:
-    with pytest.raises(ConfigError, match="one layer group that is trained"):
+    with pytest.raises(ConfigError, match="only one trained layer group"):
         make_trainer(freeze=2, layer_decay=0.5)
 
 

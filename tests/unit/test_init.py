@@ -112,7 +112,7 @@ def test_one_changed_bit_is_another_hash_and_a_file_that_changed_is_said(tmp_pat
     initial = initial_of("w.pt", saved(tmp_path / "w.pt", state))
     state["head.bias"][3] = torch.nextafter(state["head.bias"][3], torch.tensor(9.0))
     saved(tmp_path / "w.pt", state)
-    with pytest.raises(DataError, match="are others now"):
+    with pytest.raises(DataError, match="have changed"):
         weights_of(initial)
     assert initial_of("w.pt", tmp_path / "w.pt").sha256 != initial.sha256
 
@@ -125,10 +125,10 @@ class Evil:
 def test_no_pickles_code_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for content in (Evil(), {"state_dict": state_of(), "args": Evil()}):
-        with pytest.raises(DataError, match="no pickled code is run"):
+        with pytest.raises(DataError, match="pickled code is never run"):
             initial_of("w.pt", saved(tmp_path / "w.pt", content))
     (tmp_path / "raw.pt").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(DataError, match="no pickled code is run"):
+    with pytest.raises(DataError, match="pickled code is never run"):
         initial_of("raw.pt", tmp_path / "raw.pt")
     assert not (tmp_path / "evil").exists()
 
@@ -138,7 +138,7 @@ def test_a_classifier_of_other_classes_is_left_as_freshly_made(tmp_path: Path) -
     ((network, said),) = begun(saved(tmp_path / "w.pt", state))
     assert equal(parts(network.state_dict(), "body."), parts(state, "body."))
     assert equal(parts(network.state_dict(), "head."), parts(state_of(seed=0), "head."))
-    assert said == ("its classifier is of 7 classes, not 10: left as freshly made",)
+    assert said == ("its classifier has 7 classes, not 10: random classifier",)
 
 
 def test_weights_without_a_classifier_are_welcome(tmp_path: Path) -> None:
@@ -178,9 +178,9 @@ def test_each_of_two_networks_gets_its_own_of_two_and_a_single_one_the_first(
     ] == [True, True]
     ((network, said),) = begun(path)
     assert equal(network.state_dict(), states[0]) and said == (
-        "of its 2 networks the first is taken",
+        "the first of its 2 networks is used",
     )
-    with pytest.raises(DataError, match="weights of 2 networks, this run trains more"):
+    with pytest.raises(DataError, match="weights of 2 networks, and this run trains more"):
         begun(path, networks=3)
 
 
@@ -198,7 +198,7 @@ def test_grey_weights_see_a_grey_picture_in_colour_as_they_did(tmp_path: Path) -
     torch.testing.assert_close(
         network.eval()(grey.expand(-1, 3, -1, -1)), before.eval()(grey), rtol=1e-4, atol=1e-5
     )
-    assert said == ("its body.0.weight sees 1 channels and is adapted to 3",)
+    assert said == ("its body.0.weight has 1 input channels and is adapted to 3",)
 
 
 def test_what_does_not_fit_names_the_first_tensors(tmp_path: Path) -> None:
@@ -226,12 +226,12 @@ def test_what_does_not_fit_names_the_first_tensors(tmp_path: Path) -> None:
 
 
 NO_WEIGHTS = [
-    ("w.pt", [1, 2], "holds no state dict"),
-    ("w.pt", {"state_dict": {"a": 1}}, "holds no state dict"),
-    ("w.pt", {}, "holds no state dict"),
-    ("w.safetensors", b"junk", "is damaged, or no .safetensors"),
-    ("w.safetensors", b"\x02\0\0\0\0\0\0\0{}", "holds no tensors"),
-    ("w.pt", b"junk", "is damaged, or holds more than tensors"),
+    ("w.pt", [1, 2], "is not a state dict"),
+    ("w.pt", {"state_dict": {"a": 1}}, "is not a state dict"),
+    ("w.pt", {}, "is not a state dict"),
+    ("w.safetensors", b"junk", "is damaged or not a .safetensors"),
+    ("w.safetensors", b"\x02\0\0\0\0\0\0\0{}", "contains no tensors"),
+    ("w.pt", b"junk", "is damaged or contains more than tensors"),
 ]
 
 
@@ -255,13 +255,13 @@ def test_names_that_lead_to_no_weights_say_what_is_allowed(tmp_path: Path) -> No
     (tmp_path / "runs" / "a_seed0__12345678").mkdir(parents=True)
     (tmp_path / "runs" / "a_seed1__12999999").mkdir(parents=True)
     (tmp_path / "runs" / "a_seed1__34567890").mkdir(parents=True)
-    cases = {"nowhere": "no such file, and no run 'nowhere'", "12": ("these begin so: "
+    cases = {"nowhere": "no such file, and no run matches 'nowhere'", "12": ("runs that begin with it: "
                                                                     "a_seed0__12345678, "
                                                                     "a_seed1__12999999"),
-             "1": "no run", "12345": "no run", "a": "more than one run 'a'; 3 are called so", "a_se": "no run", "a_seed": "no run",
-             "123456": "no finished run's folder", "a_seed0": "no finished run's folder", "a_seed1": "2 are called so",
+             "1": "no run", "12345": "no run", "a": "3 runs match 'a': ", "a_se": "no run", "a_seed": "no run",
+             "123456": "so it is not a finished run", "a_seed0": "so it is not a finished run", "a_seed1": "2 runs match",
              "1234567890": "no run",
-             str(tmp_path / "w.zip"): "weights lie in a .safetensors or a state dict", " ": "init names a run's folder"}  # fmt: skip
+             str(tmp_path / "w.zip"): "expected a .safetensors file or a state dict", " ": "init must be a run directory"}  # fmt: skip
     for text, said in cases.items():
         with pytest.raises((DataError, ConfigError), match=said):
             find_file(text, tmp_path)
@@ -356,8 +356,8 @@ def test_pretrained_weights_that_cannot_be_had_are_said_in_one_line_with_what_to
         find_pretrained(TINY, offline=True)
     assert "--offline forbids" in str(caught.value) and "\n" not in str(caught.value)
     assert (
-        "test_resnet.r160_in1k/resolve/main/model.safetensors elsewhere and give --init-weights FILE, "
-        "or --init-weights none"
+        "test_resnet.r160_in1k/resolve/main/model.safetensors on another machine and give "
+        "--init-weights FILE, or use --init-weights none"
     ) in str(caught.value)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(DataError, match="cannot be reached"):
@@ -377,7 +377,7 @@ def test_a_download_that_breaks_off_is_not_a_hub_without_the_file(
     monkeypatch.setattr("noisebench.experiments.backbones.unreachable", lambda endpoint: "")
     with pytest.raises(
         DataError,
-        match=r"could not be fetched \(An error happened while trying "
+        match=r"the download failed \(An error happened while trying "
         r"to locate",
     ):
         find_pretrained(TINY, offline=False)
@@ -404,8 +404,8 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(
     else:
         with pytest.raises(
             DataError,
-            match=r"could not be fetched \(what came is not what the "
-            r"hub names by that sha256\)",
+            match=r"the downloaded file does not have the sha256 "
+            r"that the Hub states",
         ):
             find_pretrained(TINY, offline=False)
     assert blob.exists() == right
@@ -413,7 +413,10 @@ def test_weights_from_the_hub_are_those_it_names_by_their_sha256(
 
 @pytest.mark.parametrize(
     ("model", "said"),
-    [("cnn8", "is for timm's networks"), ("timm:resnet50d.nobody", "unknown weights of timm")],
+    [
+        ("cnn8", "has no pretrained weights, only timm's"),
+        ("timm:resnet50d.nobody", "unknown weights of timm"),
+    ],
 )
 def test_pretrained_is_refused_where_there_are_no_such_weights(model: str, said: str) -> None:
     with pytest.raises(Exception, match=said):
@@ -550,7 +553,7 @@ def test_a_record_says_what_a_run_began_from(tuned: RunFolder, tmp_path: Path) -
     init = tuned.record()["init"]
     assert init == {
         "text": str(tmp_path / "warm.pt"), "sha256": initial_of("", tmp_path / "elsewhere.pt").sha256,
-        "adapted": ["its classifier is of 3 classes, not 10: left as freshly made"],
+        "adapted": ["its classifier has 3 classes, not 10: random classifier"],
     }  # fmt: skip
     assert f"mlp from warm {init['sha256'][:8]}, seed 0" in tuned.record()["title"]
 
@@ -564,7 +567,7 @@ def test_a_finished_run_needs_its_initial_weights_no_more(
     capsys.readouterr()
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2"]) == 2
     said = capsys.readouterr().err
-    assert "are not at hand: put them where they were" in said and said.count("\n") == 1
+    assert "are not available: restore the file" in said and said.count("\n") == 1
     (tmp_path / "elsewhere.pt").rename(tmp_path / "warm.pt")
     assert (
         main(["-q", "-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2", "--json"])
@@ -577,7 +580,7 @@ def test_other_weights_in_the_place_of_a_runs_are_noticed(
 ) -> None:
     saved(tmp_path / "warm.pt", state_of(seed=4))
     assert main(["-C", str(tmp_path), "evaluate", str(tuned.path), "--cv-folds", "2"]) == 2
-    assert "are others now" in capsys.readouterr().err
+    assert "have changed" in capsys.readouterr().err
 
 
 def test_a_network_that_enlarges_is_asked_again_by_its_weights_alone(tmp_path: Path) -> None:
@@ -717,7 +720,7 @@ def test_weights_that_do_not_fit_a_suite_are_said_before_any_training(
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--init-weights", "none"], "the suite sets its init run by run"),
+        (["--init-weights", "none"], "the suite sets init in its matrix or an override"),
         (["--model", "nonet"], "unknown model 'nonet'"),
         (["--dataset", "nowhere"], "nowhere"),
     ],

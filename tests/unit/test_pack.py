@@ -407,7 +407,7 @@ def test_trainings_on_other_images_make_no_pack(make_trainer: Made) -> None:
     one, other = (make_trainer(seed=seed) for seed in (0, 1))
     assert PackedTrainer([one, other], WIDTH)
     object.__setattr__(other.task, "images", other.task.images[::-1])
-    with pytest.raises(ValueError, match="see the same images"):
+    with pytest.raises(ValueError, match="must have the same images"):
         PackedTrainer([one, other], WIDTH)
 
 

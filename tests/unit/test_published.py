@@ -207,29 +207,29 @@ def ours(**changes: object) -> OurProtocol:
 
 def test_each_difference_of_protocol_is_named(case: Case) -> None:
     for changes, expected in [
-        ({}, ("epochs there unstated", "selection there unstated")),
+        ({}, ("paper's epochs unstated", "paper's selection unstated")),
         (
             {"recipe": "apl"},
-            ("recipe there el", "epochs there unstated", "selection there unstated"),
+            ("paper's recipe el", "paper's epochs unstated", "paper's selection unstated"),
         ),
         (
             {"method": "gce", "recipe": "sl", "noise": "symmetric(rate=0.2)"},
             (
                 "copied from sl (not verified)",
-                "learning rate there falls with each step too, images shifted by a fifth",
-                "number of runs there unstated",
+                "paper also decays the learning rate per step, shifts images by a fifth",
+                "paper's number of runs unstated",
             ),
         ),
         (
             {"backbone": "resnet18"},
-            ("network there cnn8", "epochs there unstated", "selection there unstated"),
+            ("paper's network cnn8", "paper's epochs unstated", "paper's selection unstated"),
         ),
         (
             {"noise": "asymmetric(rate=0.4, map='cifar10')"},
             (
-                "noise there asymmetric(rate=0.4, map='cifar10-two-way')",
-                "epochs there unstated",
-                "selection there unstated",
+                "paper's noise asymmetric(rate=0.4, map='cifar10-two-way')",
+                "paper's epochs unstated",
+                "paper's selection unstated",
             ),
         ),
     ]:
@@ -280,7 +280,7 @@ def test_a_method_that_is_the_same_by_name_only_says_so(case: Case) -> None:
     ]:
         with case(paper=paper, changes=changes, remark=remark):
             beside = find_published(paper, ours(**changes))
-            assert beside is not None and beside.mismatches[-1] == f"{remark} there"
+            assert beside is not None and beside.mismatches[-1] == f"paper: {remark}"
 
 
 def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
@@ -288,7 +288,7 @@ def test_a_recipe_that_lacks_a_part_of_its_papers_says_so() -> None:
         "eps-softmax",
         ours(method="ce", recipe="apl", dataset="cifar100", backbone="resnet34", epochs=200),
     )
-    assert beside is not None and beside.mismatches == ("images there rotated too",)
+    assert beside is not None and beside.mismatches == ("paper also rotates images",)
 
 
 def test_human_noise_is_joined_by_its_column() -> None:
@@ -342,7 +342,7 @@ def test_a_report_puts_the_paper_beside_each_cell(
     assert main(["-C", str(two_runs), "report", "--published", "equal-loss", "--format", "md"]) == 0
     text = capsys.readouterr().out
     assert "| el | 80.00" in text and "[82.42, -2.42 a]" in text and "| mentornet | 80.00 |" in text
-    assert "a: epochs there unstated; selection there unstated." in text
+    assert "a: paper's epochs unstated; paper's selection unstated." in text
 
 
 APL = {"epochs": 120, "batch_size": 128, "lr": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4, "schedule": "cosine",
@@ -352,7 +352,7 @@ APL = {"epochs": 120, "batch_size": 128, "lr": 0.01, "momentum": 0.9, "nesterov"
 def test_what_a_run_changed_of_its_recipe_is_a_difference(tmp_path: Path, case: Case) -> None:
     cases = [
         ({}, "", []),
-        ({"epochs": 10}, "", ["epochs there 120"]),
+        ({"epochs": 10}, "", ["paper's epochs 120"]),
         ({"lr": 1.0, "weight_decay": 0.0}, "", ["ours with lr 1, weight decay 0"]),
         (
             {"flip": False, "nesterov": True, "schedule": "constant"},
@@ -394,7 +394,7 @@ def test_a_document_says_it_in_numbers(two_runs: Path, capsys: pytest.CaptureFix
         and published["n"] == 4
     )
     assert (
-        published["mismatches"] == ["epochs there unstated", "selection there unstated"]
+        published["mismatches"] == ["paper's epochs unstated", "paper's selection unstated"]
         and "Table 1" in published["source"]
     )
 

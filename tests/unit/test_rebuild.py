@@ -50,5 +50,5 @@ def test_a_changed_component_is_named(trained: RunFolder, tmp_path: Path) -> Non
     record = json.loads(trained.result.read_text())
     record["versions"], record["key"] = {**record["versions"], "loss:ce": "0"}, "0" * 64
     trained.result.write_text(json.dumps(record))
-    with pytest.raises(DataError, match="loss:ce changed since"):
+    with pytest.raises(DataError, match="loss:ce changed since the run"):
         rebuild(trained, Workspace(tmp_path))

@@ -669,7 +669,7 @@ def test_a_network_of_grey_images_or_rectangles_is_not_asked_about_streamed_ones
     workspace = Workspace(".", "data", workers=0)
     normalise = Normalisation.of(workspace.images(workspace.dataset("folder:pets")).test_images)
     for shape, why in (
-        ((28, 28, 1), "is streamed, in colour, and mine is grey"),
+        ((28, 28, 1), "is streamed in color, and mine is grayscale"),
         ((20, 28, 3), "must be square, got 20x28"),
     ):
         networks = StoredNetworks([], build_strategy("standard"), shape, normalise, "fp32")
@@ -800,15 +800,15 @@ def test_a_suite_trains_a_streamed_set(lab, capsys):
     [
         (
             ["--crop", "4"],
-            "crop pads images in memory, and pets-.* is streamed: its random crop is scale",
+            "crop is only for images in memory, and pets-.* is streamed: use scale",
         ),
         (["--img-size", "2000"], "Invalid value for '--img-size'"),
-        (["--fit", "stretch"], "fit is one of crop, pad, squash, got 'stretch'"),
+        (["--fit", "stretch"], "fit must be one of crop, pad, squash, got 'stretch'"),
         (
             ["--fit", "pad", "--crop-pct", "0.9"],
-            "crop_pct has an effect with fit crop only, got 0.9 with pad",
+            "crop_pct has no effect with fit pad, got 0.9",
         ),
-        (["--scale", "1.5"], r"scale is a share in \(0, 1\], got 1.5"),
+        (["--scale", "1.5"], r"scale must be in \(0, 1\], got 1.5"),
         (["--crop-pct", "0"], "crop_pct must be above 0 on pets-"),
     ],
 )
@@ -905,7 +905,7 @@ def test_open_set_noise_on_what_is_streamed_is_refused(lab, capsys):
         )
         == 2
     )
-    assert "is streamed, and its images cannot be replaced" in capsys.readouterr().err
+    assert "is streamed, so its images cannot be replaced" in capsys.readouterr().err
 
 
 def test_noise_that_looks_at_images_looks_at_streamed_ones(lab, capsys):
@@ -938,6 +938,6 @@ def test_a_strategy_that_would_keep_too_large_a_table_is_refused(tmp_path, monke
     words = ["-C", str(tmp_path), "train", "digits", "--sym", "0.4", "--dry-run"]
     for keeps in (["--strategy", "elr"], ["--loss", "el(eps=estimated)"]):
         assert main([*words, *keeps]) == 2
-        assert "1,297 x 10 of them, 0.0 GB: take a --subset" in capsys.readouterr().err
+        assert "1,297 examples x 10 classes, 0.0 GB: use a --subset" in capsys.readouterr().err
         assert main([*words, *keeps, "--subset", "1000"]) == 0
     assert main([*words, "--strategy", "standard"]) == 0

@@ -150,7 +150,7 @@ def test_what_is_said_beside_a_suite_changes_its_recipe(
     }
     assert len(set(keys.values())) == 3
     refused = {
-        ("--lr", "0.1"): "--lr 0.1: the suite sets its lr run by run", ("--epochs", "0"): ("epochs must "
+        ("--lr", "0.1"): "--lr 0.1: the suite sets lr in its matrix or an override", ("--epochs", "0"): ("epochs must "
                                                                                           "be at least 1"),
         ("--recipe", "appl"): "unknown recipe 'appl'", ("--weight-decay", "-1"): ("weight_decay "
                                                                                  "must be at least 0"),
@@ -166,7 +166,7 @@ MISTAKES = [
         "epochs: 1, epohcs: 2",
         "4:44: defaults.epohcs: unknown key: did you mean 'epochs'?",
     ),
-    ("epochs: 1", "epochs: 1, epochs: 2", "4:44: the key 'epochs' stands twice"),
+    ("epochs: 1", "epochs: 1, epochs: 2", "4:44: duplicate key 'epochs'"),
     ("epochs: 1", "lr: 1e-3", "4:37: YAML reads 1e-3 as text: write 1.0e-3"),
     ("epochs: 1", "epochs: two", "defaults.epochs: Input should be a valid integer"),
     ("epochs: 1", "epochs: 1.5", "defaults.epochs: Input should be a valid integer"),
@@ -176,15 +176,15 @@ MISTAKES = [
     ("epochs: 1", "precision: fp16", "precision must be one of auto, fp32, bf16"),
     ("dataset: digits", "dataset: digit", "unknown dataset 'digit': did you mean 'digits'"),
     ("[ce, el]", "[ce, ell]", "7:20: unknown method 'ell': did you mean 'el'"),
-    ("[ce, el]", "[]", "7:7: the axis method is empty"),
+    ("[ce, el]", "[]", "7:7: axis method is empty"),
     ("method: [ce, el]", "methd: [ce, el]", "unknown axis 'methd'"),
     ("symmetric(rate=0.4)]", "symmetric(rate=4)]", "rate must be a number in [0, 1)"),
     ("method: el}]\n    override", "method: gce}]\n    override", "8:15: exclude matches no run"),
     ("match: {method: el}", "match: {method: gce}", "override matches no run"),
     ("seeds: [0, 1]", "seeds: []", "defaults.seeds: List should have at least 1 item"),
-    ("seeds: [0, 1]", "seeds: [-1]", "4:44: a seed is a whole number from 0"),
+    ("seeds: [0, 1]", "seeds: [-1]", "4:44: a seed must be a whole number from 0"),
     ("epochs: 1", "epochs: 0", "epochs must be at least 1 and below 2147483648, got 0"),
-    ("dataset: digits", "dataset: digits, loss: ce", "a method is a loss and a strategy already"),
+    ("dataset: digits", "dataset: digits, loss: ce", "a method includes a loss and a strategy"),
     ("symmetric(rate=0.4)]", "'asymmetric(rate=0.4, map=block5-next)']", "cannot read"),
     (
         "symmetric(rate=0.4)]",
@@ -195,12 +195,12 @@ MISTAKES = [
     (
         "epochs: 1",
         "recipe: 2024-99-99",
-        "cannot read '2024-99-99' as timestamp: write it in quotes",
+        "cannot read '2024-99-99' as timestamp: put it in quotes",
     ),
-    ("version: 1", "version: 2", "starts with `version: 1`"),
+    ("version: 1", "version: 2", "needs `version: 1`"),
     ("version: 1", "version: 1\nsuits: {}", "2:1: unknown key 'suits'"),
     ("suites:", "suites: &a", None),
-    ("    exclude", "  exclude", "9:5: not YAML"),
+    ("    exclude", "  exclude", "9:5: not valid YAML"),
     (
         "    exclude",
         "    report: {published: equal-los}\n    exclude",
@@ -264,7 +264,7 @@ def test_a_suite_of_the_workspace_goes_before_a_packaged_one(tmp_path: Path) -> 
 def test_a_file_may_be_named_with_its_suite(tmp_path: Path) -> None:
     path = write(tmp_path, GOOD + GOOD.partition("suites:\n")[2].replace("tiny", "other"))
     assert find_suite(f"{path}:other", tmp_path)[0] == "other"
-    with pytest.raises(ConfigError, match="holds 2 suites: write"):
+    with pytest.raises(ConfigError, match="contains 2 suites: give one"):
         find_suite(str(path), tmp_path)
     with pytest.raises(UnknownName, match="did you mean 'quick'"):
         find_suite("quik", tmp_path)
@@ -331,7 +331,7 @@ def test_shards_split_the_runs_without_rest(finished: Workspace) -> None:
     assert sorted(item.run.key for part in parts for item in part) == sorted(
         item.run.key for item in items
     )
-    with pytest.raises(ConfigError, match="--shard is i/n"):
+    with pytest.raises(ConfigError, match="--shard must be i/n"):
         select(items, None, "5/4")
 
 

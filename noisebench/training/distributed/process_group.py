@@ -1,5 +1,5 @@
-"""The processes of one run, as torchrun started them: what each adds to a step, and how all end
-where one of them fails.
+"""The processes of one run, started by torchrun: communication in a step, and how all processes end
+if one of them fails.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ from .processes import LEAST, RankInfo, SingleProcess, cut
 T = TypeVar("T")
 
 _FAILED, _LEFT = "failed", "left"  # keys of the store
-_POLL = 0.5  # seconds between two looks at the store for a failure
-# seconds for the first process to end first; after a failure it may wait for this one, which then
-# has to end
+_POLL = 0.5  # seconds between two checks of the store for a failure
+# seconds to wait for the first process to end; after a failure it may wait for this one in turn
 _PATIENCE = 3.0
-_LONG = 20.0  # the same where nothing failed: torchrun kills 30 s after it sends SIGTERM
+_LONG = 20.0  # the same without a failure: torchrun kills 30 s after it sends SIGTERM
 _GRACE = 10.0  # seconds for a process to end by itself after another one has failed
 _LOST = (
-    "another process of this run is gone (killed, out of memory?); the same command resumes "
-    "the last checkpoint"
+    "another process of this run was lost (killed, out of memory?); the same command resumes "
+    "from the last checkpoint"
 )
 
 
 @contextmanager
 def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
-    """Inside `with`, the processes are one group. What fails in one of them ends all, within
+    """A context in which the processes are one group. An error in one of them ends all within
     seconds, with the same exit code.
 
-    Raises ConfigError for a device that is not there for each of them.
+    Raises ConfigError if there is no device for each process.
     """
     store, _, _ = next(rendezvous("env://"))
     failures = FailurePropagation(store, info.rank)
@@ -72,13 +71,13 @@ def open_process_group(info: RankInfo, device: str) -> Iterator[ProcessGroup]:
 
 
 def device_of(name: str, info: RankInfo) -> torch.device:
-    """The device of this process: where there are GPUs one of its own. Raises ConfigError."""
+    """The device of this process; with GPUs, one per process. Raises ConfigError."""
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if name not in ("auto", "cuda"):
         raise ConfigError(
-            "of several processes each takes a GPU of its own, or all the "
-            f"processor: --device cuda or cpu, got {name!r}"
+            "with several processes, each uses its own GPU, or all use the CPU: give "
+            f"--device cuda or cpu, got {name!r}"
         )
     count = torch.cuda.device_count()
     if info.local_size > count:
@@ -91,8 +90,8 @@ def device_of(name: str, info: RankInfo) -> torch.device:
 
 
 class ProcessGroup(SingleProcess):
-    """The processes of one run, of which this is one. What is gathered or agreed upon is the same
-    in all of them, bit for bit.
+    """The processes of one run, seen from one of them. Gathered and reduced values are equal in all
+    processes, bit for bit.
     """
 
     def __init__(
@@ -102,7 +101,7 @@ class ProcessGroup(SingleProcess):
         self._device, self._failures = device, failures
 
     def shared(self, n: int) -> bool:
-        """Whether there are enough rows for all."""
+        """Whether there are enough rows to share."""
         return n >= LEAST * self.size
 
     def local_slice(self, n: int) -> slice:
@@ -123,16 +122,16 @@ class ProcessGroup(SingleProcess):
         return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
 
     def gather_with_grad(self, logits: list[list[Tensor]], n: int) -> list[list[Tensor]]:
-        """All n rows of each network's and view's logits, with a gradient: the mean over the
-        processes of what each hands back is that of all rows.
+        """All n rows of each network's and view's logits, with gradients: the mean over processes
+        of the local gradients equals the gradient of all rows.
         """
         flat = [view for views in logits for view in views]
         gathered = iter(_Gather.apply(self, n, *flat))
         return [[next(gathered) for _ in views] for views in logits]
 
     def local_gradient(self, gradient: Tensor) -> Tensor:
-        """Times the number of processes, over which the mean is taken. Of rows that all computed
-        those of the first count.
+        """The local gradient times the number of processes, since the mean is taken. If all
+        processes computed all rows, only the first process contributes.
         """
         if self.shared(len(gradient)):
             return self.size * gradient[self.local_slice(len(gradient))]
@@ -144,9 +143,9 @@ class ProcessGroup(SingleProcess):
         by_type: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in tensors:
             by_type.setdefault((tensor.dtype, tensor.device), []).append(tensor.detach())
-        for group in by_type.values():  # as one message
+        for group in by_type.values():  # one message per type and device
             flat = torch.cat([tensor.flatten() for tensor in group])
-            dist.broadcast(flat.view(torch.uint8), 0)  # of any type: gloo knows few
+            dist.broadcast(flat.view(torch.uint8), 0)  # as bytes: gloo supports few types
             parts = flat.split([tensor.numel() for tensor in group])
             for tensor, part in zip(group, parts, strict=True):
                 tensor.copy_(part.view(tensor.shape))
@@ -178,10 +177,10 @@ class ProcessGroup(SingleProcess):
         return answers[0] if answers else act()
 
     def wrapped(self, network: nn.Module, images: Tensor) -> DistributedDataParallel:
-        """The network to train with, whose gradients are the means over all processes. images: some
-        to try it on.
+        """The network for training, with gradients averaged over all processes. images: some images
+        for a trial pass.
         """
-        # A pass may leave parameters out, which the other processes would wait for.
+        # processes would wait for the gradients of unused parameters
         trial = deepcopy(network).eval()
         trained = [parameter for parameter in trial.parameters() if parameter.requires_grad]
         grads = torch.autograd.grad(trial(images).sum(), trained, allow_unused=True)
@@ -190,8 +189,7 @@ class ProcessGroup(SingleProcess):
             device_ids=[self._device.index] if self._device.type == "cuda" else None,
             find_unused_parameters=any(grad is None for grad in grads),
         )
-        # they are broadcast where they are needed: between the passes of a step they must not
-        # change
+        # buffers are broadcast explicitly: they must not change between the passes of a step
         wrapper.broadcast_buffers = False
         return wrapper
 
@@ -206,8 +204,8 @@ class ProcessGroup(SingleProcess):
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes. One function for all networks and views, so that each of them has a
-    gradient, if a zero one.
+    """Gathers rows of all processes. One function for all networks and views, so that each of them
+    has a gradient, possibly zero.
     """
 
     @staticmethod
@@ -221,7 +219,7 @@ class _Gather(torch.autograd.Function):
 
 
 class RemoteFailure(RunFailed):
-    """A failure of the run in another process; `kind` and `trace` are those of its error."""
+    """A failure of the run in another process. kind, trace: type and traceback of its error."""
 
     def __init__(self, message: str, kind: str, trace: str) -> None:
         super().__init__(message)
@@ -229,17 +227,17 @@ class RemoteFailure(RunFailed):
 
 
 class FailurePropagation:
-    """The failure of one process, sent to the others through torchrun's store: a broken connection
-    alone does not say why. Until `leave`, a process that waits in vain for one that has failed is
-    ended after some seconds of grace.
+    """Sends the failure of one process to the others through torchrun's store, since a broken
+    connection does not show the cause. Until `leave`, a process that waits for a failed one is
+    ended after some seconds.
 
-    torchrun ends all processes as soon as one of them fails: SIGTERM is ignored once this one is
-    ending by itself.
+    torchrun ends all processes as soon as one fails: SIGTERM is ignored once this process is ending
+    by itself.
     """
 
     def __init__(self, store: Store, rank: int) -> None:
         self._store, self._rank = PrefixStore("alarm", store), rank
-        # a connection of its own: the other one may be waiting
+        # a second connection, since the first may be blocked
         self._watched = PrefixStore("alarm", store.clone())
         self._closed, self._leaving, self._patience = threading.Event(), False, _LONG
         self.in_emergency: Callable[[Exception], object] = lambda error: None
@@ -247,11 +245,11 @@ class FailurePropagation:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def root_cause(self, error: BaseException) -> BaseException:
-        """This process's own error, which is sent to the others, or that of another process, if it
-        is why this one failed.
+        """This process's own error, which is sent to the others, or the error of another process if
+        it caused this one.
         """
         self._leaving = True
-        self._closed.set()  # it ends by itself
+        self._closed.set()  # this process ends by itself
         self._patience = _LONG if isinstance(error, Interrupted) else _PATIENCE
         if isinstance(error, RemoteFailure | ProcessLost):
             return error
@@ -274,8 +272,8 @@ class FailurePropagation:
         return cause
 
     def leave(self) -> None:
-        """The first process has files to write and a lock to release; the others wait for it, if
-        not for long.
+        """Wait, for a limited time, until the first process has written its files and released its
+        lock.
         """
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         with suppress(RuntimeError):  # the store may be gone
@@ -296,13 +294,13 @@ class FailurePropagation:
                     if self._closed.wait(_GRACE):
                         return
                     error = _error_from(self._watched.get(_FAILED))
-                    with suppress(Exception):  # whatever it was: this process ends
+                    with suppress(Exception):  # the process ends in any case
                         self.in_emergency(error)
                     os._exit(error.exit_code)
 
 
 def _error_from(text: bytes) -> NoisebenchError:
-    """The error that another process sent."""
+    """The error sent by another process."""
     report = json.loads(text)
     kind, message, code = report["kind"], report["message"], report["code"]
     if kind == ProcessLost.__name__:
@@ -321,7 +319,7 @@ def _error_of(message: str, exit_code: int) -> NoisebenchError:
 
 
 def _is_of_connection(error: BaseException | None) -> bool:
-    """Whether it says only that another process cannot be reached."""
+    """Whether the error only means that another process cannot be reached."""
     if error is None or isinstance(error, NoisebenchError):
         return False
     backend = isinstance(error, RuntimeError) and re.search("gloo|nccl", str(error).lower())

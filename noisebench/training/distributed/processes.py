@@ -1,5 +1,5 @@
-"""The processes of one run: which of them this is, what they do together, and how the rows of a
-step are spread over them. Imports no torch.
+"""The processes of one run: their ranks, their collective operations, and how the rows of a step
+are distributed over them. Does not import torch.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-LEAST = 2  # rows of a process: of one alone batch norm knows no variance
+LEAST = 2  # rows per process: batch norm has no variance with one
 
 
 @dataclass(frozen=True)
 class RankInfo:
-    """Which of how many processes this is, in all and on this machine."""
+    """The rank of this process and the number of processes, in total and on this machine."""
 
     rank: int = 0
     size: int = 1
@@ -32,12 +32,12 @@ class RankInfo:
 
     @property
     def first(self) -> bool:
-        """Whether it is the one that writes files and prints."""
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
 
 def rank_info() -> RankInfo:
-    """By torchrun's environment variables; without them the only process."""
+    """From torchrun's environment variables; without them, a single process."""
     values = [os.environ.get(name, "") for name in _VARIABLES]
     numbers = values[:4]
     if not all(values) or not all(number.isdecimal() for number in numbers):
@@ -46,33 +46,33 @@ def rank_info() -> RankInfo:
 
 
 def cut(n: int, count: int) -> list[slice]:
-    """n rows in so many parts, one after the other, whose sizes differ by at most one."""
+    """Splits n rows into `count` consecutive parts whose sizes differ by at most one."""
     ends = [n * number // count for number in range(count + 1)]
     return [slice(*pair) for pair in pairwise(ends)]
 
 
 @dataclass
 class SingleProcess:
-    """The processes of a run where there is one; ProcessGroup where there are several, all of which
-    call the same methods in the same order.
+    """The operations of a run in a single process. With several processes, a ProcessGroup has the
+    same methods, which all processes must call in the same order.
     """
 
     rank: int = 0
     size: int = 1
-    device: str | None = None  # of this process, where that is decided
+    device: str | None = None  # of this process, if fixed
 
     def local_slice(self, n: int) -> slice:
-        """Which of n rows this process computes. Fewer than two for each are computed by all, and
-        those of the first count.
+        """The rows, of n, that this process computes. With fewer than two rows per process, all
+        processes compute all rows, and the first one's results are used.
         """
         return slice(0, n)
 
     def gather(self, rows: Tensor, n: int) -> Tensor:
-        """All n rows, of which each process brings its share. No gradient."""
+        """All n rows, gathered from the shares of all processes. No gradient."""
         return rows
 
     def local_gradient(self, gradient: Tensor) -> Tensor:
-        """Of a gradient by all rows what this process hands back for its share."""
+        """The gradient to backpropagate in this process, from the gradient by all rows."""
         return gradient
 
     def any(self, flag: bool) -> bool:
@@ -80,34 +80,32 @@ class SingleProcess:
         return flag
 
     def on_rank_zero(self, act: Callable[[], T]) -> T:
-        """What the first process gets from `act`, which the others do not call; its NoisebenchError
-        is raised in all.
+        """The result of `act`, called only in the first process; its NoisebenchError is raised in
+        all processes.
         """
         return act()
 
     def rank_zero_first(self, act: Callable[[], T]) -> T:
-        """`act` in every process: in the first one, then in the others, which find the files it
-        wrote.
-        """
+        """Call `act` in the first process, then in the others, which can use the files it wrote."""
         return act()
 
     def root_cause(self, error: Exception) -> Exception:
-        """Where another process has failed, its error in place of that of the broken connection."""
+        """The error, or if it is a broken connection, the error of the process that failed."""
         return error
 
     def in_emergency(self, act: Callable[[Exception], object]) -> None:
-        """What the first process still does if another one has failed and it cannot be reached
+        """Set what the first process does if another process has failed and it is blocked
         itself.
         """
 
 
 @dataclass(frozen=True)
 class ParallelConfig:
-    """How the work of a step is spread, which no run's key knows: over processes, and over parts
-    one after the other to save memory.
+    """How a step is distributed over processes, and over consecutive parts to save memory; not part
+    of a run's key.
 
-    sync_bn: batch norm's statistics are those of all processes, not each one's own. least: rows of
-    a part in one process.
+    sync_bn: compute batch norm's statistics over all processes; least: minimum rows of a part in
+    one process.
     """
 
     ranks: SingleProcess = field(default_factory=SingleProcess)
@@ -117,16 +115,16 @@ class ParallelConfig:
 
     @property
     def alone(self) -> bool:
-        """Whether a step is one pass in one process."""
+        """Whether a step is a single pass in a single process."""
         return self.ranks.size == self.accumulate == 1
 
     def parts(self, n: int) -> list[slice]:
-        """n rows in parts; the rest of an epoch in fewer, where a part would get too few rows."""
+        """Splits n rows into parts; fewer parts for the last batch if it is too small."""
         least = LEAST * self.ranks.size if self.ranks.size > 1 else self.least
         return cut(n, max(1, min(self.accumulate, n // least)))
 
     def facts(self) -> dict[str, Any]:
-        """For a record, what is not as in one process."""
+        """The settings for a record that differ from those of a single process."""
         facts = {
             "processes": self.ranks.size,
             "accumulate": self.accumulate,
@@ -136,13 +134,13 @@ class ParallelConfig:
 
 
 def check_spread(batch: int, spread: ParallelConfig) -> None:
-    """Raises ConfigError where so many processes and parts cannot share a batch, or a setting would
-    have no effect.
+    """Raises ConfigError if the batch is too small for the processes and parts, or if a setting has
+    no effect.
     """
     size = spread.ranks.size
     if spread.sync_bn and size == 1:
         raise ConfigError(
-            "--sync-bn has an effect with several processes only: torchrun "
+            "--sync-bn has no effect in a single process: use torchrun "
             "--nproc-per-node=2 -m noisebench train ..."
         )
     if size > 1 and batch < LEAST * size:
@@ -150,7 +148,7 @@ def check_spread(batch: int, spread: ParallelConfig) -> None:
         hint = (
             f"at most {most} processes, or a larger --batch-size"
             if most > 1
-            else "take a larger --batch-size"
+            else "use a larger --batch-size"
         )
         raise ConfigError(
             f"{size} processes cannot share batches of {batch}, each needs {LEAST} examples: {hint}"
@@ -159,12 +157,12 @@ def check_spread(batch: int, spread: ParallelConfig) -> None:
 
 
 def check_parts(batch: int, spread: ParallelConfig, least: int) -> None:
-    """Raises ConfigError for more parts of a batch than have `least` examples in every process."""
+    """Raises ConfigError if parts of a batch have fewer than `least` examples in every process."""
     size, most = spread.ranks.size, batch // (least * spread.ranks.size)
     if spread.accumulate > max(most, 1):
         whose = f" in each of {size} processes" if size > 1 else ""
-        few = f"fewer than {least} examples{whose}" if least > 1 else "no example"
+        few = f"fewer than {least} examples{whose}" if least > 1 else "no examples"
         hint = f"at most {most}" if most > 1 else "leave it out"
         raise ConfigError(
-            f"--accumulate {spread.accumulate} leaves parts of a batch of {batch} {few}: {hint}"
+            f"--accumulate {spread.accumulate}: parts of a batch of {batch} have {few}: {hint}"
         )

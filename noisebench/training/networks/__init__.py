@@ -1,6 +1,4 @@
-"""From a backbone's name to a network: `factory(num_classes, shape)` with shape (height, width,
-channels).
-"""
+"""Creates networks by the name of their backbone."""
 
 from __future__ import annotations
 
@@ -16,13 +14,12 @@ from . import backbones
 def make_network(
     name: str, num_classes: int, shape: tuple[int, int, int], seed: int, *, enlarged: bool = False
 ) -> nn.Module:
-    """A freshly initialised network (N, C, H, W) -> logits (N, K); torch's global randomness is
-    left as it was.
+    """A randomly initialized network (N, C, H, W) -> logits (N, K); torch's global random state is
+    not changed. shape: (height, width, channels).
 
-    enlarged: one of timm's as it is, for which small images are enlarged; else its stem is opened
-    for them.
+    enlarged: for networks of timm, enlarge small images instead of reducing the stride of the stem.
 
-    Raises UnknownName, or DataError where the network cannot take images of this shape.
+    Raises UnknownName, or DataError if the network does not support images of this shape.
     """
     name = canonical_backbone(name)
     with torch.random.fork_rng(devices=[]):
@@ -36,12 +33,12 @@ def make_network(
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:
-    """As networks are trained: their weights in the order in which images lie in memory."""
+    """The network on the device, in channels-last memory format as the images."""
     return network.to(device).to(memory_format=torch.channels_last)
 
 
 def classifier(network: nn.Module) -> nn.Module:
-    """The layer whose input are the features: the head of ours, timm's own classifier."""
+    """The layer whose input are the features: timm's classifier, or the head of our networks."""
     find: Any = getattr(network, "get_classifier", None)
     head = find() if find else network.head
     assert isinstance(head, nn.Module)

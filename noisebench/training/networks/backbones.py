@@ -1,6 +1,6 @@
-"""The backbones of `list backbones`, each a function of (num_classes, shape) with the shape
-(height, width, channels). The residual networks are for 32x32; the field uses three that differ:
-do not put them under one name.
+"""The backbones of `list backbones`, each a function of (num_classes, shape) with shape (height,
+width, channels). The residual networks are for 32x32 images; the literature uses three variants,
+which have different names here.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def cnn(
     """Stages of 3x3 convolutions (with bias, batch norm, ReLU), each ended by 2x2 max pooling;
     dense; dense K.
 
-    Initialised as He et al. 2015 for convolutions, as Keras' he_normal and the 2019 baselines;
+    Initialization: He et al. 2015 for convolutions, as Keras' he_normal and the 2019 baselines;
     Glorot & Bengio 2010 for dense layers.
     """
     height, width, channels = shape
@@ -52,13 +52,13 @@ def cnn(
             conv = nn.Conv2d(channels, out, 3, padding=1)
             layers += [conv, nn.BatchNorm2d(out), nn.ReLU(inplace=True)]
             channels = out
-        # Before the last ReLU in place of after it: the same function and gradient, with a
-        # quarter of the ReLU to compute.
+        # Before the last ReLU instead of after it: the same function and gradient, but the ReLU
+        # has a quarter of the inputs.
         layers.insert(-1, nn.MaxPool2d(2))
         height, width = height // 2, width // 2
     if not height * width:
         raise DataError(
-            f"images of {shape[0]}x{shape[1]} are too small for this network: take --model mlp"
+            f"images of {shape[0]}x{shape[1]} are too small for this network: use --model mlp"
         )
     layers += [nn.Flatten(), nn.Linear(channels * height * width, dense)]
     body = nn.Sequential(*layers, nn.BatchNorm1d(dense), nn.ReLU(inplace=True))
@@ -117,8 +117,8 @@ def post_block(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 
 def keras_block(inputs: int, outputs: int, stride: int) -> nn.Module:
-    """The baselines' pre-activation block: biases everywhere, projection of the input that is not
-    activated.
+    """The baselines' pre-activation block: biases everywhere, projection of the input before its
+    activation.
     """
     first = [*_norm_relu(inputs), _conv3(inputs, outputs, stride, bias=True)]
     body = nn.Sequential(*first, *_norm_relu(outputs), _conv3(outputs, outputs, bias=True))
@@ -149,7 +149,7 @@ class PreBlock(nn.Module):
 
 
 def _stages(block: Block, widths: tuple[int, ...], depths: tuple[int, ...]) -> list[Any]:
-    """The blocks of several stages, each but the first of which halves the image."""
+    """The blocks of several stages; each except the first halves the image size."""
     blocks, inputs = [], widths[0]
     for stage, (outputs, depth) in enumerate(zip(widths, depths, strict=True)):
         for number in range(depth):

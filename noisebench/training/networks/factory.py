@@ -1,5 +1,5 @@
-"""The network that a training begins with: random, or with the weights of another one fitted to it,
-the classifier where the number of classes is equal, the first layer by channels.
+"""Creates initial networks: random, or from initial weights. The first layer is adapted to the
+number of channels; the classifier is used if the number of classes is equal.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ...experiments.backbones import TIMM, InitialWeights, is_ours, plain_names,
 from . import make_network
 
 _NUMBER = "network{}."
-_SIZE = "enlarge."  # of a network that enlarges its images, which it does for small ones alone
+_SIZE = "enlarge."  # prefix of a layer that enlarges small images
 
 
 @dataclass(frozen=True)
 class InitialState:
-    """Initial weights: the state dict of each network, or one for all. ours: written by a run;
-    label: its name in messages.
+    """Initial weights: one state dict per network, or one for all. ours: written by a run; label:
+    name in messages.
     """
 
     states: tuple[dict[str, Tensor], ...]
@@ -31,8 +31,8 @@ class InitialState:
 
 @dataclass(frozen=True)
 class NetworkFactory:
-    """The networks of a training: their name, classes, the images' shape (height, width, channels),
-    and initial weights, or None for random ones.
+    """Creates the networks of a training. model: their name; shape: (height, width, channels) of
+    the images; weights: initial weights, None: random; networks: their number.
     """
 
     model: str
@@ -42,11 +42,11 @@ class NetworkFactory:
     networks: int = 1
 
     def network(self, number: int, seed: int) -> tuple[nn.Module, tuple[str, ...]]:
-        """The network, and what was done so that the weights fit. What they do not hold is random,
-        by the seed.
+        """The network, and sentences on how the weights were adapted. Tensors without initial
+        weights are random, from the seed.
 
-        Raises UnknownName, or DataError where it cannot take such images, or names the first
-        tensors that do not fit.
+        Raises UnknownName, or DataError if the network does not support the images, or if the
+        weights do not fit, with the first tensors.
         """
         if self.weights is None:
             return make_network(self.model, self.num_classes, self.shape, seed), ()
@@ -54,16 +54,16 @@ class NetworkFactory:
         if number >= count > 1:
             raise DataError(
                 f"--init-weights: {self.weights.label} are the weights of {count} "
-                "networks, this run trains more: give those of one"
+                "networks, and this run trains more: give those of one"
             )
         state = self.weights.states[number if count > 1 else 0]
         if not self.model.startswith(TIMM):
             options: tuple[bool, ...] = (False,)
         elif any(name.startswith(_SIZE) for name in state):
             options = (True,)
-        else:  # runs open a stem, others have it as timm
+        else:  # runs change the stem for small images, other weights have timm's
             options = (False, True) if self.weights.ours else (True, False)
-        # networks that begin from the same weights would remain equal with the same classifier
+        # networks with the same initial weights and the same classifier would remain equal
         shared = self.networks > 1 and len(self.weights.states) == 1
         for enlarged in options:
             network = make_network(
@@ -77,9 +77,9 @@ class NetworkFactory:
                 network.load_state_dict(fit.state, strict=False)
                 changes = list(fit.changes)
                 if len(self.weights.states) > self.networks:
-                    changes.append(f"of its {len(self.weights.states)} networks the first is taken")
+                    changes.append(f"the first of its {len(self.weights.states)} networks is used")
                 if hasattr(network, "enlarge"):
-                    changes.append("its stem is timm's own, for which images are enlarged 4 times")
+                    changes.append("its stem is unchanged, and images are enlarged 4 times for it")
                 return network, tuple(changes)
             mismatch = mismatch or fit.mismatch
         raise DataError(
@@ -87,7 +87,7 @@ class NetworkFactory:
         )
 
     def _translated(self, network: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor] | None:
-        """The weights as timm translates them; None where it cannot."""
+        """The weights as converted by timm; None if it cannot convert them."""
         from .timm_models import timm_translated
 
         heads = (state.get(f"{name}.weight") for name in classifier_names(network))
@@ -99,12 +99,12 @@ class NetworkFactory:
             return timm_translated(
                 self.model.removeprefix(TIMM), classes, self.shape, dict(state)
             ).state_dict()
-        except Exception:  # whatever timm raises: these are no weights of this network
+        except Exception:  # any error of timm: these are not weights of this network
             return None
 
 
 def weights_of(initial: InitialWeights | None) -> InitialState | None:
-    """The initial weights of a run. Raises DataError where they are missing or have changed."""
+    """The initial weights of a run. Raises DataError if they are missing or have changed."""
     if initial is None:
         return None
     tensors = load(read_initial(initial))
@@ -124,13 +124,13 @@ def weights_of(initial: InitialWeights | None) -> InitialState | None:
     return InitialState(states, is_ours(tensors), initial.label)
 
 
-_NAMED = 2  # tensors of a kind that an error names
+_NAMED = 2  # tensors of a kind that an error lists
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """`state`: tensors that a network can take; `changes`: what was left out or changed, in
-    sentences; `mismatch`: what does not fit, naming the first tensors; empty where all do.
+    """The result of fitting weights to a network. state: the tensors to load; changes: sentences on
+    omitted or changed tensors; mismatch: the first tensors that do not fit, empty if all do.
     """
 
     state: dict[str, Tensor]
@@ -141,9 +141,8 @@ class FitResult:
 def fit_state_dict(
     network: nn.Module, state: dict[str, Tensor], *, reinit_heads: bool = False
 ) -> FitResult:
-    """The part of a state dict that a network begins from; a classifier that the state lacks stays
-    as it is in the network. reinit_heads: other networks begin from the same state, and their
-    classifiers tell them apart.
+    """Fit a state dict to a network; a missing classifier keeps the network's random weights.
+    reinit_heads: never load the classifier, since several networks have the same initial weights.
     """
     target, changes = network.state_dict(), []
     state = {name: tensor for name, tensor in state.items() if not name.startswith(_SIZE)}
@@ -151,15 +150,15 @@ def fit_state_dict(
     heads = tuple(f"{name}." for name in classifier_names(network))
     reason = _other_classes(target, state, heads)
     if not reason and reinit_heads:
-        reason = "several networks begin from it, each with its own classifier"
+        reason = "several networks start from it, each with its own classifier"
     if reason:
         state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
-        changes.append(f"{reason}: left as freshly made")
+        changes.append(f"{reason}: random classifier")
     first = first_layer(network)
     if first in state and state[first].dim() == 4:
         (outputs, given, *kernel), channels = state[first].shape, target[first].shape[1]
         if channels != given and target[first].shape == (outputs, channels, *kernel):
-            changes.append(f"its {first} sees {given} channels and is adapted to {channels}")
+            changes.append(f"its {first} has {given} input channels and is adapted to {channels}")
             state[first] = adapted(state[first], channels)
     return FitResult(state, tuple(changes), _mismatch(target, state, heads))
 
@@ -167,8 +166,8 @@ def fit_state_dict(
 def _other_classes(
     target: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[str, ...]
 ) -> str:
-    """In which way the classifier is not that of the network's classes; empty where it is, or where
-    more than its classes differ.
+    """A sentence if the classifier is missing or has another number of classes; empty if it fits or
+    differs in other ways.
     """
     names = [name for name in target if name.startswith(heads)]
     if names and not any(name in state for name in names):
@@ -176,13 +175,13 @@ def _other_classes(
     unlike = [name for name in names if name in state and state[name].shape != target[name].shape]
     if unlike and all(state[name].shape[1:] == target[name].shape[1:] for name in unlike):
         classes, expected = len(state[unlike[0]]), len(target[unlike[0]])
-        return f"its classifier is of {classes} classes, not {expected}"
+        return f"its classifier has {classes} classes, not {expected}"
     return ""
 
 
 def adapted(weight: Tensor, channels: int) -> Tensor:
-    """A first convolution (out, in, height, width) for other channels as timm adapts it: summed for
-    one, else repeated and scaled.
+    """The weight of a first convolution (out, in, height, width) for another number of channels, as
+    in timm: summed for one channel, else repeated and scaled.
     """
     before = weight.shape[1]
     if channels == 1:
@@ -192,7 +191,7 @@ def adapted(weight: Tensor, channels: int) -> Tensor:
 
 
 def _mismatch(target: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[str, ...]) -> str:
-    # where a part of a classifier is there, all of it must be
+    # a classifier must be complete or absent
     has_head = any(name.startswith(heads) for name in state)
     needed = [name for name in target if has_head or not name.startswith(heads)]
     kinds = {
@@ -213,14 +212,14 @@ def _mismatch(target: dict[str, Tensor], state: dict[str, Tensor], heads: tuple[
 
 
 def classifier_names(network: nn.Module) -> tuple[str, ...]:
-    """The paths of the layers that tell classes: of timm's as timm says, of ours the head."""
+    """The paths of the classification layers: as configured by timm, or `head` of our networks."""
     config: Any = getattr(network, "pretrained_cfg", None) or {}
     names = config.get("classifier") or "head"
     return (names,) if isinstance(names, str) else tuple(names)
 
 
 def first_layer(network: nn.Module) -> str:
-    """The name of the weight that looks at the images' channels; empty without a convolution."""
+    """The name of the first convolution's weight; empty without a convolution."""
     config: Any = getattr(network, "pretrained_cfg", None) or {}
     if names := config.get("first_conv"):
         return f"{names if isinstance(names, str) else names[0]}.weight"

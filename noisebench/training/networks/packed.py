@@ -1,9 +1,9 @@
-"""Networks of one shape as one: every layer computes for all of them at once, each with its own
-weights.
+"""Networks of one shape as one network: every layer computes for all of them at once, each with its
+own weights.
 
-Images go through as (B, R * C, H, W), R networks side by side in the channels; rows as (R, B,
-D). The weights of the single networks become views of the packed ones, so that each still is a
-network of its own: to save, to load, to predict with.
+Images have the shape (B, R * C, H, W), with R networks side by side in the channels; rows (R, B,
+D). The weights of the single networks become views of the packed ones, so that each network can
+still be saved, loaded and used for predictions.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from torch.nn import functional
 
 
 def pack_networks(networks: Sequence[nn.Module]) -> nn.Module:
-    """A module (B, R * C, H, W) -> logits (R, B, K), whose parameters the networks from now on are
-    views of.
+    """A module (B, R * C, H, W) -> logits (R, B, K). The parameters of the networks become views of
+    its parameters.
 
-    Raises TypeError for a network with a layer that cannot be packed.
+    Raises TypeError if a layer cannot be packed.
     """
     packed = deepcopy(networks[0])
     for path, layer in networks[0].named_modules():
@@ -36,7 +36,7 @@ def pack_networks(networks: Sequence[nn.Module]) -> nn.Module:
 
 
 def _stacked(layers: list[Any], name: str) -> Tensor:
-    """One tensor (R, ...) of all layers' own, which become views of it."""
+    """The stacked tensor (R, ...) of all layers, whose tensors become views of it."""
     together = torch.stack([getattr(layer, name).detach() for layer in layers])
     for number, layer in enumerate(layers):
         getattr(layer, name).data = together[number]
@@ -70,8 +70,8 @@ class PackedLinear(nn.Module):
 
 
 class _Affine(torch.autograd.Function):
-    """x W' + b for stacks of each, in x's dtype. The gradient of W comes as W lies in memory, which
-    torch's own does not.
+    """x W' + b for stacks of each, in x's dtype. Unlike torch's, the gradient of W has the memory
+    layout of W.
     """
 
     @staticmethod
@@ -89,7 +89,7 @@ class _Affine(torch.autograd.Function):
 
 
 class PackedConv2d(nn.Module):
-    """(B, R * C, H, W) -> (B, R * out, H', W'), as one convolution in groups."""
+    """(B, R * C, H, W) -> (B, R * out, H', W'), as one grouped convolution."""
 
     def __init__(self, layers: list[nn.Conv2d]) -> None:
         super().__init__()
@@ -108,9 +108,7 @@ class PackedConv2d(nn.Module):
 
 
 class PackedBatchNorm(nn.Module):
-    """Batch norm whose statistics are each network's own: over (B, R * C, H, W), or over (R, B,
-    D).
-    """
+    """Batch norm with separate statistics for each network, on (B, R * C, H, W) or (R, B, D)."""
 
     running_mean: Tensor
     running_var: Tensor

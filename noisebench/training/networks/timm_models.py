@@ -1,5 +1,5 @@
-"""Any of timm's models on any image: channels and classes set, and on small images a stem that
-shrinks 4 times less, or images that are enlarged 4 times, for weights of timm's own stem.
+"""timm's models for any image size, number of channels and classes. For small images, the stride of
+the stem is reduced by 4, or, with weights for timm's stem, images are enlarged 4 times.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from torch.nn import functional
 
 from ...errors import DataError, UnknownName
 
-SMALL = 64  # pixels; up to here the stem of an ImageNet model would leave nothing to see
-# how much less the stem shrinks small images: ResNet's 7x7/2 and pool/2 vanish, patches of 16
-# become 4
+SMALL = 64  # pixels: up to this size, the stem of an ImageNet model loses too much detail
+# factor for small images: ResNet's 7x7/2 and pool/2 lose their stride, patches of 16 become 4
 _LESS = 4
 
 
 class Enlarge(nn.Module):
-    """Images 4 times as high and wide. What is kept of a network says so too, since its other
-    tensors may fit either way.
+    """Enlarges images 4 times in height and width. Its buffer marks saved networks that have it,
+    since their other tensors would fit networks without it.
     """
 
     times: Tensor
@@ -39,10 +38,10 @@ class Enlarge(nn.Module):
 def timm_network(
     name: str, num_classes: int, shape: tuple[int, int, int], *, enlarged: bool = False
 ) -> nn.Module:
-    """A timm model without pretrained weights for images of `shape` (height, width, channels);
-    enlarged: as timm has it, with small images enlarged for it.
+    """A timm model with random weights for images of `shape` (height, width, channels). enlarged:
+    keep timm's stem and enlarge small images.
 
-    Raises UnknownName, or DataError where the model cannot take such images.
+    Raises UnknownName, or DataError if the model does not support such images.
     """
     if not timm.is_model(name.partition(".")[0]):
         raise UnknownName("timm model", name, timm.list_models(), "models timm")
@@ -65,7 +64,7 @@ def timm_network(
     except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, KeyError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
-            f"timm:{name} cannot take {height}x{width} images ({reason}): choose another model"
+            f"timm:{name} does not support {height}x{width} images ({reason}): choose another model"
         ) from None
     if logits.shape != (2, num_classes):
         raise DataError(
@@ -76,9 +75,9 @@ def timm_network(
 
 @contextmanager
 def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
-    """In the passes inside, convolutions that see a single pixel lose their stride, which changes
-    nothing there: the gradient that oneDNN computes in bf16 with it reads memory that was never
-    written (torch 2.14, with AVX-512 bf16 or AMX).
+    """A context in which convolutions on a single pixel lose their stride after a pass. The stride
+    has no effect there, but with it oneDNN's bf16 gradient reads uninitialized memory (torch 2.14,
+    with AVX-512 bf16 or AMX).
     """
 
     def watch(layer: nn.Conv2d, inputs: tuple[Tensor]) -> None:
@@ -105,8 +104,8 @@ def _strides_without_effect_taken(network: nn.Module) -> Iterator[None]:
 def timm_translated(
     name: str, num_classes: int, shape: tuple[int, int, int], state: dict[str, Tensor]
 ) -> nn.Module:
-    """timm's own network with weights as timm takes them: in the format of their authors, or with
-    positions of other images. It raises whatever timm raises where they are none of this network's.
+    """timm's network with weights that timm converts: from the format of their authors, or for
+    another image size. Raises any error of timm if the weights are not for this network.
     """
     times = _LESS if max(shape[:2]) <= SMALL else 1
     source = {
@@ -138,7 +137,7 @@ def _create(
     open_stem: bool,
     source: dict[str, Any] | None = None,
 ) -> nn.Module:
-    """The model for an image size, with small patches or an open stem."""
+    """The model for an image size, with smaller patches or a less strided stem for small images."""
     common: dict[str, Any] = {"num_classes": num_classes, "in_chans": channels, **(source or {})}
     side: Any = size[0] if size[0] == size[1] else size
     plain = timm.create_model(name, **common)
@@ -157,8 +156,8 @@ def _create(
 
 
 def _open_stem(network: nn.Module, channels: int) -> None:
-    """Take a factor of up to 4 out of a convolutional stem: the first strided convolution, then a
-    max pool.
+    """Reduce the stride of a convolutional stem by a factor of up to 4: of the first strided
+    convolution, then of a max pool.
     """
     left = _LESS
     for path, layer in list(network.named_modules()):
