@@ -487,8 +487,8 @@ def test_a_teacher_of_other_data_is_refused(lab):
 
 def test_a_teacher_that_cannot_be_written_is_refused(lab, tmp_path, case):
     for runs, file, said in [
-        (("symmetric",), "t.csv", "--predictions writes a .npz"),
-        (("symmetric", "pair"), "t.npz", "--predictions is of one run, got 2"),
+        (("symmetric",), "t.csv", "--predictions must end in .npz"),
+        (("symmetric", "pair"), "t.npz", "--predictions needs one run, got 2"),
     ]:
         with case(runs=runs, file=file, said=said):
             folders = [lab.of(kind).answer["run"] for kind in runs]
@@ -559,7 +559,7 @@ def test_labels_that_are_all_wrong_can_be_evaluated(tmp_path, monkeypatch, capsy
     answer("corrupt", "digits", "--matrix", "T.npy")
     run = json.loads(answer("train", "--epochs", "1", "--json"))["run"]
     assert main(["evaluate", run]) == 0
-    assert "all 1297 that are known" in capsys.readouterr().out
+    assert "all 1,297 known ones incorrect" in capsys.readouterr().out
 
 
 def test_a_workspace_works_from_anywhere(tmp_path, monkeypatch):
