@@ -1,6 +1,6 @@
 """noisebench: a benchmark for learning with noisy labels in image classification.
 
-The names below are imported when they are used, each with no more than it needs.
+Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from .runs.folder import results
     from .strategies import register_strategy
 
-_SOURCES = {  # name -> where it is defined, and its name there
+_SOURCES = {  # name -> module and attribute
     "Manifest": ("labels.manifest", "Manifest"),
     "corrupt": ("api", "corrupt"),
     "loss": ("api", "loss"),

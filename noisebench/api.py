@@ -1,4 +1,4 @@
-"""The same as on the command line, from Python: numpy in, numpy out; a loss as an ordinary
+"""The command line's noise and losses for Python: noisy labels as numpy arrays, losses as
 torch.nn.Module.
 """
 
@@ -33,12 +33,30 @@ def corrupt(
     images: np.ndarray | None = None,
     subset: int | None = None,
 ) -> np.ndarray:
-    """Noisy labels (N,), int64, for true labels (N,) under a noise text.
+    """Return noisy labels (N,), int64, for true labels (N,).
 
-    images (N, H, W) or (N, H, W, 1 or 3), uint8: for instance-dependent noise such as
-    `pdn(rate=0.4)`. subset: the number of examples, the same ones as the command line's `--subset`;
-    the labels of the others are -1. Raises DataError for labels that are no classes, LanguageError
-    for a noise that does not fit, ConfigError for such a subset.
+    The labels are those that `noisebench corrupt` writes for the same noise and seed.
+
+    Args:
+        labels: true labels (N,), integers from 0 to num_classes - 1.
+        noise: a noise text, such as `symmetric(rate=0.4)` (`noisebench list noises`).
+        num_classes: number of classes K.
+        seed: seed for sampling the noise.
+        images: (N, H, W) or (N, H, W, C), uint8, C = 1 or 3; for instance-dependent noise such as
+            `pdn(rate=0.4)`.
+        subset: number of examples to use, the same ones as with `--subset`; the labels of the
+            others are -1.
+
+    Raises:
+        DataError: labels outside 0 to K - 1, or images that are missing or do not match the labels.
+        LanguageError: the noise text is invalid, or the noise does not fit the data.
+        ConfigError: subset is larger than N, or leaves a class without an example.
+
+    Example:
+        >>> labels = np.arange(1000) % 10
+        >>> noisy = nb.corrupt(labels, "symmetric(rate=0.4)", num_classes=10)
+        >>> (noisy != labels).mean()
+        0.4
     """
     clean = as_labels(np.asarray(labels), "labels")
     if clean.max() >= num_classes:
@@ -71,33 +89,45 @@ def corrupt(
         given = scatter(noisy.labels, indices, np.full(len(clean), -1))
     if noisy.source is not None:
         raise LanguageError(
-            "openset changes images, not labels: make a manifest of it with noisebench corrupt"
+            "openset replaces images, which labels cannot express: use noisebench corrupt"
         )
     return given
 
 
 @dataclass(frozen=True)
 class _ArrayInputs(DatasetInputs):
-    """Images from memory; other inputs of a noise from files by path."""
+    """Inputs of a noise: images from memory, the others from files."""
 
     pixels: np.ndarray | None = None
 
     @cached_property
     def train_images(self) -> np.ndarray:
         if self.pixels is None:
-            raise DataError("this noise looks at the images: give images=")
+            raise DataError("this noise depends on the images: give images=")
         return self.pixels
 
 
 def loss(
     text: str, reduction: str = "mean", ignore_index: int = -100, weight: Tensor | None = None
 ) -> LossModule:
-    """A loss of the language as a replacement of nn.CrossEntropyLoss: `loss("el(eps=0.4)")(logits,
-    target)`.
+    """Return a loss as a drop-in replacement for nn.CrossEntropyLoss.
 
-    logits (N, K), or any shape that CrossEntropyLoss takes; target: class indices (N,) or
-    probabilities (N, K). reduction: mean, sum or none; ignore_index and weight (K,) as
-    CrossEntropyLoss has them.
+    The module is called as `loss(logits, target)`, with logits (N, K), or any other input shape of
+    nn.CrossEntropyLoss, and target as class indices (N,) or probabilities (N, K).
+
+    Args:
+        text: a loss text, such as `10*normalized(ce) + 0.1*mae` (`noisebench list losses`).
+        reduction: `mean`, `sum` or `none`.
+        ignore_index: examples with this target have no loss.
+        weight: weights (K,) of the classes, as in nn.CrossEntropyLoss.
+
+    Raises:
+        LanguageError: the text is invalid, or needs a data set, such as T=auto.
+        ConfigError: an unknown reduction.
+
+    Example:
+        >>> criterion = nb.loss("el(eps=0.4)")
+        >>> criterion(logits, target).backward()
     """
     from .losses.modules import LossModule
 

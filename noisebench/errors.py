@@ -1,20 +1,17 @@
-"""All errors for users, drawn as a tree; the exit codes are part of the interface.
+"""The errors that users see, as a tree with exit codes; both are part of the public interface.
 
-NoisebenchError              2   something given cannot be used: the message says what, what is
-allowed, what next
-├── LanguageError            2   a text of the little language cannot be read or has wrong
-parameters
-├── UnknownName              2   no such loss, noise, dataset ...; names what is near
-├── ConfigError              2   a suite file or an option is wrong
-├── DataError                2   images or labels are missing, damaged or not what they should be
-│   ├── ManifestError        2   a manifest is damaged, or belongs to other data
-│   └── RunTaken             2   another process is at this run
-├── RunFailed                3   a run ended in failure: a NaN, out of memory, a dead worker
-├── ProcessLost              3   of several processes of a run one is gone; its last checkpoint
-is there
-├── Regressed                4   a check found results worse than the baseline's
-├── Undecided                5   a check cannot decide: something is missing, or not comparable
-└── Interrupted            130   the user or the system stopped a run; its state is saved
+NoisebenchError              2   an error that the user can correct
+├── LanguageError            2   a loss, strategy or noise text is invalid
+├── UnknownName              2   no such loss, noise, data set ...; suggests a similar name
+├── ConfigError              2   an option or a suite file is invalid
+├── DataError                2   images or labels are missing, damaged or inconsistent
+│   ├── ManifestError        2   a manifest is damaged or belongs to other data
+│   └── RunTaken             2   another process holds the lock of the run
+├── RunFailed                3   a run failed: NaN, out of memory, a dead worker
+├── ProcessLost              3   one of the processes of a run ended; resumes from the checkpoint
+├── Regressed                4   results are worse than the baseline, or not reproduced
+├── Undecided                5   results are missing or cannot be compared
+└── Interrupted            130   the user or the system stopped the run; its state is saved
 """
 
 from __future__ import annotations
@@ -26,15 +23,15 @@ from collections.abc import Iterable
 
 # ##[command] of GitHub, ##vso[ of Azure, ##teamcity[, anywhere in a line
 LOG_COMMAND = re.compile(r"##(?=[\w-]*\[)")
-# categories: controls, marks without width, surrogates, line ends
+# Unicode categories: controls, marks without width, surrogates, line ends
 _ESCAPED = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-_JOINERS = frozenset("\u200c\u200d")  # needed to spell Persian and families of emoji
-_MAX_LINE = 2000  # characters of a line of a message, which may quote a file
+_JOINERS = frozenset("\u200c\u200d")  # needed in Persian text and in emoji sequences
+_MAX_LINE = 2000  # characters per line of a message, which may quote a file
 
 
 def printable(text: str) -> str:
-    """Untrusted text as one line without commands of a terminal or a build log: control characters
-    are escaped (`\\x1b`, `\\n`).
+    """Return untrusted text as one line that a terminal or a build log cannot interpret as
+    commands: control characters are escaped (`\\x1b`, `\\n`).
     """
     escaped = text if text.isprintable() else "".join(map(_escape, text))
     return LOG_COMMAND.sub("# #", escaped)
@@ -42,7 +39,7 @@ def printable(text: str) -> str:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # XML refuses some of these
+    noncharacter = code & 0xFFFE == 0xFFFE or 0xFDD0 <= code <= 0xFDEF  # some are invalid in XML
     hidden = unicodedata.category(character) in _ESCAPED and character not in _JOINERS
     return (
         character.encode("unicode_escape", "surrogatepass").decode("ascii")
@@ -52,8 +49,8 @@ def _escape(character: str) -> str:
 
 
 class NoisebenchError(Exception):
-    """A mistake that the user can correct; `str()` is one line that says how, or one for each
-    mistake. Untrusted text in it is made printable.
+    """An error that the user can correct. `str()` says what is wrong and what to do, in one line
+    per error. Untrusted text in it is escaped.
     """
 
     exit_code = 2
@@ -65,11 +62,11 @@ class NoisebenchError(Exception):
 
 
 class LanguageError(NoisebenchError):
-    """A text of the little language cannot be read."""
+    """The text of a loss, strategy or noise is invalid."""
 
 
 class UnknownName(NoisebenchError):
-    """A name that is in no registry."""
+    """A name is in no registry."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], listing: str) -> None:
         near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
@@ -78,11 +75,11 @@ class UnknownName(NoisebenchError):
 
 
 class ConfigError(NoisebenchError):
-    """A suite file or an option is wrong."""
+    """An option or a suite file is invalid."""
 
 
 class DataError(NoisebenchError):
-    """Images or labels are missing, damaged or not what they should be."""
+    """Images or labels are missing, damaged or inconsistent."""
 
 
 class ManifestError(DataError):
@@ -90,13 +87,11 @@ class ManifestError(DataError):
 
 
 class RunTaken(DataError):
-    """Another process is at this run."""
+    """Another process holds the lock of this run."""
 
 
 class RunFailed(NoisebenchError):
-    """A run ended in failure; batch: manifest indices of the examples of the step that it
-    failed in, if there was one.
-    """
+    """A run failed. `batch`: manifest indices of the examples in the step that failed, if any."""
 
     exit_code = 3
 
@@ -106,26 +101,26 @@ class RunFailed(NoisebenchError):
 
 
 class ProcessLost(NoisebenchError):
-    """One of several processes of a run has ended; the run resumes from its last checkpoint."""
+    """One of the processes of a run ended; the run resumes from its last checkpoint."""
 
     exit_code = 3
 
 
 class Regressed(NoisebenchError):
-    """A check found results worse than the baseline's by more than the tolerance and the noise of
-    seeds.
+    """Results are significantly worse than the baseline, by more than the tolerance; or a run was
+    not reproduced.
     """
 
     exit_code = 4
 
 
 class Undecided(NoisebenchError):
-    """A check cannot decide: something is missing, or not comparable."""
+    """A check is undecided: results are missing or cannot be compared."""
 
     exit_code = 5
 
 
 class Interrupted(NoisebenchError):
-    """A run was stopped from outside; its state is saved."""
+    """The user or the system stopped a run; its state is saved."""
 
     exit_code = 130

@@ -1,5 +1,5 @@
-"""The command line: parses options, calls the library, prints the answer and exits. The only part
-that prints and exits.
+"""The command line: parses options, calls the library, prints the result and sets the exit code.
+No other package prints or exits.
 """
 
 from .app import main

@@ -1,5 +1,5 @@
-"""The commands, what stands before them, and how their errors become exit codes. Importing this
-loads typer and numpy; every command imports what it needs.
+"""The commands, the global options, and the exit codes of errors. Importing this module loads typer
+and numpy; a command imports the rest when it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .run import run
 from .train import TRAIN_SETTINGS, train
 
 _BUG, _INTERRUPTED = 1, 130
-# typer brings a click of its own, or the installed one, by its version
+# depending on its version, typer bundles click or uses the installed one
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
 _CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
@@ -33,7 +33,7 @@ app = typer.Typer(
     name="noisebench",
     help="A benchmark for learning with noisy labels in image classification.",
     add_completion=False,
-    rich_markup_mode=None,  # plain help: Rich's would take longer than all the rest
+    rich_markup_mode=None,  # plain help: Rich would dominate the start-up time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -63,7 +63,7 @@ def before(
             "-C",
             metavar="DIR",
             envvar="NOISEBENCH_WORKSPACE",
-            help="Holds manifests/ and runs/.",
+            help="Directory of manifests/ and runs/.",
         ),
     ] = Path(),
     data_dir: Annotated[
@@ -72,7 +72,7 @@ def before(
             "--data-dir",
             metavar="DIR",
             envvar="NOISEBENCH_DATA",
-            help="Holds the data sets; default: the user's cache.",
+            help="Directory of the data sets; default: the user's cache directory.",
         ),
     ] = None,
     offline: Annotated[bool, typer.Option("--offline", help="Never download.")] = False,
@@ -81,11 +81,13 @@ def before(
         typer.Option(
             "--plugin",
             metavar="FILE|MODULE",
-            help="Runs this code, which adds losses, strategies or noises.",
+            help="Import this code, which adds losses, strategies or noises; repeatable.",
         ),
     ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tracebacks.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Show tracebacks of errors.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -94,27 +96,27 @@ def before(
     refuse(
         (
             name != "train" and size > 1,
-            f"torchrun started {size} processes, and only train is of several: noisebench {name} "
-            "...",
+            f"torchrun started {size} processes, but only train can use several: start "
+            f"noisebench {name} without torchrun",
         )
     )
     context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code. An error that a user can mend is one line on stderr, by the
-    first of several processes.
+    """Run one command and return its exit code. An error that a user can correct is one line on
+    stderr, printed by the first of several processes.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # a letter that it cannot write is written out (`\\u2500`)
+            # characters that the stream cannot encode are escaped (`\\u2500`)
             stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     verbose = bool({"-v", "--verbose"} & set(arguments))
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()
-        if code == _INTERRUPTED:  # typer's word for Ctrl-C
+        if code == _INTERRUPTED:  # typer's exit code for Ctrl-C
             return _fail("interrupted", _INTERRUPTED)
         return code if isinstance(code, int) else 0
     except NoisebenchError as error:
@@ -128,15 +130,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
     except MemoryError as error:
-        message = "out of memory: finished runs stay, and the same command resumes"
+        message = "out of memory: finished runs are kept, and the same command resumes"
         return _fail(message, RunFailed.exit_code, error if verbose else None)
-    except OSError as error:  # such as a path that is too long to exist
+    except OSError as error:  # such as a path that is too long
         message = f"{error.filename or type(error).__name__}: {error.strerror or error}"
         return _fail(message, NoisebenchError.exit_code, error if verbose else None)
-    except Exception as error:  # a bug of ours, in one line
+    except Exception as error:  # a bug of noisebench, in one line
         message = f"a bug in noisebench: {type(error).__name__}: {error}".splitlines()[0]
         return _fail(
-            f"{message} (run again with -v for the traceback)", _BUG, error if verbose else None
+            f"{message} (rerun with -v for the traceback)", _BUG, error if verbose else None
         )
 
 
@@ -154,10 +156,10 @@ def _fail(message: str, code: int, error: BaseException | None = None) -> int:
 
 
 def _usage(error: Any) -> str:
-    """click's message on one line, with the command for help."""
+    """click's message on one line, with the command that shows the help."""
     message = " ".join(error.format_message().split()).rstrip(".")
     context: Any = getattr(error, "ctx", None)
     option, parent = getattr(error, "option_name", None), context and context.parent
     if option and parent and any(option in before.opts for before in parent.command.params):
-        return f"{option} stands before the command: noisebench {option} ... {context.info_name}"
+        return f"{option} is a global option: write noisebench {option} ... {context.info_name}"
     return f"{message} ({context.command_path if context else 'noisebench'} --help)"

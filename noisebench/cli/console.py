@@ -1,6 +1,6 @@
-"""What commands print. stdout is data, stderr is progress and warnings: a bar or a live table on a
-terminal, elsewhere plain lines, at most every ten seconds. Not a terminal: full width, no colour,
-nothing cut. Untrusted text is escaped on both.
+"""Printing. Data goes to stdout; progress and warnings go to stderr: a bar or a live table on a
+terminal, plain lines elsewhere, at most one every ten seconds. Output that is not a terminal has no
+colour and is never truncated. Untrusted text is escaped on both.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ if TYPE_CHECKING:
 
 _SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "), (1, ""))
 _EVERY = 10.0  # seconds between plain lines
-_LONG = 600.0  # seconds from which the time that a run takes is shown
+_LONG = 600.0  # seconds; the estimated runtime of longer runs is shown
 
 
 def console(stream: TextIO) -> Screen:
-    """A Rich console on a stream. NO_COLOR is honoured by Rich."""
+    """A Rich console that writes to a stream. Rich honours NO_COLOR."""
     from ..core.console import ENDLESS, Screen
 
     return Screen(file=stream, width=None if stream.isatty() else ENDLESS, soft_wrap=False)
 
 
 def show(*things: Any) -> None:
-    """Print data on stdout: text as it is, Rich's things drawn, lines without trailing blanks."""
+    """Print text and rendered Rich objects on stdout, without trailing blanks."""
     from ..core.console import drawn
 
     if sys.stdout.isatty():
@@ -50,12 +50,12 @@ def show(*things: Any) -> None:
 
 
 def write_json(content: Any) -> None:
-    """The one JSON document of a command."""
+    """Print the JSON document of a command on stdout."""
     sys.stdout.write(printable_json(json.dumps(content, indent=1)) + "\n")
 
 
 def say(text: str, *, quiet: bool = False, live: Bar | Live | None = None) -> None:
-    """A line of progress or a warning on stderr; live: what is drawn there."""
+    """Print a line of progress or a warning on stderr, above `live` if it is shown there."""
     if live:
         live.console.print(text)
     elif not quiet:
@@ -63,7 +63,7 @@ def say(text: str, *, quiet: bool = False, live: Bar | Live | None = None) -> No
 
 
 def facts_table(rows: Iterable[Sequence[str]]) -> Table:
-    """Names, and beside each the lines of its value."""
+    """A table of names and values; a value may have several lines."""
     from rich.table import Table
 
     from ..core.console import Text
@@ -81,7 +81,7 @@ def text_table(
     right: Container[str] = (),
     title: str | None = None,
 ) -> Table:
-    """Text under column heads; right: the heads of numbers."""
+    """A table of text with column heads; right: the heads of columns aligned to the right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
@@ -113,7 +113,7 @@ def duration(seconds: float) -> str:
 
 
 def images(count: int | None) -> str:
-    """`52 k images`, `1.3 G images`: two digits of them; – where unknown."""
+    """`52 k images`, `1.3 G images`: two significant digits; – where unknown."""
     if count is None:
         return "–"
     rounded = float(f"{count:.1e}")
@@ -126,8 +126,8 @@ def percent(share: float | None) -> str:
 
 
 def estimated(record: dict[str, Any]) -> str:
-    """The estimates of a run's noise, the accuracy that they rest on, and the truth where that is
-    known; empty for a run without estimates.
+    """The estimated noise of a run with the accuracy that it is based on, and the true noise where
+    it is known; empty for a run without estimates.
     """
     estimates, parts = record.get("estimates", {}), []
     if rate := estimates.get("rate"):
@@ -135,13 +135,13 @@ def estimated(record: dict[str, Any]) -> str:
         if "interval" in rate:
             low, high = rate["interval"]
             text += f", 95 % interval {100 * low:.2f} to {percent(high)}"
-        parts.append(f"{text} (truth {percent(rate['truth'])})")
+        parts.append(f"{text} (true {percent(rate['truth'])})")
     if T := estimates.get("transition"):
         parts.append("T")
         if T["truth"] is not None:
-            # total variation, the mean over the rows
+            # mean over the rows
             distance = np.abs(np.subtract(T["estimate"], T["truth"])).sum(1).mean() / 2
-            parts.append(f"{percent(distance)} of a class's labels in the wrong place")
+            parts.append(f"mean total variation distance from the true T {percent(distance)}")
     text = f"estimated {', '.join(parts)}" if parts else ""
     if parts and "accuracy" in estimates:
         text += f"; out-of-fold accuracy on the given labels {percent(estimates['accuracy'])}"
@@ -158,7 +158,7 @@ def _start_bar(first: ProgressColumn | str, third: ProgressColumn | str) -> Bar:
 
 
 class RunProgress:
-    """The progress of a run. Inside `with`, `update` shows an epoch."""
+    """Shows the progress of a run. Inside `with`, call `update` after each epoch."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self._quiet, self._printed = quiet, 0.0
@@ -179,14 +179,16 @@ class RunProgress:
             self._bar.stop()
 
     def say(self, text: str) -> None:
-        """A line beside the bar."""
+        """Print a line above the bar."""
         say(text, quiet=self._quiet, live=self._bar)
 
-    def say_duration(self, seconds: float, what: str = "this") -> None:
-        """How long a long run will take."""
+    def say_duration(self, seconds: float, what: str = "this run") -> None:
+        """Print the estimated runtime, in seconds, of a long run."""
         if seconds > _LONG:
-            took = f"{what} will take about {duration(seconds)}"
-            self.say(f"{took}; Ctrl-C saves, the same command resumes")
+            self.say(
+                f"estimated runtime of {what}: {duration(seconds)}; Ctrl-C saves, the same command "
+                "resumes"
+            )
 
     def update(self, progress: Progress) -> None:
         line = progress.lines[-1]
@@ -206,8 +208,8 @@ class RunProgress:
 
 
 class DownloadProgress:
-    """Called with the name of a download and its bytes so far and in all; with an empty text at its
-    end.
+    """Shows the progress of a download. Called with its name, the bytes so far and the total size;
+    with an empty text at the end.
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
@@ -234,7 +236,7 @@ class DownloadProgress:
 
 
 class GridProgress:
-    """The progress of a suite. Inside `with`, `update` takes every event of the pool."""
+    """Shows the progress of a suite. Inside `with`, call `update` with each event."""
 
     def __init__(self, items: list[QueuedRun], jobs: int, *, quiet: bool = False) -> None:
         from ..experiments.backbones import NONE
@@ -262,7 +264,7 @@ class GridProgress:
         self._accuracy: dict[int, float] = {}
         self._failed: set[int] = set()
         self._share: dict[int, float] = {}  # of each run's epochs
-        self._images = 0  # trained on so far, each as often as it was
+        self._images = 0  # trained on so far, counted once per epoch
         self._started = self._printed = time.monotonic()
         self._live: Live | None = None
         say(f"{plural(len(items), 'run')}, {jobs} at a time", quiet=quiet)
@@ -316,7 +318,9 @@ class GridProgress:
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
 
     def _drawn(self) -> Group:
-        """The status first: of a table higher than the terminal the end is cut."""
+        """Status and table; the status comes first, since the end is cut if the terminal is too
+        low.
+        """
         from rich.box import SIMPLE_HEAD
         from rich.console import Group
         from rich.table import Table
@@ -333,8 +337,8 @@ class GridProgress:
         return Group(Text(self.status()), grid)
 
     def _cell(self, row: str, col: str) -> Text:
-        """Mean so far, how many of how many seeds are done; where none is, how far the runs under
-        way are.
+        """Mean accuracy and number of finished seeds; before the first one, the progress of the
+        runs.
         """
         from ..core.console import Text
 

@@ -1,5 +1,5 @@
-"""`noisebench corrupt`: a manifest of noisy labels on disk. No torch and no network; images are
-read of sets by path alone. And the labels that `train` trains on.
+"""`noisebench corrupt` writes noisy labels to a manifest; it needs no torch and reads images only
+from folders. Also selects the labels that `train` uses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..runs.workspace import Workspace
 
 
-# of a manifest's facts, as JSON
+# fields of a manifest's header that --json prints
 _SUMMARY = (
     *("dataset", "noise", "n", "num_classes", "nominal_rate", "realised_rate", "per_class_rate"),
     *("noise_seed", "convention", "source", "val_fraction", "val_split", "trusted", "subset"),
@@ -39,8 +39,8 @@ def corrupt(
         str | None,
         typer.Argument(
             metavar="DATASET",
-            help="A name (noisebench list datasets), a .npz in MedMNIST's layout, or a folder of "
-            "images, with class folders or --labels.",
+            help="Name of a data set (noisebench list datasets), .npz file in MedMNIST's layout, "
+            "or directory of images with class folders or --labels.",
             show_default=False,
         ),
     ] = None,
@@ -52,7 +52,7 @@ def corrupt(
             "Review",
             "--manifest",
             metavar="FILE",
-            help="Review these labels, by a list of --suspects.",
+            help="Manifest to review with the list in --suspects.",
         ),
     ] = None,
     suspects: Annotated[
@@ -61,17 +61,19 @@ def corrupt(
             "Review",
             "--suspects",
             metavar="FILE",
-            help="Label issues, by evaluate --suspects or from cleanlab: .csv, or indices or "
-            "flags as .npy, .txt, .json.",
+            help="List of label issues, written by evaluate --suspects or cleanlab: .csv, or "
+            "indices or flags as .npy, .txt, .json.",
         ),
     ] = None,
     drop: Annotated[
-        bool, option("Review", "--drop", help="Leave the examples in --suspects out of training.")
+        bool, option("Review", "--drop", help="Exclude the examples listed in --suspects.")
     ] = False,
     relabel: Annotated[
         bool,
         option(
-            "Review", "--relabel", help="Give the examples in --suspects the label suggested there."
+            "Review",
+            "--relabel",
+            help="Replace the labels of these examples by the suggested ones.",
         ),
     ] = False,
     out: Annotated[
@@ -81,16 +83,18 @@ def corrupt(
             "--out",
             "-o",
             metavar="FILE",
-            help="A .csv, .csv.gz or .parquet; default: manifests/ by name.",
+            help="Manifest to write: .csv, .csv.gz or .parquet; default: manifests/NAME.csv.",
         ),
     ] = None,
     force: Annotated[
-        bool, option("Output", "--force", help="Replace another manifest of the same name.")
+        bool, option("Output", "--force", help="Replace a different manifest of the same name.")
     ] = False,
     json: Json = False,
 ) -> None:
-    """Add noise to the labels of a data set and write them as a manifest; or drop or correct labels
-    that a review found wrong.
+    """Write a manifest of noisy labels.
+
+    Adds noise to the labels of a data set; or drops or corrects labels that a review found to be
+    incorrect.
 
     noisebench corrupt cifar10 --asym 0.3
     """
@@ -104,13 +108,12 @@ def corrupt(
     refuse(
         (
             review and incomplete,
-            "a review is corrupt --manifest FILE --suspects FILE and one of --drop and --relabel",
+            "a review needs --manifest FILE, --suspects FILE, and either --drop or --relabel",
         ),
         *(_choice_rules(dataset, manifest, noise) if review else ()),
         (
             not review and not noise.any and noise.convention,
-            f"--convention {noise.convention} says how, not how much: give --sym, --asym, "
-            "--pair or --idn a rate",
+            f"--convention {noise.convention} needs a rate: give --sym, --asym, --pair or --idn",
         ),
         (
             not review and not noise.any and not is_recorded(dataset),
@@ -123,11 +126,11 @@ def corrupt(
         ),
         (
             out and not out.name.endswith((".csv", ".csv.gz", ".parquet")),
-            f"--out is a .csv, .csv.gz or .parquet, got {out}",
+            f"--out must end in .csv, .csv.gz or .parquet, got {out}",
         ),
         (
             not is_text(str(out)),
-            f"--out is a path in UTF-8, got {str(out)!a}",
+            f"--out must be a path in UTF-8, got {str(out)!a}",
         ),
     )
     workspace, summary = options.open(), dict[str, Any]()
@@ -159,7 +162,7 @@ def corrupt(
     written = workspace.keep(labels, path, force=force)
     workspace.make_current(path)
     say(
-        f"{path} {'written' if written else 'is there already, unchanged'}",
+        f"{path} {'written' if written else 'exists already, unchanged'}",
         quiet=options.quiet or (not written and json),
     )
     if json:
@@ -169,7 +172,7 @@ def corrupt(
         return
     tables = [facts_table([("manifest", str(path)), *_facts(labels, summary)])]
     if labels.meta["realised_rate"] is not None:
-        heads = ("class", "wrong labels", "most often recorded as")
+        heads = ("class", "incorrect labels", "most common incorrect label")
         tables.append(text_table(heads, _class_rows(labels), right=heads[1:2]))
     show(*tables)
 
@@ -177,59 +180,59 @@ def corrupt(
 def _facts(manifest: Manifest, review: dict[str, Any]) -> Iterator[tuple[str, str]]:
     meta = manifest.meta
     yield "noise", meta["noise"]
-    # whose noise it is, since "0.4" means another overall rate in each paper
+    # papers define the rate differently: "0.4" is another share of incorrect labels in each
     if (paper := meta.get("convention")) in CONVENTIONS:
         yield "convention", f"{paper}: {CONVENTIONS[paper].paper}; {CONVENTIONS[paper].note}"
     name = dict(normal_noise(meta["noise"]).kwargs).get("map")
     if name in MAPS:
         yield "map", f"{name}: {MAPS[str(name)].summary} ({MAPS[str(name)].paper})"
-    count = f"{meta['subset']} of {meta['n']}" if "subset" in meta else str(meta["n"])
+    count = f"{meta['subset']:,} of {meta['n']:,}" if "subset" in meta else f"{meta['n']:,}"
     seeded = is_random(meta["noise"]) or "val_fraction" in meta or "trusted" in meta
     seed = f", noise seed {meta['noise_seed']}" if seeded else ""
     yield "examples", f"{count} in {meta['num_classes']} classes{seed}"
     if manifest.source is not None:
         images = int((manifest.source >= 0).sum())
-        yield "put in", f"{images} images of {meta['source']}, whose labels are all wrong"
+        yield "open-set", f"{images:,} images of {meta['source']}; all their labels are incorrect"
     if manifest.val is not None:
         size, when = int(manifest.val.sum()), meta["val_split"]
-        yield "held out", f"{size} for validation, drawn {when} corruption"
+        yield "validation", f"{size:,} examples, split off {when} corruption"
     if manifest.trusted is not None:
-        yield "trusted", f"{int(manifest.trusted.sum())} labels are verified, and right"
+        yield "trusted", f"{int(manifest.trusted.sum()):,} labels, verified to be correct"
     if dropped := manifest.num_examples - int(manifest.included.sum()):
-        yield "dropped", f"{dropped} are not trained on"
+        yield "dropped", f"{dropped:,} examples, excluded from training"
     if "factor" in meta:
         yield "factor", f"{meta['factor']:.6g}"
     if review:
         text = f"{review['listed']} listed, {review['changed']} changed"
         if review["wrong_before"] is not None:
             text += (
-                f", {review['changed_wrong']} of them wrong; {review['wrong_before']} wrong "
-                f"labels before, {review['wrong_after']} after"
+                f", {review['changed_wrong']} of them incorrect; {review['wrong_before']} "
+                f"incorrect labels before, {review['wrong_after']} after"
             )
         yield "reviewed", text
     if meta["nominal_rate"] is not None:
         yield "nominal rate", percent(meta["nominal_rate"])
-    yield "wrong labels", _realised_rate(manifest)
+    yield "incorrect labels", _realised_rate(manifest)
     for decision in meta.get("decisions", ()):
         name, _, text = decision.partition(": ")
         yield name, text
 
 
 def _realised_rate(manifest: Manifest) -> str:
-    """With what it is a share of."""
+    """The share of incorrect labels, and the number of labels that it refers to."""
     unknown = int(((manifest.true_labels == -1) & manifest.included).sum())
     kept, rate = int(manifest.included.sum()), manifest.meta["realised_rate"]
     if rate is None:
-        return "unknown: no clean labels"
+        return "unknown: no true labels"
     if unknown:
-        return f"{percent(rate)} of {kept - unknown}; {unknown} unknown"
+        return f"{percent(rate)} of {kept - unknown:,}; {unknown:,} unknown"
     if kept < manifest.num_examples:
-        return f"{percent(rate)} of the {kept} that are left"
-    return f"{percent(rate)} of {f'these {kept}' if 'subset' in manifest.meta else 'all'}"
+        return f"{percent(rate)} of the remaining {kept:,}"
+    return f"{percent(rate)} of {f'these {kept:,}' if 'subset' in manifest.meta else 'all'}"
 
 
 def _class_rows(manifest: Manifest, most: int = 10) -> list[tuple[str, str, str]]:
-    """The classes in order, or the worst ones of many."""
+    """The classes in order; of more than `most`, those with the highest rate."""
     import numpy as np
 
     rates, names = manifest.meta["per_class_rate"], manifest.meta["classes"]
@@ -243,7 +246,7 @@ def _class_rows(manifest: Manifest, most: int = 10) -> list[tuple[str, str, str]
         for k in chosen
     ]
     if len(rates) > most:
-        rows.append((f"... and {len(rates) - most} classes with no higher rate", "", ""))
+        rows.append((f"... and {len(rates) - most} classes with at most this rate", "", ""))
     return rows
 
 
@@ -254,11 +257,11 @@ def choose_labels(
     options: NoiseOptions,
     test: Path | None,
 ) -> tuple[Manifest, Path, Dataset, str, list[str]]:
-    """What to train on: a manifest, a noise on a data set, what corrupt wrote last, or the embedded
-    digits; nothing is written. Raises NoisebenchError.
+    """The labels to train on: a manifest, a noise on a data set, the newest manifest, or noisy
+    labels of digits; nothing is written. Raises NoisebenchError.
 
-    The manifest, its path, its data set, a sentence about them, and notes on how its files were
-    read.
+    Returns the manifest, its path, its data set, a sentence about them, and notes on how its files
+    were read.
     """
     from ..labels.manifest import read_manifest
 
@@ -268,13 +271,12 @@ def choose_labels(
         if is_recorded(name):
             options = replace(options, values={"labels": "own"})
         elif (current := workspace.current) is not None:
-            path, reason = current, "what corrupt wrote last: "
+            path, reason = current, "newest manifest: "
         elif name in (None, "digits"):
-            name, options, reason = "digits", NoiseOptions({"sym": 0.4}), "no manifest here: "
+            name, options, reason = "digits", NoiseOptions({"sym": 0.4}), "no manifest found: "
         else:
             raise ConfigError(
-                f"say which noise: {hint} (--sym 0 for clean labels), or run noisebench corrupt "
-                "first"
+                f"name a noise: {hint} (--sym 0 for clean labels), or run noisebench corrupt first"
             )
     if path is not None:
         manifest, notes = read_manifest(path), []
@@ -282,7 +284,7 @@ def choose_labels(
         refuse(
             (
                 reason and name is not None and dataset.name != known,
-                f"what corrupt wrote last, {path}, is for {known}: say which noise, e.g. {hint}",
+                f"the newest manifest, {path}, is for {known}: name a noise, e.g. {hint}",
             )
         )
     else:
@@ -297,7 +299,9 @@ def choose_labels(
 def _choice_rules(
     name: str | None, path: Path | None, options: NoiseOptions
 ) -> list[tuple[object, str]]:
-    """Options of a noise without one, and a noise without a data set or beside a manifest."""
+    """Rules that refuse options of a noise without a noise, and a noise without a data set or with
+    a manifest.
+    """
     changed = [key for key, value in vars(options).items() if value != vars(NoiseOptions())[key]]
     flags = [f"--{key.replace('_', '-')}" for key in changed]
     return [
@@ -315,7 +319,7 @@ def _choice_rules(
 
 
 def is_recorded(dataset: str | None) -> bool:
-    """Whether a data set is used as it is where no noise is named."""
+    """Whether a data set has noisy labels of its own, which are used if no noise is named."""
     from ..datasets import DATASETS
 
     return dataset in DATASETS and DATASETS[dataset].recorded
@@ -324,7 +328,7 @@ def is_recorded(dataset: str | None) -> bool:
 def dataset_of(
     workspace: Workspace, manifest: Manifest, name: str | None, test: Path | None
 ) -> Dataset:
-    """The data set that is named, else the manifest's own."""
+    """The named data set, or else that of the manifest."""
     if name is None and test is None:
         return workspace.dataset_of(manifest)
     named = name or manifest.meta.get("path") or manifest.meta["dataset"]
@@ -332,9 +336,9 @@ def dataset_of(
 
 
 def notes_of(dataset: Dataset, manifest: Manifest, *, decisions: bool = True) -> list[str]:
-    """How the tables of a data set and of its labels were read: the meaning of columns, and those
-    that are not used; and what was passed over and chosen in the data set. Changes of its images
-    are noted of each run.
+    """How the tables of a data set and its labels were read: the meaning of columns, unused
+    columns, skipped files and automatic choices. Changes of images are reported for each run
+    instead.
     """
     notes = list(dataset.listed.notes if dataset.listed else ())
     notes += [manifest.meta["label_file"]] if "label_file" in manifest.meta else []

@@ -1,5 +1,5 @@
-"""`noisebench evaluate`: the predictions of finished runs, from their own files; only --eval-on,
---verify and --cv-folds load torch.
+"""`noisebench evaluate` shows metrics of finished runs, computed from their stored predictions;
+only --eval-on, --verify and --cv-folds load torch.
 """
 
 from __future__ import annotations
@@ -36,14 +36,14 @@ WHY = {
         "mean of the first half of training of some runs, the last epoch of others (--score)"
     ),
 }
-_FOLDS = "predictions by networks that were not trained on the example (--cv-folds)"
-_WORST = 10  # classes that are shown
+_FOLDS = "predictions of networks that were not trained on the example (--cv-folds)"
+_WORST = 10  # number of classes that are shown
 
 
 @dataclass(frozen=True)
 class Inference:
-    """What inference with the networks of a finished run needs. manifest: of the run, where it is
-    not in the workspace; test: the test images of another folder set.
+    """Settings of inference with the networks of a finished run. manifest: of the run, if it is not
+    in the workspace; test: directory of the test images of another data set.
     """
 
     workspace: Workspace
@@ -60,7 +60,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN",
-            help="Run folders, names of runs, or at least six characters of their keys.",
+            help="Run directory, name of a run, or at least the first six characters of its key.",
         ),
     ],
     suspects: Annotated[
@@ -69,9 +69,9 @@ def evaluate(
             "Label issues",
             "--suspects",
             metavar="FILE",
-            help="Write the suspected label errors of these runs together, most likely first, as "
-            ".csv; of runs on several sets of "
-            "labels, those on the labels of the run that finished last.",
+            help="Write the suspected label errors that these runs find together, most likely "
+            "first, as .csv. If their labels differ, only runs on the labels of the run that "
+            "finished last are used.",
         ),
     ] = None,
     folds: Annotated[
@@ -80,8 +80,8 @@ def evaluate(
             "Label issues",
             "--cv-folds",
             metavar="K",
-            help="Judge each label by a network that has not seen it: K "
-            "are trained, each without one fold.",
+            help="Train K networks, each without one fold, and score each label by the network "
+            "that was not trained on it.",
         ),
     ] = None,
     score: Annotated[
@@ -90,9 +90,9 @@ def evaluate(
             "Label issues",
             "--score",
             metavar="NAME",
-            help="Use the mean over the first half of training ('early') or the last epoch "
-            "('last') in every file of this command; "
-            "default: with --suspects early if the network memorized noisy labels, else last.",
+            help="Score labels by the mean over the first half of training ('early') or by the "
+            "last epoch ('last'); default: with --suspects 'early' if the network memorized noisy "
+            "labels, else 'last'.",
         ),
     ] = None,
     on: Annotated[
@@ -101,8 +101,8 @@ def evaluate(
             "Other data",
             "--eval-on",
             metavar="DATASET",
-            help="Evaluate the networks on this data set's test images too, resized as the run "
-            "resized its own; repeatable.",
+            help="Evaluate on the test images of this data set too, resized as in the run; "
+            "repeatable.",
         ),
     ] = None,
     test: Annotated[
@@ -111,7 +111,7 @@ def evaluate(
             "Other data",
             "--test",
             metavar="DIR",
-            help="Test images of the folder set that --eval-on names.",
+            help="Directory of test images of the data set in --eval-on.",
         ),
     ] = None,
     verify: Annotated[
@@ -119,7 +119,7 @@ def evaluate(
         option(
             "Run",
             "--verify",
-            help="Check that files and networks reproduce the record: exit 0, 4 or 5.",
+            help="Verify that the recorded metrics can be reproduced; exit code 0, 4 or 5.",
         ),
     ] = False,
     manifest: Annotated[
@@ -128,12 +128,17 @@ def evaluate(
             "Run",
             "--manifest",
             metavar="FILE",
-            help="The labels that the runs were trained on, if not in the workspace.",
+            help="Manifest that the runs were trained on, if it is not in the workspace.",
         ),
     ] = None,
     device: Annotated[
         str,
-        option("Run", "--device", metavar="NAME", help="For inference: auto, cpu, cuda ..."),
+        option(
+            "Run",
+            "--device",
+            metavar="NAME",
+            help="Device for inference: auto, cpu, cuda or cuda:N.",
+        ),
     ] = "auto",
     workers: Workers = None,
     predictions: Annotated[
@@ -142,15 +147,15 @@ def evaluate(
             "Output",
             "--predictions",
             metavar="FILE",
-            help="Write one run's predictions of every training image: .npz, as a teacher for "
-            "noise; or .npy, the probabilities (N, K).",
+            help="Write the predictions of one run for all training images: .npz, a teacher for "
+            "--idn; or .npy, probabilities (N, K).",
         ),
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show how good finished runs are, and write their label issues.
+    """Show metrics of finished runs, and write their label issues.
 
-    Accuracy, calibration, classes, and how well a run finds noisy labels.
+    Accuracy, calibration, accuracy per class, and detection of incorrect labels.
     """
     options: Globals = context.obj
     folders = [_folder(name, options.workspace / "runs") for name in runs]
@@ -184,11 +189,12 @@ def _check_effects(given: dict[str, Any]) -> None:
     refuse(
         (
             given["test"] is not None and len(on) != 1,
-            "--test names the test images of one folder of images: give it with one --eval-on",
+            "--test holds the test images of one data set: give exactly one --eval-on",
         ),
         (
             verify and (on or folds or given["suspects"] or given["predictions"] or given["score"]),
-            "--verify stands alone: it writes no file and looks at the run's own data",
+            "--verify writes no file and uses the run's own data: give it without --eval-on, "
+            "--cv-folds, --suspects, --predictions and --score",
         ),
         (
             given["device"] != "auto" and not inference,
@@ -204,26 +210,26 @@ def _check_effects(given: dict[str, Any]) -> None:
         ),
         (
             score not in (None, *SCORES),
-            f"--score is {' or '.join(SCORES)}, got {score!r}",
+            f"--score must be {' or '.join(SCORES)}, got {score!r}",
         ),
         (
             score is not None and (folds or not (suspects or predictions)),
-            "--score is how the training run judges: it goes with --suspects or --predictions, "
-            "and not with --cv-folds",
+            "--score selects predictions of the training run: give it with --suspects or "
+            "--predictions, and without --cv-folds",
         ),
         (
             suspects and suspects.suffix != ".csv",
-            f"--suspects writes a .csv, got {suspects}",
+            f"--suspects must end in .csv, got {suspects}",
         ),
         (
             predictions and predictions.suffix not in (".npz", ".npy"),
-            f"--predictions writes a .npz or .npy, got {predictions}",
+            f"--predictions must end in .npz or .npy, got {predictions}",
         ),
     )
 
 
 def _folder(name: str, runs: Path) -> RunFolder:
-    """The run of a path, or of a name or key."""
+    """The run directory of a path, a name or a key."""
     from ..experiments.backbones import find_run
     from ..runs.folder import RunFolder
 
@@ -253,7 +259,7 @@ def _evaluate(folder: RunFolder) -> dict[str, Any]:
 
 
 def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> dict[str, Any]:
-    """The predictions of the run's networks on other data sets' test images."""
+    """Results of the run's networks on the test images of other data sets."""
     from ..runs.inference import evaluate_on, load_ensemble
     from ..runs.workspace import manifest_of, rebuild
 
@@ -283,14 +289,14 @@ def _write_lists(
     folds: int | None,
     score: str | None,
 ) -> dict[str, Any]:
-    """Write the requested files; under "suspects" the facts of the list. Raises NoisebenchError."""
+    """Write the requested files and return facts about each. Raises NoisebenchError."""
     from ..labels.issues import combine, precision_text, write_suspects
     from ..runs.workspace import manifest_of
 
     several = len(folders) > 1
     refuse(
-        (several and predictions, f"--predictions is of one run, got {len(folders)}"),
-        (several and folds is not None, f"--cv-folds is of one run, got {len(folders)}"),
+        (several and predictions, f"--predictions needs one run, got {len(folders)}"),
+        (several and folds is not None, f"--cv-folds needs one run, got {len(folders)}"),
     )
     folder, written = folders[0], dict[str, Any]()
     if folds is not None:
@@ -310,7 +316,7 @@ def _write_lists(
         written["suspects"] = {"file": file, "by": by, **facts}
     if suspects is not None:
         write_suspects(suspects, predicted, manifest)
-        text = f"{suspects} written: {facts['listed']} label issues in {facts['of']} labels"
+        text = f"{suspects} written: {facts['listed']:,} label issues in {facts['of']:,} labels"
         say(f"{text}; {WHY.get(by, _FOLDS)}", quiet=inference.quiet)
         if several:
             written["suspects"]["runs"] = [folder.name for folder in folders]
@@ -318,8 +324,8 @@ def _write_lists(
 
 
 def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFolder]:
-    """The runs on the labels that the run which finished last was trained on, which a list of
-    several runs is of. Prints which are left out.
+    """The runs that were trained on the same labels as the run that finished last; a list of label
+    issues needs one set of labels. Prints which runs are left out.
     """
     labels = [folder.full_record()["noise"].get("manifest_sha256") for folder in folders]
     latest = max(zip(folders, labels, strict=True), key=lambda pair: pair[0].ended or 0.0)[1]
@@ -327,7 +333,7 @@ def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFol
     others = ", ".join(folder.name for folder in folders if folder not in chosen)
     if others:
         say(
-            "--suspects lists the labels that the run which finished last was trained on: "
+            "--suspects uses the runs on the labels of the run that finished last: "
             f"{', '.join(folder.name for folder in chosen)}; left out, on other labels: {others}",
             quiet=quiet,
         )
@@ -335,7 +341,7 @@ def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFol
 
 
 def predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Predictions], str]:
-    """The predictions of runs for every training image, and the scores that they are of."""
+    """The predictions of runs for all training images, and the name of the score used."""
     from ..labels.issues import better_score, score_labels
     from ..runs.result import load_predictions
 
@@ -351,7 +357,7 @@ def predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Pr
 def _judged_by_folds(
     folder: RunFolder, count: int, inference: Inference
 ) -> tuple[Predictions, Manifest]:
-    """The predictions by the folds of a run, which are trained if need be, and its labels."""
+    """The out-of-fold predictions of a run, and its manifest. Trains missing folds."""
     from ..core.hardware import keep_memory
     from ..core.signals import StopSignals
     from ..runs.checkpoint import RunOptions
@@ -360,7 +366,7 @@ def _judged_by_folds(
 
     run = rebuild(folder, inference.workspace, inference.manifest)
     folds = make_folds(run, folder, count)
-    if all(fold.folder.status() == "done" for fold in folds):  # images need not be here
+    if all(fold.folder.status() == "done" for fold in folds):  # then the images are not needed
         return judged(folds), run.manifest
     images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)
     keep_memory()
@@ -381,8 +387,8 @@ def _judged_by_folds(
 def _write_predictions(
     path: Path, folder: RunFolder, predicted: Predictions, by: str, inference: Inference
 ) -> dict[str, str]:
-    """The predictions of every training image; of a teacher also the hash of the labels that these
-    images have. The file, and the score.
+    """Write the predictions for all training images; a teacher's file also has the hash of their
+    labels. Returns the file and the score.
     """
     from ..metrics.predictions import write_probabilities, write_teacher
 
@@ -392,27 +398,27 @@ def _write_predictions(
         write_probabilities(path, predicted)
     elif "labels_sha256" not in noise:
         raise DataError(
-            f"{folder.path} is of an older version, which did not note whose labels "
-            "these are: run it again with --force"
+            f"{folder.path} was trained by an older version, which did not record a hash of the "
+            "labels: train it again with --force"
         )
     elif "source" in noise:
         raise DataError(
-            f"{folder.path} saw images of {noise['source']} in the place of "
-            "some: it cannot teach for these examples"
+            f"{folder.path} was trained on open-set images of {noise['source']}: it cannot be a "
+            "teacher for the images that they replaced"
         )
     else:
         num_classes = record["data"]["num_classes"]
         write_teacher(path, predicted, num_classes, noise["labels_sha256"], record["title"])
     say(
-        f"{path} written: {len(predicted.classes)} predictions; {WHY.get(by, _FOLDS)}",
+        f"{path} written: {len(predicted.classes):,} predictions; {WHY.get(by, _FOLDS)}",
         quiet=inference.quiet,
     )
     return {"file": str(path), "by": by}
 
 
 def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> None:
-    """Show every check of each run. Raises Regressed where something differs, Undecided where
-    something could not be decided.
+    """Show every check of each run. Raises Regressed if something differs, Undecided if a check
+    could not be decided.
     """
     from rich.table import Table
 
@@ -420,7 +426,7 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
     from ..runs.session import find_device
     from ..runs.verify import DIFFERS, UNDECIDED, verify_run, worst_status
 
-    find_device(inference.device)  # a wrong name is no outcome of a check
+    find_device(inference.device)  # a wrong name is an error of use, not of a check
     style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
     entries, parts = list[dict[str, Any]](), list[Text | Table]()
     titles_of: dict[str, list[str]] = {}
@@ -443,7 +449,7 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
         raise Regressed(f"not reproduced: {', '.join(titles_of[DIFFERS])}")
     if UNDECIDED in titles_of:
         titles = ", ".join(titles_of[UNDECIDED])
-        raise Undecided(f"it cannot be decided whether this is reproduced: {titles}")
+        raise Undecided(f"could not be verified: {titles}")
 
 
 def draw_run(entry: dict[str, Any]) -> list[Text | Table]:
@@ -460,11 +466,11 @@ def draw_run(entry: dict[str, Any]) -> list[Text | Table]:
         facts = [*_test_facts(result, "accuracy"), *(("images", text) for text in result["images"])]
         number = result["trained_on"]
         if number is None:
-            text = "unknown: images are streamed, or the run's training images are not here"
+            text = "unknown: images are streamed, or the run's training images are missing"
             facts.append(("trained on", text))
         elif number:
-            text = f"{number} of these {result['expected']} images"
-            facts.append(("trained on", f"{text}: accuracy on them is no test accuracy"))
+            text = f"{number:,} of these {result['expected']:,} images"
+            facts.append(("trained on", f"{text}: this is not a pure test accuracy"))
         parts += [
             Text(f"on {name}, classes by {result['classes_by']}", style="bold"),
             facts_table(facts),
@@ -476,24 +482,24 @@ def draw_run(entry: dict[str, Any]) -> list[Text | Table]:
 def _facts(entry: dict[str, Any]) -> Iterator[tuple[str, str]]:
     train, wrong = entry["train"], entry["train"]["wrong_labels"]
     yield from _test_facts(entry["test"], "test accuracy")
-    clean = f"{percent(train['clean'])} on clean ones"
-    yield "training accuracy", f"{percent(train['recorded'])} on recorded labels, {clean}"
+    true = f"{percent(train['clean'])} on true labels"
+    yield "training accuracy", f"{percent(train['recorded'])} on given labels, {true}"
     if "val" in entry:
         val = entry["val"]
-        yield "held out", f"{percent(val['recorded'])} of {val['n']} recorded labels"
+        yield "validation accuracy", f"{percent(val['recorded'])} of {val['n']:,} given labels"
     if wrong:
         yield from _noisy_label_facts(train)
     else:
-        yield "wrong labels", "unknown" if wrong is None else "none"
+        yield "noisy labels", "unknown" if wrong is None else "none"
     if "suspects" in entry:
         issues = entry["suspects"]
-        text = f"{issues['listed']} of {issues['of']} labels"
+        text = f"{issues['listed']:,} of {issues['of']:,} labels"
         if issues["precision"] is not None:
-            text += f", {percent(issues['precision'])} of them wrong"
+            text += f", {percent(issues['precision'])} of them incorrect"
         if issues["auroc"] is not None:
             text += f"; {_detection(issues)}"
         names = {"early": "label issues, early", "last": "label issues"}
-        yield names.get(issues["by"], f"label issues by {issues['by']}"), text
+        yield names.get(issues["by"], f"label issues, {issues['by']}"), text
     if "estimates" in entry:
         yield "noise", estimated(entry)
 
@@ -507,37 +513,37 @@ def _detection(scores: dict[str, float]) -> str:
 
 def _test_facts(test: dict[str, Any], name: str) -> list[tuple[str, str]]:
     top5 = "" if test["top5"] is None else f", top-5 {percent(test['top5'])}"
-    brier = "not recorded" if test["brier"] is None else f"{test['brier']:.4f} of 2"
+    brier = "not recorded" if test["brier"] is None else f"{test['brier']:.4f} (0 to 2)"
     calibration = f"NLL {test['nll']:.4f} nats, Brier {brier}, ECE {percent(test['ece'])}"
-    accuracy = f"{percent(test['top1'])} of {test['n']}{top5}"
+    accuracy = f"{percent(test['top1'])} of {test['n']:,}{top5}"
     return [(name, accuracy), ("calibration", calibration)]
 
 
 def _noisy_label_facts(train: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """The number of wrong labels, and how well the loss finds them."""
+    """The number of incorrect labels, and how well the loss detects them."""
     wrong, detection = train["wrong_labels"], train["detection"]
-    memorized = f"{percent(train['memorised'])} memorised"
+    memorized = f"{percent(train['memorised'])} memorized"
     if detection["auroc"] is None:
-        yield "wrong labels", f"all {wrong} that are known, {memorized}"
+        yield "noisy labels", f"all {wrong:,} known ones incorrect; {memorized}"
         return
-    yield "wrong labels", f"{wrong} of {train['n']}, {memorized}"
-    yield "found by loss", _detection(detection)
+    yield "noisy labels", f"{wrong:,} of {train['n']:,} incorrect; {memorized}"
+    yield "detected by loss", _detection(detection)
     precisions = detection["precision_at"]
     shown = [
-        f"precision@{n} {percent(share)}"
+        f"@{n} {percent(share)}"
         for n, share in precisions.items()
-        if n != "wrong" and int(n) < wrong and share is not None  # of more not all could be wrong
+        if n != "wrong" and int(n) < wrong and share is not None  # beyond, 100 % is impossible
     ]
-    shown.append(f"precision@{wrong} {percent(precisions['wrong'])}")
-    yield "ranked by loss", f"{', '.join(shown)}, by chance {percent(detection['chance'])}"
+    shown.append(f"@{wrong} (number of incorrect labels) {percent(precisions['wrong'])}")
+    yield "ranked by loss", f"precision{', '.join(shown)}, chance {percent(detection['chance'])}"
 
 
 def _draw_classes(test: dict[str, Any], names: list[str], confusion: list[list[int]]) -> Table:
-    """The classes with the lowest accuracy, and their most frequent mistake."""
+    """The classes with the lowest accuracy, and the class most often predicted instead."""
     known = [(rate, k) for k, rate in enumerate(test["per_class"]) if rate is not None]
     rows = []
     for rate, k in sorted(known)[:_WORST]:
         counts = [0 if j == k else count for j, count in enumerate(confusion[k])]
         mistake = names[counts.index(max(counts))] if max(counts) else ""
         rows.append((names[k], percent(rate), mistake))
-    return text_table(("class", "accuracy", "most often taken for"), rows, right=("accuracy",))
+    return text_table(("class", "accuracy", "most common mistake"), rows, right=("accuracy",))

@@ -1,4 +1,6 @@
-"""`noisebench list`: what there is. Loads no torch but for `list models timm`."""
+"""`noisebench list` shows the registered names, manifests and runs. Only `list models timm` loads
+torch.
+"""
 
 from __future__ import annotations
 
@@ -31,22 +33,24 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            help="losses noises conventions strategies methods datasets models recipes suites "
-            "metrics figures published trackers "
-            "manifests runs env",
+            help="Kind: losses noises conventions strategies methods datasets models recipes "
+            "suites metrics figures published trackers "
+            "manifests runs env.",
         ),
     ],
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="NAME", help="Show all facts about this name.")
+    ] = None,
     json: Json = False,
 ) -> None:
-    """Show what there is: losses, noises, methods, models, runs.
+    """List losses, noises, methods, models, runs and more.
 
     noisebench list losses gce
     """
     from ..errors import UnknownName
 
     options: Globals = context.obj
-    options.open()  # plugins add names
+    options.open()  # loads plugins, which add names
     if kind not in _KINDS:
         raise UnknownName("kind of list", kind, _KINDS, "losses")
     if (kind, name) == ("models", "timm"):
@@ -65,7 +69,10 @@ def list_(
         write_json(rows if name is None else rows[0])
     elif name is not None:
         facts = [
-            (key.replace("_", " "), images(value) if key == "images" else _plain(value))
+            (
+                _HEADS.get(key, key.replace("_", " ")),
+                images(value) if key == "images" else _plain(value),
+            )
             for key, value in rows[0].items()
             if value not in (None, "", [], {}) and key != "cells"
         ]
@@ -75,7 +82,7 @@ def list_(
         keys = [key for key in rows[0] if key not in _ONLY_IN_FULL]
         show(
             text_table(
-                (key.replace("_", " ") for key in keys),
+                (_HEADS.get(key, key.replace("_", " ")) for key in keys),
                 ([_cell(key, row.get(key)) for key in keys] for row in rows),
             )
         )
@@ -92,7 +99,7 @@ def _plain(value: Any) -> str:
 
 
 def _cell(key: str, value: Any) -> str:
-    """Shares in percent, how many images in short, nothing as nothing."""
+    """A value as text: shares in percent, numbers of images abbreviated, None empty."""
     if key == "images":
         return images(value)
     if value is None:
@@ -100,6 +107,17 @@ def _cell(key: str, value: Any) -> str:
     return percent(value) if key in _SHARES and value != "" else _plain(value)
 
 
+_HEADS = {
+    "cells_known": "results",
+    "heeds": "environment variables",
+    "held out": "validation split",
+    "held_by": "locked by",
+    "held_out": "validation",
+    "laws": "properties",
+    "n": "examples",
+    "overall": "overall rate",
+    "takes": "runtime",
+}
 _SINGULAR = {"losses": "loss", "strategies": "strategy", "published": "published paper"}
 _SHARES = frozenset({"nominal_rate", "realised_rate", "worst_rate", "test_acc"})
 _ONLY_IN_FULL = frozenset(
@@ -130,7 +148,7 @@ def _losses(options: Globals) -> Rows:
 
     presets: dict[str, dict[str, str]] = {}
     for method in METHODS.values():
-        if isinstance(call := parse(method.loss), Call):  # a row of this loss alone
+        if isinstance(call := parse(method.loss), Call):  # a method of this loss alone
             presets.setdefault(call.name, {}).update(_presets(method))
     return [
         _entry(
@@ -138,13 +156,13 @@ def _losses(options: Globals) -> Rows:
             presets=presets.get(entry.name, {}),
             aliases=[*entry.aliases, *LOSSES.short_names(entry)],
         )
-        # those of another loss last
+        # losses that modify another loss come last
         for entry in sorted(LOSSES, key=lambda loss: any(p.is_expression for p in loss.parameters))
     ]
 
 
 def _presets(method: Method) -> dict[str, str]:
-    """`cifar100, symmetric 0.4` -> the loss there, and whose it is."""
+    """`cifar100 symmetric 0.4` -> the loss and strategy in this setting, and their source."""
     presets = {}
     for p in method.presets:
         setting = [p.dataset, p.noise, "" if p.rate is None else f"{p.rate:g}"]
@@ -154,9 +172,7 @@ def _presets(method: Method) -> dict[str, str]:
 
 
 def _noises(options: Globals) -> Rows:
-    """The models, and under asymmetric each named map with its paper and what it makes of a
-    rate.
-    """
+    """The noise models, and under asymmetric each class map with its paper and its overall rate."""
     from ..noise import MAPS, NOISES
 
     maps: Rows = [
@@ -201,7 +217,7 @@ def _conventions(options: Globals) -> Rows:
 
 
 def _published(options: Globals) -> Rows:
-    """One row a paper, with all its cells."""
+    """One row per paper, with all its results."""
     from ..experiments.published import PAPERS, cells_of
 
     return [
@@ -228,7 +244,7 @@ def _distinct(cells: list[Published], name: str, nothing: str = "") -> list[str]
 
 
 def _paper_tables(name: str) -> list[Table]:
-    """A paper's numbers in percent, one table for each data set and network."""
+    """The published numbers of a paper in percent, one table per data set and network."""
     from ..experiments.published import cells_of
 
     groups: dict[str, list[Published]] = {}
@@ -262,7 +278,7 @@ def _paper_tables(name: str) -> list[Table]:
 
 
 def _strategies(options: Globals) -> Rows:
-    """The cost is an epoch's work beside CE's, by the passes."""
+    """The cost is the compute of an epoch relative to CE, by the number of passes."""
     from ..strategies import STRATEGIES, ComputeCost
 
     rows = []
@@ -310,7 +326,7 @@ def _datasets(options: Globals) -> Rows:
 def _models(options: Globals) -> Rows:
     from ..experiments.backbones import BACKBONES
 
-    timm = {"name": "timm:NAME", "summary": "any of timm's models (noisebench list models timm)"}
+    timm = {"name": "timm:NAME", "summary": "any model of timm (noisebench list models timm)"}
     return [*({"name": b.name, "summary": b.summary} for b in BACKBONES.values()), timm]
 
 
@@ -324,7 +340,9 @@ def _recipes(options: Globals) -> Rows:
 
 
 def _suites(options: Globals) -> Rows:
-    """images: how many trainings see, in epochs of CE; takes: how long that was, and on what."""
+    """images: number of training images over all epochs, in epochs of CE; takes: measured runtime
+    and machine.
+    """
     from ..experiments.suite import expand, images_of, read_suites, suite_files
 
     suites = {
@@ -385,7 +403,7 @@ def _manifests(options: Globals) -> Rows:
 
 
 def _manifest(path: Path) -> dict[str, Any]:
-    """One row; a damaged file does not hide the others."""
+    """The row of one manifest; a damaged file is marked as such."""
     from ..errors import ManifestError
     from ..labels.manifest import read_manifest
 
@@ -408,7 +426,7 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _runs(options: Globals) -> Rows:
-    """A damaged folder does not hide the others."""
+    """One row per run directory; a damaged one is marked as such."""
     from ..errors import DataError
     from ..runs.folder import run_folders
 

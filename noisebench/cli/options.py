@@ -1,5 +1,5 @@
-"""How commands take their options: a group of options that several share is declared once, and
-help shows a panel for each group.
+"""Command-line options. Groups of options that several commands share are declared once; the help
+has a panel for each group.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ..runs.trackers import RunLogger
     from ..runs.workspace import Workspace
 
-# old spellings, which work for one release; those of a recipe's values stand with their fields
+# old spellings, accepted for one release; recipe fields declare their own
 RENAMED = {
     "--against": "--compare-to",
     "--known": "--completed",
@@ -47,8 +47,8 @@ RENAMED |= {
 
 
 class Command(typer.core.TyperCommand):
-    """A command that takes the old spellings of its options too, and whose help has a panel for
-    each group of options. Plain help: Rich's would take longer than all the rest.
+    """A command that also accepts the old spellings of its options, and whose help has a panel for
+    each group of options. The help is plain text, since Rich would dominate the start-up time.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -75,12 +75,12 @@ class Command(typer.core.TyperCommand):
 
 
 def option(panel: str, *flags: str, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """An option in a panel of the help."""
+    """Declare an option in a panel of the help."""
     return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
 def refuse(*rules: tuple[object, str]) -> None:
-    """Raises ConfigError with the message of the first rule whose condition is met."""
+    """Raises ConfigError with the message of the first rule whose condition is true."""
     for condition, message in rules:
         if condition:
             raise ConfigError(message)
@@ -88,15 +88,15 @@ def refuse(*rules: tuple[object, str]) -> None:
 
 @dataclass(frozen=True)
 class Options:
-    """A group of options: its fields are options of the command that takes it, and so are those
-    that a registry declares, of which `values` holds the given ones by their names there.
+    """A group of options. Each field is an option of the command that uses the group. `values`
+    holds the given options that a registry declares, by their names there.
     """
 
     values: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
     def parameters(cls) -> dict[str, Parameter]:
-        """By the name of the field, or in the registry."""
+        """The options by field name or by name in the registry."""
         hints, kind = get_type_hints(cls, include_extras=True), Parameter.KEYWORD_ONLY
         return {
             value.name: Parameter(
@@ -114,7 +114,7 @@ def _registered(name: str, kind: Any, declared: Any) -> Parameter:
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command for Typer: each parameter that is a group becomes the options of the group."""
+    """Make a command for Typer: a parameter that is a group is replaced by its options."""
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, tuple[type[Options], dict[str, Parameter]]] = {}
     parameters: list[Parameter] = []
@@ -147,7 +147,8 @@ TestFolder = Annotated[
         "Data",
         "--test",
         metavar="DIR",
-        help="Test images of a folder, DIR/class/image; default: its test/, validation/ or val/.",
+        help="Directory of test images, DIR/class/image; default: test/, validation/ or val/ of "
+        "the data set.",
     ),
 ]
 InitWeights = Annotated[
@@ -156,11 +157,11 @@ InitWeights = Annotated[
         "Method",
         "--init-weights",
         metavar="RUN|FILE|pretrained|none",
-        help="Initial weights: a run's, a file's, or timm's own.",
+        help="Initial weights: from a run, from a file, pretrained by timm, or none (random).",
     ),
 ]
 Device = Annotated[
-    str, option("Run", "--device", metavar="NAME", help="auto, cpu, cuda, cuda:1 ...")
+    str, option("Run", "--device", metavar="NAME", help="Device: auto, cpu, cuda or cuda:N.")
 ]
 NoResume = Annotated[
     bool, option("Run", "--no-resume", help="Start interrupted runs from the beginning.")
@@ -172,7 +173,7 @@ Workers = Annotated[
         "--workers",
         metavar="N",
         min=0,
-        help="Processes that read a streamed set's images ahead; default: one a core.",
+        help="Processes that load streamed images; default: one per CPU core.",
     ),
 ]
 LogTo = Annotated[
@@ -181,7 +182,7 @@ LogTo = Annotated[
         "Output",
         "--log-to",
         metavar="TRACKER",
-        help="Also to tensorboard, wandb, mlflow or trackio; may be repeated.",
+        help="Log to tensorboard, wandb, mlflow or trackio too; repeatable.",
     ),
 ]
 Filter = Annotated[
@@ -190,15 +191,15 @@ Filter = Annotated[
         "Data",
         "--filter",
         metavar="AXIS=VALUE",
-        help="Only these runs; several values: seed=0|1; repeatable.",
+        help="Select runs by a value; several values: seed=0|1; repeatable.",
     ),
 ]
-Json = Annotated[bool, option("Output", "--json", help="One JSON document on stdout.")]
+Json = Annotated[bool, option("Output", "--json", help="Print one JSON document on stdout.")]
 
 
 @dataclass(frozen=True)
 class Globals:
-    """The options before the command."""
+    """The global options."""
 
     workspace: Path
     data_dir: Path | None
@@ -208,7 +209,7 @@ class Globals:
     verbose: bool
 
     def open(self, workers: int | None = None) -> Workspace:
-        """The workspace, with plugins loaded; workers: processes that read images ahead."""
+        """Load the plugins and open the workspace; workers: processes that load streamed images."""
         from ..core.plugins import load_plugins
         from ..runs.workspace import Workspace
 
@@ -222,7 +223,7 @@ class Globals:
         )
 
     def open_logger(self, names: Iterable[str]) -> RunLogger:
-        """A logger for the trackers of --log-to. Raises ConfigError where one cannot begin."""
+        """Open the trackers of --log-to. Raises ConfigError if one cannot be opened."""
         from ..runs.trackers import RunLogger, TrackerConfig, connect
 
         config = TrackerConfig(self.workspace, self.offline)
@@ -233,11 +234,11 @@ class Globals:
 
 
 def check_workers(workers: int | None, datasets: Sequence[Dataset]) -> None:
-    """Raises ConfigError where --workers has no effect, since every set is in memory."""
+    """Raises ConfigError if --workers has no effect because all data sets are in memory."""
     refuse(
         (
             workers is not None and not any(dataset.reader for dataset in datasets),
-            "--workers reads images ahead that are streamed (folder:DIR ...); "
+            "--workers has an effect on streamed images only (folder:DIR ...); "
             f"{datasets[0].name} is in memory",
         )
     )
@@ -245,7 +246,7 @@ def check_workers(workers: int | None, datasets: Sequence[Dataset]) -> None:
 
 @dataclass(frozen=True)
 class RecipeOptions(Options):
-    """The recipe, and the values that replace its own by the fields of Recipe."""
+    """The recipe, and the values of Recipe fields that override it."""
 
     recipe: Annotated[
         str | None,
@@ -263,7 +264,7 @@ class RecipeOptions(Options):
             "Recipe",
             "--budget",
             metavar="NAME",
-            help="epochs (default), or compute: epochs that cost as much as those of CE.",
+            help="'epochs' (default), or 'compute': match the compute of CE trained for --epochs.",
         ),
     ] = None
 
@@ -282,7 +283,7 @@ class RecipeOptions(Options):
 
 @dataclass(frozen=True)
 class NoiseOptions(Options):
-    """The labels as options; `values`: the noises that are named by an option of their own."""
+    """The labels to make; `values` holds the noises that have an option of their own."""
 
     noise: Annotated[
         str | None,
@@ -290,7 +291,7 @@ class NoiseOptions(Options):
             "Noise",
             "--noise",
             metavar="TEXT",
-            help="Any noise: 'symmetric(rate=0.4, inclusive=True)'.",
+            help="Noise as a text, such as 'symmetric(rate=0.4, inclusive=True)'.",
         ),
     ] = None
     source: Annotated[
@@ -299,7 +300,7 @@ class NoiseOptions(Options):
             "Noise",
             "--source",
             metavar="DATASET",
-            help="The data set that --openset takes images from.",
+            help="Data set that --openset takes images from.",
         ),
     ] = None
     map: Annotated[
@@ -308,19 +309,23 @@ class NoiseOptions(Options):
             "Noise",
             "--map",
             metavar="NAME",
-            help="Which classes flip for --asym (noisebench list noises asymmetric).",
+            help="Class map of --asym (noisebench list noises asymmetric).",
         ),
     ] = None
     inclusive: Annotated[
         bool,
-        option("Noise", "--inclusive", help="--sym samples from all classes, the true one too."),
+        option(
+            "Noise",
+            "--inclusive",
+            help="Sample labels of --sym from all classes, including the true one.",
+        ),
     ] = False
     bernoulli: Annotated[
         bool,
         option(
             "Noise",
             "--bernoulli",
-            help="Each label flips independently, instead of exact counts per class.",
+            help="Flip each label independently, instead of exact counts per class.",
         ),
     ] = False
     convention: Annotated[
@@ -329,7 +334,7 @@ class NoiseOptions(Options):
             "Noise",
             "--convention",
             metavar="NAME",
-            help="The rate as this paper meant it (noisebench list conventions).",
+            help="Interpret the rate as this paper does (noisebench list conventions).",
         ),
     ] = None
     predictions: Annotated[
@@ -338,11 +343,11 @@ class NoiseOptions(Options):
             "Noise",
             "--predictions",
             metavar="FILE",
-            help="A teacher's, by evaluate --predictions, for --idn.",
+            help="Teacher predictions for --idn, written by evaluate --predictions.",
         ),
     ] = None
     noise_seed: Annotated[
-        int, option("Noise", "--noise-seed", metavar="N", help="Seed of the noise.")
+        int, option("Noise", "--noise-seed", metavar="N", help="Seed for sampling the noise.")
     ] = 0
     subset: Annotated[
         int | None,
@@ -350,12 +355,17 @@ class NoiseOptions(Options):
             "Data",
             "--subset",
             metavar="N",
-            help="Only N of the training images, the same for every noise, method and seed.",
+            help="Use N of the training images, the same for every noise, method and seed.",
         ),
     ] = None
     val_fraction: Annotated[
         float | None,
-        option("Data", "--val-fraction", metavar="SHARE", help="Reserve a noisy validation split."),
+        option(
+            "Data",
+            "--val-fraction",
+            metavar="SHARE",
+            help="Reserve this share of the examples as a noisy validation split.",
+        ),
     ] = None
     val_split: Annotated[
         str | None,
@@ -363,7 +373,7 @@ class NoiseOptions(Options):
             "Data",
             "--val-split",
             metavar="WHEN",
-            help="Split it off after (default) or before corruption.",
+            help="When to split off the validation split: after (default) or before corruption.",
         ),
     ] = None
     trusted: Annotated[
@@ -372,7 +382,7 @@ class NoiseOptions(Options):
             "Data",
             "--trusted",
             metavar="SHARE",
-            help="This share of the labels is verified: correct, and marked so.",
+            help="Make this share of the labels correct and mark them as verified.",
         ),
     ] = None
 
@@ -388,13 +398,13 @@ class NoiseOptions(Options):
 
     @property
     def any(self) -> bool:
-        """Whether a noise is named."""
+        """Whether the options name a noise."""
         return bool(self.values) or self.noise is not None
 
     @property
     def label_file(self) -> str | None:
-        """The label file of the noise, if any: the classes of a folder without class folders are
-        its labels.
+        """The label file of the noise, if any; a directory without class folders takes its classes
+        from it.
         """
         file = self.values.get("labels")
         if file is None:
@@ -402,8 +412,8 @@ class NoiseOptions(Options):
         return None if file == "own" else str(file)
 
     def request(self, dataset: str) -> LabelRequest:
-        """The labels that the options ask for on a data set. Raises ConfigError for two noises, or
-        an option without effect.
+        """The request for labels of a data set. Raises ConfigError for two noises, or an option
+        without effect.
         """
         from ..experiments.resolve import checked_seed
         from ..labels.build import VAL_SPLITS, LabelRequest
@@ -419,7 +429,7 @@ class NoiseOptions(Options):
             call = parse_noise(text)
             if not isinstance(call, Call) or call.name != "plc":
                 raise ConfigError(
-                    "--predictions has an effect with --idn, and with --noise 'plc(...)' only"
+                    "--predictions has an effect with --idn and --noise 'plc(...)' only"
                 )
             text = str(replace(call, kwargs=(*call.kwargs, ("predictions", self.predictions))))
         elif paper:
@@ -469,7 +479,7 @@ class NoiseOptions(Options):
                 kind in ("sym", "asym", "pair", "idn"),
                 "--sym, --asym, --pair and --idn only",
             ),
-            ("predictions", kind in ("idn", "noise"), "--idn, and with --noise 'plc(...)' only"),
+            ("predictions", kind in ("idn", "noise"), "--idn and --noise 'plc(...)' only"),
             ("source", openset is not None, "--openset only"),
         )
         refuse(
@@ -483,16 +493,16 @@ class NoiseOptions(Options):
             ),
             (
                 openset is not None and not self.source,
-                "--openset needs a --source, the data set that its images come from",
+                "--openset needs --source DATASET, from which it takes images",
             ),
             (
                 self.convention
                 and (self.map or self.inclusive or self.bernoulli or self.predictions),
-                f"--convention {self.convention} says all of the noise but its rate: leave the "
-                "other options out",
+                f"--convention {self.convention} defines all of the noise but its rate: leave out "
+                "--map, --inclusive, --bernoulli and --predictions",
             ),
             (
                 self.noise_seed and kind in ("human", "labels") and not sampled,
-                f"--noise-seed has no effect: the labels of --{kind} are not drawn",
+                f"--noise-seed has no effect: the labels of --{kind} are not sampled",
             ),
         )

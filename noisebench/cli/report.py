@@ -1,4 +1,4 @@
-"""`noisebench report`: finished runs as tables and figures. Needs no torch."""
+"""`noisebench report` makes tables and figures of finished runs. Needs no torch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..reporting import Check, Report, RunLike, TableLayout
     from ..runs.workspace import Workspace
 
-# options by parameter, where the name is another or an option has an effect on some reports only
+# parameters of options that have an effect on some reports only, or another name than their option
 _TABLE_OPTIONS = ("rows", "cols", "metric", "budget", "published", "compare_to")
 _CHECK_OPTIONS = ("baseline", "tolerance", "alpha", "allow_missing")
 _NOT_OF_FIGURES = (
@@ -28,7 +28,7 @@ _NOT_OF_FIGURES = (
     *_CHECK_OPTIONS,
 )
 _FLAGS = {"form": "--format", "conditions": "--filter", "losses": "--loss"}
-# figures of any metric and budget; the others are of a number that every run has
+# figures that use --metric and --budget
 _METRIC_FIGURES = ("rates", "ranks")
 
 
@@ -39,7 +39,8 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="PATH",
-            help="Runs, folders of them, workspaces, results CSVs; default: this workspace.",
+            help="Run directories, directories of runs, workspaces or results CSVs; default: this "
+            "workspace.",
         ),
     ] = None,
     rows: Annotated[
@@ -48,7 +49,7 @@ def report(
             "Tables",
             "--rows",
             metavar="AXIS",
-            help="The axis of the rows; several: dataset,method.",
+            help="Axis of the rows; several: dataset,method.",
         ),
     ] = "method",
     cols: Annotated[
@@ -57,7 +58,7 @@ def report(
             "Tables",
             "--cols",
             metavar="AXIS",
-            help="The axis of the columns; several: noise,model.",
+            help="Axis of the columns; several: noise,model.",
         ),
     ] = "noise",
     metric: Annotated[
@@ -66,7 +67,8 @@ def report(
             "Tables",
             "--metric",
             metavar="NAME",
-            help="last, mean_last10, best, memorised ...; several side by side: last,best.",
+            help="Metric: last, mean_last10, best, memorised ... (noisebench list metrics); "
+            "several side by side: last,best.",
         ),
     ] = "last",
     conditions: Filter = None,
@@ -76,7 +78,8 @@ def report(
             "Output",
             "--format",
             metavar="NAME",
-            help="table, md, csv, json, html, latex, junit (of a --check), or runs: a line a run.",
+            help="Format: table, md, csv, json, html, latex, junit (with --check), or runs: one "
+            "line per run.",
         ),
     ] = None,
     out: Annotated[
@@ -86,7 +89,7 @@ def report(
             "--out",
             "-o",
             metavar="FILE",
-            help="Write there; the suffix decides the format.",
+            help="File to write; its suffix sets the format.",
         ),
     ] = None,
     budget: Annotated[
@@ -95,7 +98,8 @@ def report(
             "Tables",
             "--budget",
             metavar="NAME",
-            help="What the methods of a table share: epochs, or compute, at any number of epochs.",
+            help="Compare methods at equal 'epochs', or at equal 'compute' with any number "
+            "of epochs.",
         ),
     ] = "epochs",
     published: Annotated[
@@ -104,7 +108,7 @@ def report(
             "Tables",
             "--published",
             metavar="NAME",
-            help="A paper's numbers beside ours (noisebench list published).",
+            help="Add the published numbers of a paper (noisebench list published).",
         ),
     ] = None,
     compare_to: Annotated[
@@ -113,7 +117,7 @@ def report(
             "Tables",
             "--compare-to",
             metavar="METHOD",
-            help="Add each row's difference from this one, with a 95 % interval.",
+            help="Add each row's difference from this method, with a 95 % interval.",
         ),
     ] = None,
     ranks: Annotated[bool, option("Tables", "--ranks", help="Add each row's mean rank.")] = False,
@@ -122,7 +126,7 @@ def report(
         option(
             "Check",
             "--check",
-            help="Compare with --baseline: exit 4 on a regression, 5 if undecided.",
+            help="Compare with --baseline; exit code 4 on a regression, 5 if undecided.",
         ),
     ] = False,
     baseline: Annotated[
@@ -131,7 +135,7 @@ def report(
             "Check",
             "--baseline",
             metavar="FILE",
-            help="What --save-baseline or --format json wrote.",
+            help="Baseline, written by --save-baseline or --format json.",
         ),
     ] = None,
     save_baseline: Annotated[
@@ -146,9 +150,9 @@ def report(
             "Check",
             "--tolerance",
             metavar="SIZE",
-            help="Ignore smaller drops. In the metric's unit: points of a percentage (default "
-            "0.5), nats of nll (0.005); of one metric: "
-            "nll=0.02; 0: exact, without statistics.",
+            help="Ignore drops below this size, in the metric's unit: percentage points (default "
+            "0.5), nats for nll (0.005); for one metric: nll=0.02; 0: fail on any decrease, no "
+            "test.",
         ),
     ] = None,
     alpha: Annotated[
@@ -157,13 +161,13 @@ def report(
             "Check",
             "--alpha",
             metavar="SHARE",
-            help="Chance of a false alarm a suite, by the seeds' noise.",
+            help="Family-wise significance level (Holm).",
         ),
     ] = 0.05,
     allow_missing: Annotated[
         bool,
         option(
-            "Check", "--allow-missing", help="Cells of the baseline that have no run here pass."
+            "Check", "--allow-missing", help="Pass cells of the baseline that have no run here."
         ),
     ] = False,
     figure: Annotated[
@@ -172,7 +176,7 @@ def report(
             "Figures",
             "--figure",
             metavar="NAME",
-            help="Draw instead: rates, curves, density ... (noisebench list figures)",
+            help="Draw a figure: rates, curves, density ... (noisebench list figures).",
         ),
     ] = None,
     epoch: Annotated[
@@ -181,13 +185,17 @@ def report(
             "Figures",
             "--epoch",
             metavar="N",
-            help="Of density, gradient, paper; default: after a quarter.",
+            help="Epoch of the figures density, gradient and paper; default: after a quarter of "
+            "training.",
         ),
     ] = None,
     losses: Annotated[
         list[str] | None,
         option(
-            "Figures", "--loss", metavar="TEXT", help="Of the figures loss and norm; repeatable."
+            "Figures",
+            "--loss",
+            metavar="TEXT",
+            help="Loss to draw in the figures loss and norm; repeatable.",
         ),
     ] = None,
     json: Json = False,
@@ -200,10 +208,15 @@ def report(
     from ..reporting import check as compare
 
     options: Globals = context.obj
-    workspace = options.open()  # plugins name noises
+    workspace = options.open()  # loads plugins, which register noises
     _check_figure(context)
     if figure is not None:
-        refuse((json and out, "--json prints the figure's numbers, --out writes it: choose one"))
+        refuse(
+            (
+                json and out,
+                "--json prints the numbers of the figure, --out writes it: give one of them",
+            )
+        )
         _show_figure(context, workspace)
         return
     form = _checked_format(context)
@@ -213,8 +226,8 @@ def report(
     refuse(
         (
             check and all(find_metric(name).spent for name in layout.metrics),
-            f"--check judges results, and {layout.metric} is what a run took: give "
-            "another --metric, alone or beside it",
+            f"--check compares results, but {layout.metric} measures cost: give another --metric, "
+            "alone or with it",
         )
     )
     rules = Rules(read_tolerance(tolerance, layout.metrics), alpha, allow_missing)
@@ -223,7 +236,7 @@ def report(
     if save_baseline is not None:
         write_text(save_baseline, results.render("json"))
         failed = sum(cell["failed"] for cell in results.document()["cells"])
-        left_out = f"; {failed} failed runs are not in it" if failed else ""
+        left_out = f"; {failed} failed runs are left out" if failed else ""
         say(f"{save_baseline} written{left_out}")
     verdict = None
     if baseline is not None:
@@ -243,7 +256,7 @@ def _flag(name: str) -> str:
 
 
 def _check_figure(context: typer.Context) -> None:
-    """Refuse options without effect: a figure has no format and no check, a table no epoch."""
+    """Refuse options without effect on a figure, or without one."""
     from ..reporting.figures import find_figure
 
     name = context.params["figure"]
@@ -262,7 +275,7 @@ def _check_figure(context: typer.Context) -> None:
 
 
 def _show_figure(context: typer.Context, workspace: Workspace) -> None:
-    """Print or write the figure that the options name."""
+    """Print or write the figure of the options."""
     from ..labels.manifest import read_manifest
     from ..reporting.figures import find_figure
     from ..reporting.figures.panels import form_of
@@ -298,7 +311,7 @@ def _show_figure(context: typer.Context, workspace: Workspace) -> None:
 
 
 def terminal_width() -> int | None:
-    """None where stdout is no terminal."""
+    """Columns of the terminal; None if stdout is not a terminal."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
@@ -321,35 +334,38 @@ def _checked_format(context: typer.Context) -> str:
         ),
         (
             form is None,
-            f"the suffix of {out} names no format: {', '.join(SUFFIXES)}, or give --format",
+            f"--out must end in {', '.join(SUFFIXES)}, got {out}; or give --format",
         ),
         (form not in FORMATS, f"--format is one of {', '.join(FORMATS)}, got {form!r}"),
-        (form == "table" and out, f"a table is for the terminal: write {', '.join(SUFFIXES)}"),
+        (
+            form == "table" and out,
+            f"--format table is for the terminal: with --out write {', '.join(SUFFIXES)}",
+        ),
         (
             check and given["baseline"] is None,
-            "--check compares with --baseline FILE, which --save-baseline FILE writes",
+            "--check needs --baseline FILE, written by --save-baseline FILE",
         ),
         (checked and not check, f"{''.join(checked[:1])} has an effect with --check only"),
         (
             check and given["save_baseline"] is not None,
-            "--check and --save-baseline: check first, then save what is meant to stay",
+            "--check and --save-baseline exclude each other: check first, then save",
         ),
         (
             form == "junit" and not check,
-            "--format junit holds the findings of --check: give it too",
+            "--format junit needs --check, whose findings it contains",
         ),
         (
             form == "runs" and not check and laid_out,
-            f"{''.join(laid_out[:1])} lays out tables, and --format runs writes every number of "
-            "each run: leave it out",
+            f"{''.join(laid_out[:1])} has no effect on --format runs, which writes all numbers "
+            "of each run: leave it out",
         ),
         (
             not 0 < given["alpha"] < 1,
-            f"--alpha is a share between 0 and 1, got {given['alpha']}",
+            f"--alpha must be between 0 and 1, got {given['alpha']}",
         ),
         (
             given["ranks"] and form not in RANKED,
-            f"--ranks adds a column to {', '.join(RANKED)}; a cell of {form} needs none",
+            f"--ranks has no effect on {form}: it adds a column to {', '.join(RANKED)}",
         ),
         (
             given["compare_to"] is not None and form == "junit",
@@ -369,7 +385,9 @@ def layout_of(
     budget: str = "epochs",
     compare_to: str | None = None,
 ) -> TableLayout:
-    """The layout of tables. Raises UnknownName for a metric, ConfigError for a budget."""
+    """The layout of the tables. Raises UnknownName for an unknown metric, ConfigError for an
+    unknown budget.
+    """
     from ..experiments.resolve import checked_budget
     from ..reporting import TableLayout, find_metric
 
@@ -380,15 +398,15 @@ def layout_of(
 
 
 def _find_runs(options: Globals, paths: list[Path] | None, *, check: bool = False) -> list[RunLike]:
-    """The runs at these paths, or the workspace's. Raises DataError where there are none, but under
-    a check.
+    """The runs at these paths, or those of the workspace. Raises DataError if there are none,
+    except for a check.
     """
     from ..reporting import runs_at
 
     if paths or (options.workspace / "runs").is_dir():
         return runs_at(paths or [options.workspace])
     if check:
-        return []  # every cell is missing, which is a finding of the check
+        return []  # the check reports each cell as missing
     raise DataError(
         f"no runs in {options.workspace}: start with noisebench train or noisebench run quick"
     )
@@ -402,8 +420,8 @@ def make(
     *,
     needed: bool = False,
 ) -> Report:
-    """The report of these runs, with a warning for each damaged result, which is passed over.
-    Raises DataError where runs are `needed` and there are none.
+    """The report of these runs. Damaged results are skipped with a warning. Raises DataError if
+    runs are `needed` and there are none.
     """
     from ..reporting import report_of
 
@@ -411,20 +429,17 @@ def make(
         runs,
         layout,
         conditions,
-        lambda error: say(f"warning: passed over: {error}"),
+        lambda error: say(f"warning: skipped: {error}"),
         workspace,
     )
     if needed and not results.tables:
-        raise DataError(
-            "no finished run there; noisebench list runs says what became of each run "
-            "of a workspace"
-        )
+        raise DataError("no finished run found; noisebench list runs shows the status of each run")
     return results
 
 
 def emit(results: Report, form: str, out: Path | None = None, verdict: Check | None = None) -> None:
-    """Print or write the report; in a GitHub job append it to the step's summary too, and print
-    problems as error lines.
+    """Print or write the report. In a GitHub job, also append it to the summary of the step and
+    print problems as error annotations.
     """
     from ..reporting.render.terminal import draw_table
 
@@ -442,7 +457,7 @@ def emit(results: Report, form: str, out: Path | None = None, verdict: Check | N
             from ..reporting.ci import error_lines
 
             sys.stderr.write("".join(f"{line}\n" for line in error_lines(verdict.troubles)))
-        elif out is not None or form != "md":  # else stdout has the text
+        elif out is not None or form != "md":  # otherwise stdout has the findings
             for line in verdict.troubles:
                 say(line)
         say(verdict.summary)

@@ -1,5 +1,5 @@
-"""`noisebench run`: the runs of a suite: finished ones are skipped, failed ones tried again; ends
-with its table.
+"""`noisebench run` executes the runs of a suite and prints its table. Finished runs are skipped,
+failed ones are tried again.
 """
 
 from __future__ import annotations
@@ -50,8 +50,7 @@ def run(
         str,
         typer.Argument(
             metavar="SUITE",
-            help="A suite of benchmarks.yaml (noisebench list "
-            "suites), FILE.yaml, or FILE.yaml:NAME.",
+            help="Name of a suite (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.",
         ),
     ],
     dataset: Annotated[
@@ -60,29 +59,40 @@ def run(
             "Data",
             "--dataset",
             metavar="DATASET",
-            help="Another data set than the suite's: a name, a .npz, a folder.",
+            help="Data set in place of the suite's: a name, a .npz file or a directory.",
         ),
     ] = None,
     model: Annotated[
         str | None,
         option(
-            "Method", "--model", metavar="NAME|timm:NAME", help="Another network than the suite's."
+            "Method", "--model", metavar="NAME|timm:NAME", help="Network in place of the suite's."
         ),
     ] = None,
     init_weights: InitWeights = None,
     test: TestFolder = None,
     recipe: RecipeOptions = RecipeOptions(),
     dry_run: Annotated[
-        bool, option("Run", "--dry-run", help="Show what would be run, and why.")
+        bool,
+        option(
+            "Run",
+            "--dry-run",
+            help="Show the status of each run and the estimated time; train nothing.",
+        ),
     ] = False,
     jobs: Annotated[
         int | None,
-        option("Run", "--jobs", metavar="N", min=1, help="Runs at a time; default: one a core."),
+        option(
+            "Run",
+            "--jobs",
+            metavar="N",
+            min=1,
+            help="Number of parallel runs; default: one per CPU core.",
+        ),
     ] = None,
     executor: Annotated[
         str,
         option(
-            "Run", "--executor", metavar="NAME", help="Where runs execute: local, ray or slurm."
+            "Run", "--executor", metavar="NAME", help="Executor of the runs: local, ray or slurm."
         ),
     ] = "local",
     address: Annotated[
@@ -91,7 +101,7 @@ def run(
             "Cluster",
             "--address",
             metavar="HOST:PORT",
-            help="A Ray cluster, or auto; default: one of its own, here.",
+            help="Address of a Ray cluster, or auto; default: start one on this machine.",
         ),
     ] = None,
     cpus_per_run: Annotated[
@@ -101,7 +111,7 @@ def run(
             "--cpus-per-run",
             metavar="N",
             min=1,
-            help="Processors, and threads, of each run on Ray or Slurm.",
+            help="CPU cores, and threads, per run on Ray or Slurm.",
         ),
     ] = None,
     gpus_per_run: Annotated[
@@ -111,7 +121,7 @@ def run(
             "--gpus-per-run",
             metavar="SHARE",
             min=0,
-            help="GPUs of each run: 1; on Ray also 0.25, four a GPU.",
+            help="GPUs per run; on Ray also a share: 0.25 is four runs per GPU.",
         ),
     ] = None,
     slurm: Annotated[
@@ -120,7 +130,7 @@ def run(
             "Cluster",
             "--slurm",
             metavar="KEY=VALUE",
-            help="An option of sbatch: partition, time, mem ...; repeatable.",
+            help="Option of sbatch: partition, time, mem ...; repeatable.",
         ),
     ] = None,
     detach: Annotated[
@@ -128,14 +138,18 @@ def run(
         option(
             "Cluster",
             "--detach",
-            help="Submit to Slurm and return; the same command without it watches.",
+            help="Submit to Slurm and return; rerun without --detach to wait for the runs.",
         ),
     ] = False,
     conditions: Filter = None,
     seeds: Annotated[
         int | None,
         option(
-            "Run", "--seeds", metavar="N", min=1, help="Seeds 0 to N - 1, in place of the suite's."
+            "Run",
+            "--seeds",
+            metavar="N",
+            min=1,
+            help="Use seeds 0 to N - 1 in place of the suite's.",
         ),
     ] = None,
     completed: Annotated[
@@ -144,12 +158,17 @@ def run(
             "Run",
             "--completed",
             metavar="FILE",
-            help="A results CSV (report --format runs): its runs are finished.",
+            help="Results CSV (report --format runs) whose runs count as finished.",
         ),
     ] = None,
     shard: Annotated[
         str | None,
-        option("Run", "--shard", metavar="i/n", help="Only each n-th of these, from the i-th."),
+        option(
+            "Run",
+            "--shard",
+            metavar="i/n",
+            help="Run shard i of n: every n-th run, starting with the i-th.",
+        ),
     ] = None,
     rerun: Annotated[
         str | None,
@@ -157,7 +176,7 @@ def run(
             "Run",
             "--rerun",
             metavar="WHICH",
-            help="failed or stale: only these; all: finished ones too.",
+            help="Run 'failed' or 'stale' runs only, or 'all', including finished ones.",
         ),
     ] = None,
     time_limit: Annotated[
@@ -166,7 +185,7 @@ def run(
             "Run",
             "--time-limit",
             metavar="MINUTES",
-            help="Stop after this time, as Ctrl-C does; the same command resumes.",
+            help="Stop after this many minutes; rerun to resume.",
         ),
     ] = None,
     fail_fast: Annotated[
@@ -201,13 +220,13 @@ def run(
     refuse(
         (
             time_limit is not None and detach,
-            "--time-limit has no effect with --detach, which does not wait: --slurm "
-            "time=0:30:00 is Slurm's own limit",
+            "--time-limit has no effect with --detach, which does not wait: give Slurm's limit, "
+            "--slurm time=0:30:00",
         ),
         (
             time_limit is not None and rerun == "all",
-            "--time-limit resumes where it stopped, and --rerun all begins again each time: give "
-            "one of them",
+            "--time-limit and --rerun all exclude each other: --rerun all starts from the "
+            "beginning each time",
         ),
     )
     limit, options = TimeLimit(time_limit), context.obj
@@ -239,7 +258,7 @@ def run(
         budget=recipe.budget,
         **recipe.values,
     )
-    _report(settings, [], workspace)  # a wrong layout is refused before the first run
+    _report(settings, [], workspace)  # refuses an invalid layout before the first run
     records = {} if completed is None else finished_runs(completed)
     items = mark_done(plan_suite(workspace, settings, device), records, str(completed))
     chosen = where(items, conditions or [])
@@ -260,10 +279,10 @@ def run(
     ended: Counter[str] = Counter()
     if detach:
         before, submitted = pool.submit(batches)  # type: ignore[attr-defined]
-        already = f", {before} {'was' if before == 1 else 'were'} already" if before else ""
+        already = f", {before} submitted before" if before else ""
         say(
-            f"{plural(submitted, 'run')} submitted{already}; the same command without --detach "
-            "watches them",
+            f"{plural(submitted, 'run')} submitted{already}; rerun without --detach to wait for "
+            "them",
             quiet=options.quiet,
         )
     elif todo:
@@ -281,7 +300,7 @@ def run(
         say(f"{name}: nothing to do, {finished}", quiet=options.quiet)
     elif cut:
         say(f"time is up: {finished}; the same command resumes", quiet=options.quiet)
-    # a run's folder has more than its line in a results CSV
+    # a run directory has more data than its line in a results CSV
     shown: list[RunLike] = [
         item.folder if item.folder.result.exists() else records.get(item.run.key, item.folder)
         for item in chosen
@@ -306,8 +325,8 @@ def _execute(
     limit: TimeLimit,
     fail_fast: bool,
 ) -> Counter[str]:
-    """Run all items until the time is up; how many ended in which way, and how many are `left`.
-    Raises Interrupted when stopped.
+    """Execute the runs until the time limit. Returns the number of runs by outcome; `left`: not
+    executed. Raises Interrupted when stopped.
     """
     from ..core.signals import StopSignals
 
@@ -320,7 +339,7 @@ def _execute(
         for event in () if limit.up else pool.run(batches, lambda: signals.stopped or limit.up):
             item = todo[event.number]
             grid.update(event)
-            # interrupted runs end with the logger, since another worker may resume them
+            # an interrupted run is closed with the logger, since another worker may resume it
             if event.kind == "progress":
                 logger.log(item.run, item.folder, event.content["lines"])
             elif event.kind == "done":
@@ -335,8 +354,8 @@ def _execute(
     if kinds["taken"]:
         runs = "1 run is" if kinds["taken"] == 1 else f"{kinds['taken']} runs are"
         say(
-            f"{runs} with other processes (noisebench list runs says whose); the same command "
-            "shows them when they are done, and resumes those whose process has died",
+            f"{runs} locked by other processes (noisebench list runs shows which); rerun the "
+            "command to show their results, or to resume them if those processes have died",
             quiet=options.quiet,
         )
     if not (fail_fast and kinds["failed"]):
@@ -367,8 +386,8 @@ def _show_plan(
     pool: Executor,
     context: typer.Context,
 ) -> None:
-    """The status of each run and the reason for it; where a budget decides its epochs, these
-    too.
+    """Show the status of each run and the reason for it, the epochs of runs with a compute budget,
+    and the estimated time.
     """
     from ..runs.folder import read_records, run_folders
     from ..runs.queue import estimate_suite_seconds
@@ -410,7 +429,7 @@ def _show_plan(
         return
     lines = []
     for item in items:
-        status = item.status if id(item) in width else f"{item.status} (left out)"
+        status = item.status if id(item) in width else f"{item.status} (not selected)"
         compute = item.suite_run.budget == "compute"
         epochs = f", {plural(item.run.recipe.epochs, 'epoch')}" if compute else ""
         lines.append(f"{status:14} {item.run.title}{epochs}: {item.reason}")
@@ -418,17 +437,17 @@ def _show_plan(
     counts = ", ".join(f"{n} {status}" for status, n in statuses.items())
     together = ""
     if wide:
-        groups = "1 pack that trains" if len(wide) == 1 else f"{len(wide)} packs that train"
+        groups = "1 pack, trained" if len(wide) == 1 else f"{len(wide)} packs, each trained"
         packed = sum(len(pack.items) for pack in wide)
         together = f", {packed} of them in {groups} as one network"
-    estimate = f"about {duration(total)}, {at_once} at a time" if packs else "none"
+    estimate = f"{duration(total)}, {at_once} in parallel" if packs else "none"
     total_line = f"{plural(len(items), 'run')}: {counts}; {len(width)} to run{together}; "
-    show(*lines, f"{total_line}estimated time: {estimate}")
+    show(*lines, f"{total_line}estimated runtime: {estimate}")
 
 
 def _check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace) -> None:
-    """Raises ConfigError where a suite's runs have no one list, or links lead it out of the
-    workspace, before the first run.
+    """Raises ConfigError, before the first run, if the runs of a suite have different labels, so
+    that no single list of label issues exists, or if links lead out of the workspace.
     """
     if not suite.report.suspects:
         return
@@ -437,13 +456,13 @@ def _check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace
     refuse(
         (
             not path.resolve().is_relative_to(root),
-            f"report.suspects {suite.report.suspects}: a link leads it out of the "
-            f"workspace {workspace.root}",
+            f"report.suspects {suite.report.suspects}: a link leads it out of the workspace "
+            f"{workspace.root}",
         ),
         (
             several > 1,
-            "report.suspects is a list of one set of labels, the suite's runs see "
-            f"{several}: fix noise, data set and noise_seed",
+            f"report.suspects needs one set of labels, but the suite has {several}: fix noise, "
+            "data set and noise_seed",
         ),
     )
 
@@ -451,8 +470,8 @@ def _check_suite_list(suite: Suite, items: list[QueuedRun], workspace: Workspace
 def _write_suite_list(
     suite: Suite, items: list[QueuedRun], workspace: Workspace, options: Globals
 ) -> None:
-    """Write it once all runs are finished; an existing one stays, since a person may be working on
-    it.
+    """Write the list of label issues once all runs are finished. An existing list is kept, since a
+    person may be editing it.
     """
     if not suite.report.suspects:
         return
@@ -464,7 +483,7 @@ def _write_suite_list(
     if left:
         text = f"is not written: {left} of {len(items)} runs are not finished"
     elif path.exists():
-        text = "is there already and left as it is: move it away for a new list"
+        text = "exists already and is kept: move it away to write a new list"
     else:
         run = items[0].run
         runs, by = predictions_of([item.folder for item in items], None)
@@ -474,10 +493,11 @@ def _write_suite_list(
         _, manifest = workspace.make(run.dataset, label_request_of(items[0].suite_run))
         precision = ""
         if facts["precision"] is not None:
-            precision = f", {100 * facts['precision']:.1f} % of them wrong"
+            precision = f", {100 * facts['precision']:.1f} % of them incorrect"
         text = (
-            f"written: {facts['listed']} label issues in {facts['of']} labels, by its {len(runs)} "
-            f"runs together{precision}; {WHY[by]}. Delete the lines that are right, then: "
+            f"written: {facts['listed']:,} label issues in {facts['of']:,} labels, found by "
+            f"{len(runs)} runs together{precision}; {WHY[by]}. Delete the lines whose given label "
+            "is correct, then: "
             f"noisebench corrupt --manifest {manifest} --suspects {path} --drop (or --relabel)"
         )
     say(f"{path} {text}", quiet=options.quiet)

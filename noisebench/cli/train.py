@@ -1,4 +1,4 @@
-"""`noisebench train`: one run, resumable, never repeated."""
+"""`noisebench train` trains one run. An interrupted run resumes; a finished one is reused."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..runs.checkpoint import Progress
     from ..runs.folder import RunFolder
 
-TRAIN_SETTINGS = {"ignore_unknown_options": True}  # a loss's own parameters are options
+TRAIN_SETTINGS = {"ignore_unknown_options": True}  # parameters of the loss are options
 
 
 @with_options
@@ -48,7 +48,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="DATASET",
-            help="A data set; then the loss's own parameters, such as --eps 0.4.",
+            help="Data set; then parameters of the loss, such as --eps 0.4.",
             show_default=False,
         ),
     ] = None,
@@ -58,7 +58,7 @@ def train(
             "Method",
             "--loss",
             metavar="TEXT",
-            help="'el(eps=0.4)', '10*normalized(ce) + 0.1*mae' ...  [default: ce]",
+            help="Loss: 'el(eps=0.4)', '10*normalized(ce) + 0.1*mae' ...  [default: ce]",
         ),
     ] = None,
     strategy: Annotated[
@@ -67,7 +67,7 @@ def train(
             "Method",
             "--strategy",
             metavar="TEXT",
-            help="'bootstrap(kind=soft)' ...  [default: standard]",
+            help="Strategy: 'bootstrap(kind=soft)' ...  [default: standard]",
         ),
     ] = None,
     method: Annotated[
@@ -76,7 +76,7 @@ def train(
             "Method",
             "--method",
             metavar="NAME",
-            help="A row of the literature, instead of --loss and --strategy.",
+            help="Method of a paper, instead of --loss and --strategy (noisebench list methods).",
         ),
     ] = None,
     model: Annotated[
@@ -85,7 +85,7 @@ def train(
             "Method",
             "--model",
             metavar="NAME|timm:NAME",
-            help="The network; default: the data set's.",
+            help="Network; default: the data set's.",
         ),
     ] = None,
     init_weights: InitWeights = None,
@@ -96,7 +96,7 @@ def train(
             "Data",
             "--manifest",
             metavar="FILE",
-            help="Train on these labels; default: what corrupt wrote last.",
+            help="Manifest to train on; default: the newest one.",
         ),
     ] = None,
     test: TestFolder = None,
@@ -107,15 +107,17 @@ def train(
             "Run",
             "--seed",
             metavar="N",
-            help="Seed of the weights, the order and the augmentation.",
+            help="Seed for initialization, shuffling and augmentation.",
         ),
     ] = 0,
     device: Device = "auto",
     precision: Annotated[
-        str, option("Run", "--precision", metavar="NAME", help="auto, fp32 or bf16.")
+        str, option("Run", "--precision", metavar="NAME", help="Precision: auto, fp32 or bf16.")
     ] = "auto",
     no_resume: NoResume = False,
-    force: Annotated[bool, option("Run", "--force", help="Run a finished run again.")] = False,
+    force: Annotated[
+        bool, option("Run", "--force", help="Train again even if the run is finished.")
+    ] = False,
     accumulate: Annotated[
         int,
         option(
@@ -123,7 +125,7 @@ def train(
             "--accumulate",
             metavar="N",
             min=1,
-            help="Each batch in N parts one after the other: the same step, less memory.",
+            help="Split each batch into N parts and accumulate gradients: same step, less memory.",
         ),
     ] = 1,
     sync_bn: Annotated[
@@ -131,11 +133,11 @@ def train(
         option(
             "Run",
             "--sync-bn",
-            help="Under torchrun, on GPUs: batch norm by the statistics of all processes.",
+            help="Synchronize batch norm over all processes of torchrun (GPUs only).",
         ),
     ] = False,
     dry_run: Annotated[
-        bool, option("Run", "--dry-run", help="Show the run without training it.")
+        bool, option("Run", "--dry-run", help="Show the run; train nothing.")
     ] = False,
     workers: Workers = None,
     log_to: LogTo = None,
@@ -162,7 +164,7 @@ def train(
 
     rank = rank_info()
     options: Globals = context.obj if rank.first else replace(context.obj, quiet=True)
-    # with plugins, whose parameters are options too
+    # loads plugins, whose loss parameters are options too
     workspace, trackers = options.open(workers), known_trackers(log_to or ())
     dataset, parameters = split_words(context, words or [])
 
@@ -190,11 +192,11 @@ def train(
         labels.verify(clean.labels, clean.ids, classes=data.num_classes)
         return workspace.plan(request, data, labels), labels, path, sentence, notes
 
-    # this process by itself, or all that torchrun started, joined
+    # this process alone, or all processes of torchrun
     processes: AbstractContextManager[SingleProcess] = nullcontext(
         SingleProcess(rank.rank, rank.size)
     )
-    if rank.size > 1 and not dry_run:  # without training each process resolves the run by itself
+    if rank.size > 1 and not dry_run:  # for --dry-run each process resolves the run by itself
         from ..training.distributed.process_group import open_process_group
 
         processes = open_process_group(rank, device)
@@ -211,28 +213,28 @@ def train(
             return
         record = None if force else ranks.on_rank_zero(partial(folder.finished, run.key))
         if record is not None:
-            # in no key, though with batch norm they change the numbers
+            # not part of the key, although they change the numbers with batch norm
             plain = {"processes": 1, "accumulate": 1, "sync_bn": False}
             before, now = plain | record.get("environment", {}), plain | parallel.facts()
             changed = [f"{name} {before[name]}" for name in plain if before[name] != now[name]]
             with_changed = f", with {', '.join(changed)}" if changed else ""
-            text = f"{folder.path} is finished already{with_changed}; --force runs it again"
+            text = f"{folder.path} is finished already{with_changed}; --force trains it again"
             say(text, quiet=options.quiet)
             if rank.first:
                 _show_record(record, json=json)
             return
         if folder.status() == "damaged":
             say(
-                f"{folder.path} was finished or failed, but its record is damaged: it is run again",
+                f"{folder.path} has a damaged record: training it again",
                 quiet=options.quiet,
             )
         key = ranks.on_rank_zero(lambda: run.key)
         refuse(
             (
                 key != run.key,
-                f"process {ranks.rank} would train another run ({run.key[:8]}) than process 0 "
-                f"({key[:8]}): their data, plugins or processors differ; --precision fp32 is the "
-                "same everywhere",
+                f"process {ranks.rank} resolved another run ({run.key[:8]}) than process 0 "
+                f"({key[:8]}): their data, plugins or processors differ; with --precision fp32 "
+                "processors do not matter",
             )
         )
         logger = options.open_logger(trackers if rank.first else [])
@@ -265,7 +267,7 @@ def train(
 
 
 def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, dict[str, str]]:
-    """`cifar10 --eps 0.4 --q=0.7` -> the data set and the loss's own parameters,
+    """`cifar10 --eps 0.4 --q=0.7` -> the data set and the parameters of the loss,
     `{"eps": "0.4", "q": "0.7"}`. Raises ConfigError.
     """
     dataset, parameters, rest = None, dict[str, str](), iter(words)
@@ -284,14 +286,14 @@ def split_words(context: typer.Context, words: list[str]) -> tuple[str | None, d
         elif word.startswith("-"):
             raise ConfigError(f"no such option: {word} (noisebench train --help)")
         elif dataset is not None:
-            raise ConfigError(f"one data set only: {dataset!r} and {word!r} are given")
+            raise ConfigError(f"train uses one data set, got {dataset!r} and {word!r}")
         else:
             dataset = word
     return dataset, parameters
 
 
 def _check_flag(context: Any, flag: str) -> None:
-    """Refuse a misplaced or misspelt option, which would otherwise count as a loss's parameter."""
+    """Refuse a misplaced or misspelt option, which would otherwise be taken as a loss parameter."""
     from ..losses import LOSSES
 
     if flag[2:].replace("-", "_") in {p.name for entry in LOSSES for p in entry.parameters}:
@@ -301,7 +303,7 @@ def _check_flag(context: Any, flag: str) -> None:
     refuse(
         (
             any(flag in parameter.opts for parameter in context.parent.command.params),
-            f"{flag} stands before the command: noisebench {flag} ... train",
+            f"{flag} is a global option: write noisebench {flag} ... train",
         ),
         (
             near,
@@ -322,7 +324,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         f"oracle: {'yes' if run.oracle else 'no'}",
         f"loss: {run.loss}",
         f"strategy: {run.strategy}",
-        *([f"begins from: {run.init.label}"] if run.init else []),
+        *([f"initial weights: {run.init.label}"] if run.init else []),
         f"recipe {run.recipe_name}: {settings}",
         f"precision: {run.precision}",
     )
@@ -349,7 +351,7 @@ def _show_record(record: dict[str, Any], *, json: bool) -> None:
             facts["estimates"] = record["estimates"]
         write_json(facts)
         return
-    share = "" if memorized is None else f"; wrong labels memorised {percent(memorized)}"
+    share = "" if memorized is None else f"; {percent(memorized)} of incorrect labels memorized"
     by = "" if speed is None else f", {speed:.0f} images/s on {sys.platform}"
     estimates = estimated(record)
     show(

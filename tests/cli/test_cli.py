@@ -219,7 +219,7 @@ def test_train_takes_what_corrupt_wrote_last_and_says_which(
     assert (
         code == 0
         and (
-            "what corrupt wrote last: training on manifests/digits-pair0.3-s0.csv: "
+            "newest manifest: training on manifests/digits-pair0.3-s0.csv: "
             "digits, pairflip(rate=0.3)"
         )
         in err
@@ -233,7 +233,7 @@ def test_train_without_a_manifest_takes_the_embedded_digits_and_says_so(
     assert (
         code == 0
         and (
-            "no manifest here: training on manifests/digits-sym0.4-s0.csv: digits, "
+            "no manifest found: training on manifests/digits-sym0.4-s0.csv: digits, "
             "symmetric(rate=0.4)"
         )
         in err
@@ -284,8 +284,7 @@ def test_a_dry_run_lists_every_run_with_status_and_reason_and_leaves_nothing(
         and all(re.match(r"run +\S+ on digits, .*: new$", line) for line in runs)
     )
     assert last.startswith(
-        "8 runs: 8 run; 8 to run, 8 of them in 1 pack that trains as one "
-        "network; estimated time: about "
+        "8 runs: 8 run; 8 to run, 8 of them in 1 pack, trained as one network; estimated runtime: "
     )
     assert files(place) == set()
 
@@ -609,9 +608,9 @@ MISTAKES = [
     ),
     (
         ["corrupt", "digits", "--sym", "0.1", "--out", "labels.txt"],
-        "--out is a .csv, .csv.gz or .parquet",
+        "--out must end in .csv, .csv.gz or .parquet",
     ),
-    (["corrupt", "digits", "--sym", "0.1", "-C", "."], "-C stands before the command"),
+    (["corrupt", "digits", "--sym", "0.1", "-C", "."], "-C is a global option"),
     (["corrupt", "digits", "--syn", "0.1"], "No such option: --syn"),
     (["corrupt", "empty.npz", "--sym", "0.1"], "may be truncated"),
     (["--offline", "corrupt", "mnist", "--sym", "0.1"], "put mnist.npz there"),
@@ -652,8 +651,8 @@ MISTAKES = [
     (["train", "--device", "nowhere"], "device 'nowhere' is not available"),
     (["train", "--seed", "-1"], "a seed must be a whole number from 0"),
     (["train", "--sym", "0.4"], "a noise needs a data set"),
-    (["train", "cifar10"], "say which noise"),
-    (["train", "digits", "cifar10"], "one data set only"),
+    (["train", "cifar10"], "name a noise"),
+    (["train", "digits", "cifar10"], "train uses one data set"),
     (["train", "--noise-seed", "3"], "--noise-seed has an effect with a noise only"),
     (["train", "--manifest", "no.csv"], "no such manifest: no.csv"),
     (["train", "--manifest", "empty.csv"], "empty.csv is empty"),
@@ -665,13 +664,13 @@ MISTAKES = [
     (["--plugin", "quits.py", "list", "losses"], "quits.py cannot be loaded: SystemExit: 0"),
     (
         ["corrupt", "digits", "--sym", "0.4", "--out", "b\udcff.csv"],
-        "--out is a path in UTF-8, got 'b\\udcff.csv'",
+        "--out must be a path in UTF-8, got 'b\\udcff.csv'",
     ),
     (["evaluate", "nothing"], "no run matches 'nothing'"),
     (["report"], "no runs in"),
     (["report", "nowhere"], "nowhere does not exist"),
     (["report", "--format", "pdf"], "--format is one of table, md, csv, json, html, latex, junit"),
-    (["report", "-o", "table.pdf"], "the suffix of table.pdf names no format"),
+    (["report", "-o", "table.pdf"], "--out must end in .md, .csv"),
     (["run", "quik"], "did you mean 'quick'"),
     (["run", "no.yaml"], "no.yaml cannot be read"),
     (["run", "twice.yaml"], "twice.yaml:4:44: duplicate key 'epochs'"),
@@ -768,7 +767,7 @@ def test_a_bug_is_exit_1_with_the_traceback_behind_v(
     code, _, err = call(capsys, "corrupt", "digits", "--sym", "0.4")
     assert code == 1 and err == (
         "error: a bug in noisebench: ZeroDivisionError: division by zero "
-        "(run again with -v for the traceback)\n"
+        "(rerun with -v for the traceback)\n"
     )
     assert "Traceback" in call(capsys, "-v", "corrupt", "digits", "--sym", "0.4")[2]
 

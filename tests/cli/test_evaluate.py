@@ -280,15 +280,15 @@ def test_images_of_another_number_of_classes_are_refused(
 
 
 WITHOUT_EFFECT = [
-    (["--test", "somewhere"], "give it with one --eval-on"),
+    (["--test", "somewhere"], "give exactly one --eval-on"),
     (["--device", "cpu"], "--device has an effect with --eval-on, --verify and --cv-folds only"),
     (
         ["--manifest", "m.csv"],
         "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only",
     ),
-    (["--verify", "--eval-on", "digits"], "--verify stands alone"),
-    (["--verify", "--cv-folds", "2"], "--verify stands alone"),
-    (["--verify", "--suspects", "s.csv"], "--verify stands alone"),
+    (["--verify", "--eval-on", "digits"], "--verify writes no file"),
+    (["--verify", "--cv-folds", "2"], "--verify writes no file"),
+    (["--verify", "--suspects", "s.csv"], "--verify writes no file"),
     (["--eval-on", "digits", "--device", "abacus"], "device 'abacus' is not available"),
     (["--verify", "--device", "abacus"], "device 'abacus' is not available"),
 ]
@@ -328,11 +328,13 @@ def test_the_text_says_each_number_in_a_line_of_its_own(
     text = capsys.readouterr().out
     test, detection = found["test"], found["train"]["detection"]
     assert (
-        f"NLL {test['nll']:.4f} nats, Brier {test['brier']:.4f} of 2, ECE {100 * test['ece']:.2f} %"
+        f"NLL {test['nll']:.4f} nats, Brier {test['brier']:.4f} (0 to 2), ECE {100 * test['ece']:.2f} %"
     ) in text
     first, wrong = (f"{100 * detection['precision_at'][n]:.2f} %" for n in ("100", "wrong"))
-    assert f"precision@100 {first}, precision@518 {wrong}, by chance 39.94 %" in text
-    assert text.count("most often taken for") == 2 and "on digits, classes by number" in text
+    assert (
+        f"precision@100 {first}, @518 (number of incorrect labels) {wrong}, chance 39.94 %" in text
+    )
+    assert text.count("most common mistake") == 2 and "on digits, classes by number" in text
 
 
 def test_report_shows_what_evaluate_prints(

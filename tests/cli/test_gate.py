@@ -333,7 +333,7 @@ def test_a_damaged_or_foreign_result_is_named_and_never_counted_and_the_check_is
     folder.result.write_text(text)
     assert main(["report", "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "passed over" in err and str(folder.result.relative_to(place)) in err
+    assert "warning: skipped" in err and str(folder.result.relative_to(place)) in err
     assert {cell["n"] for cell in json.loads(out)["cells"]} == {3, 4}
     assert main(GATE) == 5
 
@@ -367,13 +367,13 @@ def test_a_check_without_runs_is_5(place: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--check"], "--check compares with --baseline FILE"),
+        (["--check"], "--check needs --baseline FILE"),
         (["--baseline", "base.json"], "--baseline has an effect with --check only"),
         (["--tolerance", "1"], "--tolerance has an effect with --check only"),
         (["--allow-missing"], "--allow-missing has an effect with --check only"),
         (["--check", "--baseline", "base.json", "--save-baseline", "new.json"], "check first"),
-        (["--check", "--baseline", "base.json", "--alpha", "5"], "--alpha is a share"),
-        (["--ranks", "--format", "csv"], "--ranks adds a column"),
+        (["--check", "--baseline", "base.json", "--alpha", "5"], "--alpha must be between 0 and 1"),
+        (["--ranks", "--format", "csv"], "--ranks has no effect on csv"),
     ],
     ids=str,
 )

@@ -87,7 +87,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
     assert "its classifier has 5 classes, not 10: random classifier" in said
     listed = Path("doubted.csv").read_text().splitlines()
     assert (
-        f"doubted.csv written: {len(listed) - 1} label issues in 120 labels, by its 10 runs together"
+        f"doubted.csv written: {len(listed) - 1} label issues in 120 labels, found by 10 runs together"
     ) in said
     assert listed[0] == "rank,index,given_label,predicted_label,label_quality" and len(listed) > 10
     words = (
@@ -99,7 +99,7 @@ def test_it_runs_on_ones_own_data_and_ends_with_the_labels_to_look_at(
     assert run("practitioner", *SIDE.split()) == 0
     assert (
         Path("doubted.csv").read_text() == "worked on\n"
-        and "is there already and left as it is" in capsys.readouterr().err
+        and "exists already and is kept" in capsys.readouterr().err
     )
 
 
@@ -113,7 +113,7 @@ def test_a_list_of_several_labellings_is_refused_before_the_first_run(
     )
     assert main(["-C", str(tmp_path), "run", str(tmp_path / "s.yaml")]) == 2
     assert (
-        "the suite's runs see 2: fix noise, data set and noise_seed" in capsys.readouterr().err
+        "but the suite has 2: fix noise, data set and noise_seed" in capsys.readouterr().err
         and not (tmp_path / "runs").exists()
     )
 

@@ -441,16 +441,16 @@ def test_the_command_writes_the_manifest_by_name_and_makes_it_current(
     )
     assert main([*REVIEW.split(), "--drop"]) == 0
     assert (
-        "100 listed, 100 changed, 100 of them wrong; 518 wrong labels before, 418 after"
+        "100 listed, 100 changed, 100 of them incorrect; 518 incorrect labels before, 418 after"
         in capsys.readouterr().out
     )
 
 
 WRONG_COMMANDS = [
-    (REVIEW, "one of --drop and --relabel"),
-    (f"{REVIEW} --drop --relabel", "one of --drop and --relabel"),
-    ("corrupt digits --suspects s.csv --drop", "a review is corrupt --manifest FILE"),
-    ("corrupt digits --sym 0.4 --drop", "a review is corrupt --manifest FILE"),
+    (REVIEW, "either --drop or --relabel"),
+    (f"{REVIEW} --drop --relabel", "either --drop or --relabel"),
+    ("corrupt digits --suspects s.csv --drop", "a review needs --manifest FILE"),
+    ("corrupt digits --sym 0.4 --drop", "a review needs --manifest FILE"),
     (f"{REVIEW} --drop --sym 0.4", "give a noise or a --manifest, not both"),
     (f"{REVIEW} --drop --val-fraction 0.1", "--val-fraction has an effect with a noise only"),
     (f"{REVIEW} --drop --noise-seed 1", "--noise-seed has an effect with a noise only"),
@@ -463,7 +463,7 @@ WRONG_COMMANDS = [
         "none.csv cannot be read",
     ),
     ("corrupt --manifest none.csv --suspects s.csv --drop", "no such manifest"),
-    (f"{REVIEW} --drop -o m.txt", "--out is a .csv"),
+    (f"{REVIEW} --drop -o m.txt", "--out must end in .csv"),
     ("corrupt --sym 0.4", "a noise needs a data set"),
 ]
 

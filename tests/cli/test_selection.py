@@ -284,7 +284,7 @@ def test_shards_and_reruns_are_of_what_is_selected(place: Path, call: Call) -> N
     )
     assert call("run", "s.yaml:long", "--filter", "seed=0", "--rerun", "failed", "--dry-run")[
         1
-    ].endswith("; 0 to run; estimated time: none\n")
+    ].endswith("; 0 to run; estimated runtime: none\n")
 
 
 def stop_after(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -342,7 +342,7 @@ IMPOSSIBLE = [
     (["--time-limit", "-1"], "--time-limit must be a number above 0, got -1"),
     (["--time-limit", "nan"], "--time-limit must be a number above 0, got nan"),
     (["--time-limit", "inf"], "--time-limit must be a number above 0, got inf"),
-    (["--time-limit", "1", "--rerun", "all"], "--rerun all begins again each time"),
+    (["--time-limit", "1", "--rerun", "all"], "--rerun all starts from the beginning each time"),
     (
         ["--time-limit", "1", "--executor", "slurm", "--detach"],
         "--time-limit has no effect with --detach",
@@ -420,7 +420,7 @@ def test_list_suites_says_runs_cost_and_what_it_takes(place: Path, call: Call) -
     lines = {
         line.split()[0]: line for line in call("list", "suites")[1].splitlines() if line.strip()
     }
-    assert lines["name"].split() == ["name", "runs", "images", "takes", "summary"]
+    assert lines["name"].split() == ["name", "runs", "images", "runtime", "summary"]
     assert [" ".join(lines[name].split()) for name in ("plain", "own")] == [
         ("plain 6 39 k images 5 h on one H100"),
         "own 1 –",
@@ -430,7 +430,7 @@ def test_list_suites_says_runs_cost_and_what_it_takes(place: Path, call: Call) -
         part in shown
         for part in (
             "39 k images",
-            "takes     5 h on one H100",
+            "runtime   5 h on one H100",
             "method: ce, el, gce",
             "seeds: 0, 1",
         )

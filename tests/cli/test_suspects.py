@@ -186,7 +186,7 @@ def test_a_run_on_digits_doubts_the_wrong_labels(
         == 0
     )
     out, err = capsys.readouterr()
-    assert "label issues in 1297 labels; predictions of the last epoch" in err
+    assert "label issues in 1,297 labels; predictions of the last epoch" in err
     frame, summary = pd.read_csv(file), json.loads(out)[0]["suspects"]
     (run,) = (tmp_path / "runs").iterdir()
     arrays = np.load(run / "predictions.npz")
@@ -214,10 +214,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--suspects", "doubted.txt"], "--suspects writes a .csv"),
-        (["--suspects", "doubted"], "--suspects writes a .csv"),
-        (["--predictions", "p.csv"], "--predictions writes a .npz or .npy"),
-        (["digits-sym0.4-s0_mlp_ce", "--cv-folds", "2"], "--cv-folds is of one run, got 2"),
+        (["--suspects", "doubted.txt"], "--suspects must end in .csv"),
+        (["--suspects", "doubted"], "--suspects must end in .csv"),
+        (["--predictions", "p.csv"], "--predictions must end in .npz or .npy"),
+        (["digits-sym0.4-s0_mlp_ce", "--cv-folds", "2"], "--cv-folds needs one run, got 2"),
         (["--cv-folds", "1"], "--cv-folds must be from 2 to 1297 (the training examples), got 1"),
     ],
 )
@@ -406,7 +406,7 @@ def test_a_score_without_effect_is_refused(
     options: list[str], learned_by_heart: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-C", str(learned_by_heart), "evaluate", "digits-sym0.4-s0_mlp_ce", *options]) == 2
-    assert "--score is" in capsys.readouterr().err
+    assert "--score " in capsys.readouterr().err
 
 
 def test_a_list_by_several_runs_is_of_the_labels_that_were_trained_on_last(
@@ -431,7 +431,7 @@ def test_a_list_by_several_runs_is_of_the_labels_that_were_trained_on_last(
     runs = sorted(map(str, (tmp_path / "runs").iterdir()))
     assert main([*place, "evaluate", *runs, "--suspects", str(second), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert f"trained on: {cleaned.name}; left out, on other labels: {run.name}" in err
+    assert f"finished last: {cleaned.name}; left out, on other labels: {run.name}" in err
     entries = {entry["run"]: entry for entry in json.loads(out)}
     assert "suspects" in entries[str(cleaned)] and "suspects" not in entries[str(run)]
     assert not set(pd.read_csv(second)["index"]) & set(pd.read_csv(first)["index"]), (

@@ -397,8 +397,8 @@ def test_commands_of_one_process_are_refused_once(
     seated(rank)
     assert main(command) == 2
     said = (
-        "error: torchrun started 2 processes, and only train is of several: noisebench "
-        f"{command[0]} ...\n"
+        "error: torchrun started 2 processes, but only train can use several: start noisebench "
+        f"{command[0]} without torchrun\n"
     )
     assert capsys.readouterr().err == (said if rank == 0 else "")
 

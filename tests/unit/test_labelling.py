@@ -615,22 +615,28 @@ CONTRADICTING = [
         "sl2019 has no --asym noise on fashionmnist, only on mnist",
     ),
     ({"sym": 0.4, "convention": "sl2018"}, "unknown convention 'sl2018': did you mean 'sl2019'"),
-    ({"asym": 0.4, "convention": "sl2019", "map": "cifar10"}, "says all of the noise but its rate"),
-    ({"sym": 0.4, "convention": "sl2019", "bernoulli": True}, "says all of the noise but its rate"),
+    (
+        {"asym": 0.4, "convention": "sl2019", "map": "cifar10"},
+        "defines all of the noise but its rate",
+    ),
+    (
+        {"sym": 0.4, "convention": "sl2019", "bernoulli": True},
+        "defines all of the noise but its rate",
+    ),
     (
         {"human": "worse", "convention": "sl2019"},
         "--convention has an effect with --sym, --asym, --pair and --idn only",
     ),
     (
         {"human": "worse", "noise_seed": 3},
-        "--noise-seed has no effect: the labels of --human are not drawn",
+        "--noise-seed has no effect: the labels of --human are not sampled",
     ),
     (
         {"labels": "l.csv", "noise_seed": 3},
-        "--noise-seed has no effect: the labels of --labels are not drawn",
+        "--noise-seed has no effect: the labels of --labels are not sampled",
     ),
     ({"sym": 0.4, "val_split": "before"}, "--val-split has an effect with --val-fraction only"),
-    ({"openset": 0.4}, "--openset needs a --source"),
+    ({"openset": 0.4}, "--openset needs --source DATASET"),
     ({"sym": 0.4, "source": "mnist"}, "--source has an effect with --openset only"),
     ({"matrix": "T.csv", "human": "worse"}, "name one noise only, got --matrix and --human"),
 ]
@@ -1031,7 +1037,7 @@ def test_the_same_images_under_another_name_are_no_other_set():
 
 
 def test_from_python_open_set_noise_says_that_it_changes_no_label():
-    with pytest.raises(LanguageError, match="changes images, not labels"):
+    with pytest.raises(LanguageError, match="replaces images"):
         nb.corrupt(np.arange(10), "openset(rate=0.3, source='cifar100')", num_classes=10)
 
 

@@ -494,8 +494,8 @@ def test_the_commands_say_the_subset(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(arguments) == 0
     out, err = capsys.readouterr()
     assert (
-        "10000 of 60000 in 10 classes" in out
-        and "40.00 % of these 10000" in out
+        "10,000 of 60,000 in 10 classes" in out
+        and "40.00 % of these 10,000" in out
         and "dropped" not in out
     )
     assert "fashionmnist-10000-sym0.4-s0.csv written" in err
