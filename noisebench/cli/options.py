@@ -114,18 +114,26 @@ def _registered(name: str, kind: Any, declared: Any) -> Parameter:
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A command for Typer: each parameter that is a group becomes the options of the group."""
+    """A command for Typer: each parameter that is a group becomes the options of the group.
+
+    Its `declare` reads the groups again, after a plugin has been loaded.
+    """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, tuple[type[Options], dict[str, Parameter]]] = {}
-    parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if isinstance(hints[name], type) and issubclass(hints[name], Options):
-            groups[name] = hints[name], hints[name].parameters()
-            parameters += groups[name][1].values()
-        else:
-            parameters.append(
-                parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
-            )
+
+    def declare() -> None:
+        parameters: list[Parameter] = []
+        for name, parameter in signature(function).parameters.items():
+            if isinstance(hints[name], type) and issubclass(hints[name], Options):
+                groups[name] = hints[name], hints[name].parameters()
+                parameters += groups[name][1].values()
+            else:
+                parameters.append(
+                    parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+                )
+        made: Any = command
+        made.__signature__ = Signature(parameters)
+        made.__annotations__ = {one.name: one.annotation for one in parameters}
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
@@ -136,8 +144,8 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
             given[name] = group(given_values, **known)
         return function(**given)
 
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.declare = declare  # type: ignore[attr-defined]
+    declare()
     return command
 
 
