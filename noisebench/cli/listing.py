@@ -33,7 +33,7 @@ def list_(
             metavar="KIND",
             help="losses noises conventions strategies methods datasets models recipes suites "
             "metrics figures published trackers "
-            "manifests runs env",
+            "manifests runs env; schema: of suite files.",
         ),
     ],
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One of them in full.")] = None,
@@ -47,6 +47,11 @@ def list_(
 
     options: Globals = context.obj
     options.open()  # plugins add names
+    if kind == "schema":
+        from ..experiments.suite_schema import suite_schema
+
+        write_json(suite_schema())
+        return
     if kind not in _KINDS:
         raise UnknownName("kind of list", kind, _KINDS, "losses")
     if (kind, name) == ("models", "timm"):

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
+import jsonschema
 import pytest
+import yaml
 
 from noisebench.cli import main
+from noisebench.experiments.recipes import RECIPE_FIELDS
+from noisebench.experiments.suite import packaged_suites
+from noisebench.experiments.suite_file import Defaults
+from tests.support.pages import ROOT
 
 NOISE = '''
 import numpy as np
@@ -30,3 +38,24 @@ def test_a_plugins_noise_has_its_short_option_and_breaks_no_other(
     assert "nearby(rate=0.3)" in capsys.readouterr().out
     for words in (["--sym", "0.4"], ["--nearby", "0.2"]):
         assert main(["corrupt", "digits", *words]) == 0
+
+
+def test_list_schema_accepts_our_suites_and_refuses_what_the_code_refuses(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["list", "schema"]) == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    validator: Any = jsonschema.Draft202012Validator(schema)
+    page = (ROOT / "docs/reference/suite-file.md").read_text()
+    example = page.partition("```yaml\n")[2].partition("```")[0]
+    for text in (packaged_suites().read_text(), example):
+        validator.validate(yaml.safe_load(text))
+    keys = schema["$defs"]["Defaults"]["properties"]
+    assert {*RECIPE_FIELDS, *Defaults.model_json_schema()["properties"]} == set(keys)
+    assert all("description" in value for value in keys.values())
+    for wrong in ({"epoch": 3}, {"epochs": "3"}, {"epochs": 0}, {"hflip": 1}, {"budget": "x"}):
+        suite = {"matrix": {"noise": "sym 0.4"}, "defaults": wrong}
+        assert not validator.is_valid({"version": 1, "suites": {"a": suite}}), wrong
+    for matrix in ({}, {"noises": "sym 0.4"}, {"noise": 3}, {"subset": "3"}, {"noise": []}):
+        assert not validator.is_valid({"version": 1, "suites": {"a": {"matrix": matrix}}}), matrix
