@@ -54,7 +54,6 @@ app = typer.Typer(
     name="noisebench",
     cls=Group,
     help="A benchmark for learning with noisy labels in image classification.",
-    add_completion=False,
     rich_markup_mode=None,  # plain help: Rich's would take longer than all the rest
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completion import completing
 from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
 
@@ -31,6 +32,7 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
+            autocompletion=completing(lambda root: (*_KINDS, "schema")),
             help="losses noises conventions strategies methods datasets models recipes suites "
             "metrics figures published trackers "
             "manifests runs env; schema: of suite files.",

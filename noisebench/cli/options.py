@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
 from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
 from ..noise.conventions import find_convention
+from .completion import OF_OPTION
 from .console import DownloadProgress, say
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Command(typer.core.TyperCommand):
 
 def option(panel: str, *flags: str, help: str, metavar: str | None = None, **more: Any) -> Any:
     """An option in a panel of the help."""
+    more.setdefault("autocompletion", OF_OPTION.get(flags[0]))
     return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -59,3 +62,47 @@ def test_list_schema_accepts_our_suites_and_refuses_what_the_code_refuses(
         assert not validator.is_valid({"version": 1, "suites": {"a": suite}}), wrong
     for matrix in ({}, {"noises": "sym 0.4"}, {"noise": 3}, {"subset": "3"}, {"noise": []}):
         assert not validator.is_valid({"version": 1, "suites": {"a": {"matrix": matrix}}}), matrix
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        ("train --loss gc", "gce"),
+        ("train --strategy elr", "elr"),
+        ("train --method gc", "gce"),
+        ("corrupt digi", "digits"),
+        ("corrupt --convention p", "patrini2017"),
+        ("corrupt --map cifar10-t", "cifar10-two-way"),
+        ("train --model ml", "mlp"),
+        ("train --recipe ap", "apl"),
+        ("run smo", "smoke"),
+        ("report --metric la", "last"),
+        ("report --figure los", "loss"),
+        ("train --log-to wa", "wandb"),
+        ("list sche", "schema"),
+        ("train --manifest man", "manifests/a.csv"),
+        ("evaluate runs/o", "runs/one"),
+    ],
+)
+def test_bash_completes_names(place: Path, words: str, name: str) -> None:
+    Path("runs/one").mkdir(parents=True)
+    Path("manifests").mkdir()
+    Path("manifests/a.csv").touch()
+    code = (
+        "import sys; sys.argv = ['noisebench']\nfrom noisebench.cli import main\n"
+        "try: main()\nfinally: assert 'torch' not in sys.modules"
+    )
+    asked = {
+        "_NOISEBENCH_COMPLETE": "complete_bash",
+        "COMP_WORDS": f"noisebench {words}",
+        "COMP_CWORD": str(len(words.split())),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **asked},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert name in done.stdout.split(), done.stderr
+    assert done.stderr == ""
