@@ -21,7 +21,7 @@ from noisebench.noise import NOISES, build_noise, noise_options, normal_noise, s
 from noisebench.strategies import STRATEGIES
 from tests.conftest import Case
 
-GLOBAL = "--data-dir --help --offline --plugin --quiet --verbose --version --workspace"
+GLOBAL = "--install-completion --show-completion --data-dir --help --offline --plugin --quiet --verbose --version --workspace"
 NOISE = (
     "--asym --bernoulli --convention --human --idn --inclusive --labels --map --matrix --noise "
     "--noise-seed --openset --pair --predictions "
