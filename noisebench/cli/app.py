@@ -12,7 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
+import typer.main
 
+from ..core.plugins import load_plugins
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
 from .console import say
@@ -29,10 +32,28 @@ _BUG, _INTERRUPTED = 1, 130
 _USAGE_ERROR = typer.BadParameter.__mro__[1]
 _CLICK_EXCEPTION: type[Exception] = _USAGE_ERROR.__mro__[1]
 
+
+class Group(typer.core.TyperGroup):
+    """The commands, with the options of the noises that plugins add."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if (plugins := ctx.params.get("plugin")) and not ctx.resilient_parsing:
+            load_plugins(plugins)
+            declare_options()
+            self.commands = typer.main.get_group(app).commands
+        return super().resolve_command(ctx, args)
+
+
+def declare_options() -> None:
+    """Read the options that registries declare again."""
+    for command in (corrupt, train, evaluate, report, run):
+        getattr(command, "declare", lambda: None)()
+
+
 app = typer.Typer(
     name="noisebench",
+    cls=Group,
     help="A benchmark for learning with noisy labels in image classification.",
-    add_completion=False,
     rich_markup_mode=None,  # plain help: Rich would dominate the start-up time
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -113,6 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
     verbose = bool({"-v", "--verbose"} & set(arguments))
+    declare_options()
     try:
         code = app(arguments, standalone_mode=False)
         sys.stdout.flush()

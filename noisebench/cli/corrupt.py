@@ -15,6 +15,7 @@ from ..core.files.atomic import is_text
 from ..errors import ConfigError
 from ..noise import MAPS, is_random, normal_noise
 from ..noise.conventions import CONVENTIONS
+from .completion import OF_ARGUMENT
 from .console import facts_table, percent, say, show, text_table, write_json
 from .options import Globals, Json, NoiseOptions, TestFolder, option, refuse, with_options
 
@@ -39,6 +40,7 @@ def corrupt(
         str | None,
         typer.Argument(
             metavar="DATASET",
+            autocompletion=OF_ARGUMENT["DATASET"],
             help="Name of a data set (noisebench list datasets), .npz file in MedMNIST's layout, "
             "or directory of images with class folders or --labels.",
             show_default=False,

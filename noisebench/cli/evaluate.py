@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import DataError, Regressed, Undecided
+from .completion import OF_ARGUMENT
 from .console import RunProgress, estimated, facts_table, percent, say, show, text_table, write_json
 from .options import Globals, Json, Workers, option, refuse, with_options
 
@@ -60,6 +61,7 @@ def evaluate(
         list[str],
         typer.Argument(
             metavar="RUN",
+            autocompletion=OF_ARGUMENT["RUN"],
             help="Run directory, name of a run, or at least the first six characters of its key.",
         ),
     ],

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .completion import completing
 from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
 
@@ -33,9 +34,10 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
+            autocompletion=completing(lambda root: (*_KINDS, "schema")),
             help="Kind: losses noises conventions strategies methods datasets models recipes "
             "suites metrics figures published trackers "
-            "manifests runs env.",
+            "manifests runs env schema.",
         ),
     ],
     name: Annotated[
@@ -51,6 +53,11 @@ def list_(
 
     options: Globals = context.obj
     options.open()  # loads plugins, which add names
+    if kind == "schema":
+        from ..experiments.suite_schema import suite_schema
+
+        write_json(suite_schema())
+        return
     if kind not in _KINDS:
         raise UnknownName("kind of list", kind, _KINDS, "losses")
     if (kind, name) == ("models", "timm"):

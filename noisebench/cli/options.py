@@ -19,6 +19,7 @@ from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
 from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
 from ..noise.conventions import find_convention
+from .completion import OF_OPTION
 from .console import DownloadProgress, say
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Command(typer.core.TyperCommand):
 
 def option(panel: str, *flags: str, help: str, metavar: str | None = None, **more: Any) -> Any:
     """Declare an option in a panel of the help."""
+    more.setdefault("autocompletion", OF_OPTION.get(flags[0]))
     return typer.Option(*flags, metavar=metavar, help=help, rich_help_panel=panel, **more)
 
 
@@ -114,18 +116,26 @@ def _registered(name: str, kind: Any, declared: Any) -> Parameter:
 
 
 def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Make a command for Typer: a parameter that is a group is replaced by its options."""
+    """Make a command for Typer: a parameter that is a group is replaced by its options.
+
+    Its `declare` reads the groups again, after a plugin has been loaded.
+    """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, tuple[type[Options], dict[str, Parameter]]] = {}
-    parameters: list[Parameter] = []
-    for name, parameter in signature(function).parameters.items():
-        if isinstance(hints[name], type) and issubclass(hints[name], Options):
-            groups[name] = hints[name], hints[name].parameters()
-            parameters += groups[name][1].values()
-        else:
-            parameters.append(
-                parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
-            )
+
+    def declare() -> None:
+        parameters: list[Parameter] = []
+        for name, parameter in signature(function).parameters.items():
+            if isinstance(hints[name], type) and issubclass(hints[name], Options):
+                groups[name] = hints[name], hints[name].parameters()
+                parameters += groups[name][1].values()
+            else:
+                parameters.append(
+                    parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+                )
+        made: Any = command
+        made.__signature__ = Signature(parameters)
+        made.__annotations__ = {one.name: one.annotation for one in parameters}
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
@@ -136,8 +146,8 @@ def with_options(function: Callable[..., Any]) -> Callable[..., Any]:
             given[name] = group(given_values, **known)
         return function(**given)
 
-    command.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
-    command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    command.declare = declare  # type: ignore[attr-defined]
+    declare()
     return command
 
 

@@ -13,6 +13,7 @@ import typer
 
 from ..core.files.atomic import atomic_write, write_text
 from ..errors import ConfigError, DataError
+from .completion import OF_ARGUMENT
 from .console import say, show, write_json
 from .options import Filter, Globals, Json, option, refuse, with_options
 
@@ -39,6 +40,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="PATH",
+            autocompletion=OF_ARGUMENT["RUN"],
             help="Run directories, directories of runs, workspaces or results CSVs; default: this "
             "workspace.",
         ),

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
+from .completion import OF_ARGUMENT
 from .console import GridProgress, duration, plural, say, show, write_json
 from .corrupt import notes_of
 from .evaluate import WHY, predictions_of
@@ -50,6 +51,7 @@ def run(
         str,
         typer.Argument(
             metavar="SUITE",
+            autocompletion=OF_ARGUMENT["SUITE"],
             help="Name of a suite (noisebench list suites), FILE.yaml, or FILE.yaml:NAME.",
         ),
     ],

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..errors import ConfigError
+from .completion import OF_ARGUMENT
 from .console import RunProgress, duration, estimated, percent, plural, say, show, write_json
 from .corrupt import choose_labels
 from .options import (
@@ -48,6 +49,7 @@ def train(
         list[str] | None,
         typer.Argument(
             metavar="DATASET",
+            autocompletion=OF_ARGUMENT["DATASET"],
             help="Data set; then parameters of the loss, such as --eps 0.4.",
             show_default=False,
         ),

@@ -104,7 +104,7 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        for name, (least, limit) in _LIMITS.items():
+        for name, (least, limit) in LIMITS.items():
             value = getattr(self, name)
             if not least <= value < limit:
                 most = "finite" if limit == math.inf else f"below {limit}"
@@ -148,7 +148,7 @@ class Recipe:
 
 
 # smallest valid value, and the first that is too large
-_LIMITS: dict[str, tuple[int, float]] = {
+LIMITS: dict[str, tuple[int, float]] = {
     **dict.fromkeys(("epochs", "batch_size"), (1, 1 << 31)),
     **dict.fromkeys(("lr", "momentum", "weight_decay", "clip", "crop", "freeze"), (0, math.inf)),
 }
