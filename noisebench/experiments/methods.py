@@ -1,5 +1,5 @@
-"""The methods of the literature as a table: a loss, a strategy, and presets by data set, and by
-noise where a source chose by it. `presets.csv` is the presets' source, one a row.
+"""The methods of the literature as a table: a loss, a strategy, and presets per data set, also per
+noise where a source tuned them so. `presets.csv` holds the presets, one per row.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from ..errors import UnknownName
 
 @dataclass(frozen=True)
 class Preset:
-    """What a source used on one data set in place of the method's own texts; strategy: where that
-    is another one too.
+    """The loss that a source used on one data set in place of the method's default; strategy: the
+    same for the strategy, empty for the default.
 
-    noise: `symmetric`, `asymmetric` or ``, any; rate: its parameter, or None for any. Where a
-    source chose by these, it used the true noise.
+    noise: `symmetric`, `asymmetric` or empty for any; rate: its rate, or None for any. A preset
+    with either was tuned with the true noise.
     """
 
     dataset: str
@@ -29,13 +29,13 @@ class Preset:
 
     @property
     def tuned(self) -> bool:
-        """Whether it was chosen by the true noise."""
+        """Whether it was tuned with the true noise."""
         return bool(self.noise) or self.rate is not None
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row: what one writes in a table, and what is trained."""
+    """A method: its name in tables, and the loss and strategy that are trained."""
 
     name: str
     paper: str
@@ -44,7 +44,7 @@ class Method:
     presets: tuple[Preset, ...] = ()
 
     def preset(self, dataset: str, noise: str = "", rate: float | None = None) -> Preset:
-        """The most particular preset for these data and this noise; else the method's own text."""
+        """Returns the most specific preset for this data set and noise; else the method's default."""
         fitting = [
             preset
             for preset in self.presets
@@ -197,7 +197,7 @@ METHODS = {
 
 
 def find_method(name: str) -> Method:
-    """The row of a name. Raises UnknownName."""
+    """Returns the method of a name. Raises UnknownName."""
     if name not in METHODS:
         raise UnknownName("method", name, METHODS, "methods")
     return METHODS[name]

@@ -1,4 +1,4 @@
-"""How long and how hard to train: the field's published recipes as a table. SGD throughout."""
+"""Training recipes: the published ones as a table. All use SGD."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Recipe:
     layer_decay: float = _value(
         1.0,
         "--layer-decay",
-        "A layer group's learning rate, as a share of the next one's; 1: all alike.",
+        "Layer-wise learning rate decay factor; 1: no decay.",
         "SHARE",
         later=True,
     )
@@ -134,7 +134,7 @@ class Recipe:
         object.__setattr__(self, "schedule", schedule)
 
     def asdict(self) -> dict[str, Any]:
-        """As written of a run and hashed into its key: without later values at their default."""
+        """As recorded in a run and hashed into its key: without later values at their default."""
         return {
             name: value
             for name, value in asdict(self).items()
@@ -184,14 +184,14 @@ class PublishedRecipe:
 
 RECIPES = {
     "digits": PublishedRecipe(
-        "40 epochs, batch 64, lr 0.1 cosine, Nesterov: seconds a run on the embedded digits",
+        "40 epochs, batch 64, lr 0.1 cosine, Nesterov; a run on the embedded digits takes seconds",
         {"epochs": 40, "batch_size": 64, "lr": 0.1, "nesterov": True, "weight_decay": 5e-4},
         {},
         "ours",
     ),
     "apl": PublishedRecipe(
-        "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; several papers "
-        "publish numbers under it",
+        "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; used by several "
+        "papers",
         {"epochs": 120, "lr": 0.01, "weight_decay": 1e-4, "clip": 5.0},
         {
             "cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5},
@@ -200,8 +200,8 @@ RECIPES = {
         "Ma et al. 2020, authors' configuration; without its rotation on CIFAR-100",
     ),
     "el": PublishedRecipe(
-        "lr 0.1 cosine, Nesterov, weight decay 5e-3; silent on epochs and batch: 120 (CIFAR-100: "
-        "150) and 128 as its baselines",
+        "lr 0.1 cosine, Nesterov, weight decay 5e-3; epochs 120 (CIFAR-100: 150) and batch 128, "
+        "which the paper does not state, as its baselines",
         {"epochs": 120, "lr": 0.1, "nesterov": True, "weight_decay": 5e-3},
         {"cifar100": {"epochs": 150}},
         "Cui et al., Equal Loss, section 3.1",
@@ -215,7 +215,7 @@ RECIPES = {
         # 0.875).
         {"epochs": 100, "batch_size": 2048, "lr": 0.8, "weight_decay": 1e-4},
         {},
-        "Cui et al., Equal Loss, section 3.2; epochs and augmentation ours, on which it is silent",
+        "Cui et al., Equal Loss, section 3.2; epochs and augmentation are ours, the paper does not state them",
     ),
     "sl": PublishedRecipe(
         "120 epochs, lr 0.01 / 10 after 40 and 80 (CIFAR-100: 150, 0.1, after 80 and 120)",
@@ -244,14 +244,14 @@ RECIPES = {
         "Liu et al. 2020, authors' configuration",
     ),
     "finetune": PublishedRecipe(
-        "10 epochs, batch 64, lr 0.05 cosine, each layer group at 0.75 of the next one's: from "
-        "trained weights (--init-weights)",
+        "for trained weights (--init-weights): 10 epochs, batch 64, lr 0.05 cosine, each layer group "
+        "at 0.75 of the next one's",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
         "ours, measured in docs/how-to/fine-tune.md; rates by layer after Clark et al. 2020",
     ),
     "finetune_frozen": PublishedRecipe(
-        "as finetune, with the stem left as it is",
+        "as finetune, with the stem frozen",
         {
             "epochs": 10,
             "batch_size": 64,
@@ -267,7 +267,7 @@ RECIPES = {
 
 
 def find_recipe(name: str) -> PublishedRecipe:
-    """The published recipe of a name. Raises UnknownName."""
+    """Returns the published recipe of a name. Raises UnknownName."""
     if name not in RECIPES:
         raise UnknownName("recipe", name, RECIPES, "recipes")
     return RECIPES[name]
