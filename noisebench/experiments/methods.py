@@ -44,7 +44,7 @@ class Method:
     presets: tuple[Preset, ...] = ()
 
     def preset(self, dataset: str, noise: str = "", rate: float | None = None) -> Preset:
-        """Returns the most specific preset for this data set and noise; else the method's default."""
+        """The most specific preset for this data set and noise; else the method's default."""
         fitting = [
             preset
             for preset in self.presets

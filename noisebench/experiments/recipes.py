@@ -215,7 +215,7 @@ RECIPES = {
         # 0.875).
         {"epochs": 100, "batch_size": 2048, "lr": 0.8, "weight_decay": 1e-4},
         {},
-        "Cui et al., Equal Loss, section 3.2; epochs and augmentation are ours, the paper does not state them",
+        "Cui et al., Equal Loss, section 3.2; epochs and augmentation ours, not stated",
     ),
     "sl": PublishedRecipe(
         "120 epochs, lr 0.01 / 10 after 40 and 80 (CIFAR-100: 150, 0.1, after 80 and 120)",
@@ -244,8 +244,7 @@ RECIPES = {
         "Liu et al. 2020, authors' configuration",
     ),
     "finetune": PublishedRecipe(
-        "for trained weights (--init-weights): 10 epochs, batch 64, lr 0.05 cosine, each layer group "
-        "at 0.75 of the next one's",
+        "for --init-weights: 10 epochs, batch 64, lr 0.05 cosine, layer decay 0.75",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
         "ours, measured in docs/how-to/fine-tune.md; rates by layer after Clark et al. 2020",

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -141,8 +140,8 @@ def _check_names(names: list[str]) -> None:
         raise ValueError(
             f"it lacks the column{'' if len(lacking) == 1 else 's'} {', '.join(lacking)}"
         )
-    counts = Counter(names)
-    if unknown := [name for name in names if name not in COLUMNS or counts[name] > 1]:
+    unknown = [name for name in names if name not in COLUMNS or names.count(name) > 1]
+    if unknown:
         raise ValueError(
             f"the column {shown(unknown[0])} stands twice, or this version does not know it"
         )

@@ -71,7 +71,8 @@ parameters.
 
 Keywords: `name`, `paper`, `version`, `aliases`, `properties`; `cost`, its ComputeCost;
 `disabled_form`, its text with parameters that make it plain training bit for bit;
-`per_class_memory`, that its state grows with the number of classes; `fill_defaults`, a function
+`per_class_memory`, that it stores a number for each class of each example; `fill_defaults`, a
+function
 from the given parameters to all of them.
 """
 
