@@ -189,14 +189,14 @@ class PublishedRecipe:
 
 RECIPES = {
     "digits": PublishedRecipe(
-        "40 epochs, batch 64, lr 0.1 cosine, Nesterov: seconds a run on the embedded digits",
+        "40 epochs, batch 64, lr 0.1 cosine, Nesterov; a run on the embedded digits takes seconds",
         {"epochs": 40, "batch_size": 64, "lr": 0.1, "nesterov": True, "weight_decay": 5e-4},
         {},
         "ours",
     ),
     "apl": PublishedRecipe(
-        "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; several papers "
-        "publish numbers under it",
+        "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; used by several "
+        "papers",
         {"epochs": 120, "lr": 0.01, "weight_decay": 1e-4, "clip": 5.0},
         {
             "cifar100": {"epochs": 200, "lr": 0.1, "weight_decay": 1e-5},
@@ -205,8 +205,8 @@ RECIPES = {
         "Ma et al. 2020, authors' configuration; without its rotation on CIFAR-100",
     ),
     "el": PublishedRecipe(
-        "lr 0.1 cosine, Nesterov, weight decay 5e-3; silent on epochs and batch: 120 (CIFAR-100: "
-        "150) and 128 as its baselines",
+        "lr 0.1 cosine, Nesterov, weight decay 5e-3; epochs 120 (CIFAR-100: 150) and batch 128, "
+        "which the paper does not state, as its baselines",
         {"epochs": 120, "lr": 0.1, "nesterov": True, "weight_decay": 5e-3},
         {"cifar100": {"epochs": 150}},
         "Cui et al., Equal Loss, section 3.1",
@@ -220,7 +220,7 @@ RECIPES = {
         # 0.875).
         {"epochs": 100, "batch_size": 2048, "lr": 0.8, "weight_decay": 1e-4},
         {},
-        "Cui et al., Equal Loss, section 3.2; epochs and augmentation ours, on which it is silent",
+        "Cui et al., Equal Loss, section 3.2; epochs and augmentation ours, not stated",
     ),
     "sl": PublishedRecipe(
         "120 epochs, lr 0.01 / 10 after 40 and 80 (CIFAR-100: 150, 0.1, after 80 and 120)",
@@ -249,14 +249,13 @@ RECIPES = {
         "Liu et al. 2020, authors' configuration",
     ),
     "finetune": PublishedRecipe(
-        "10 epochs, batch 64, lr 0.05 cosine, each layer group at 0.75 of the next one's: from "
-        "trained weights (--init-weights)",
+        "for --init-weights: 10 epochs, batch 64, lr 0.05 cosine, layer decay 0.75",
         {"epochs": 10, "batch_size": 64, "lr": 0.05, "weight_decay": 1e-4, "layer_decay": 0.75},
         {},
         "ours, measured in docs/how-to/fine-tune.md; rates by layer after Clark et al. 2020",
     ),
     "finetune_frozen": PublishedRecipe(
-        "as finetune, with the stem left as it is",
+        "as finetune, with the stem frozen",
         {
             "epochs": 10,
             "batch_size": 64,

@@ -1,5 +1,5 @@
-"""Losses: log_p (N, K) -> cost (N, K). One function each; a combination is a text, never a
-class.
+"""Losses, log_p (N, K) -> cost (N, K). One function each; combinations are written as text, not as
+classes.
 """
 
 from functools import cache
@@ -46,8 +46,8 @@ def __dir__() -> list[str]:
 
 @cache
 def __getattr__(name: str) -> Any:
-    """A loss as an nn.Module by class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`; torch is loaded when
-    one is accessed.
+    """Returns a loss's nn.Module class: `EqualLoss(eps=0.4)`, `GceLoss(q=0.5)`. Imports torch on
+    first access.
     """
     if name not in (classes := _classes()):
         raise AttributeError(f"module 'noisebench.losses' has no attribute {name!r}")
@@ -55,7 +55,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _classes() -> dict[str, Any]:
-    """Class name -> entry, of the losses that stand alone."""
+    """Class name -> entry, for the losses that are not combinators or penalties."""
     return {
         entry.facts.get("module") or f"{entry.name.title().replace('_', '')}Loss": entry
         for entry in LOSSES

@@ -1,5 +1,6 @@
-"""Losses made from a loss: a fixed linear change of the target, of logits or of log_p; and losses
-with a link of their own, logits -> log_p. `+` and `*` are in the language itself.
+"""Combinators, which make a loss from a loss by a fixed change of the target, the logits or log_p;
+and losses with a link of their own, logits -> log_p. `+` and `*` belong to the loss language
+itself.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplyi
     target=lambda w, alpha: (1 - alpha) * w + alpha / w.shape[-1],
 )
 def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
-    """Label smoothing, the target (1 - alpha) one-hot + alpha / K."""
+    """Label smoothing, the loss with target (1 - alpha) one-hot + alpha / K."""
 
     def smoothed(scores: Scores) -> Tensor:
         cost = loss(scores)
@@ -46,12 +47,12 @@ def lsr(loss: Loss, alpha: Annotated[float, Interval("[0, 1]")] = 0.1) -> Loss:
 
 @register_loss(pointwise=True, paper="Patrini et al. 2017", properties=("nonnegative",))
 def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
-    """Forward correction, the loss of T' p: the prediction of the clean label, passed through the
-    noise.
+    """Forward correction, the loss of T' p: the predicted probabilities of the noisy labels, where
+    p is that of the clean labels.
     """
     table = _table(T)
     if not (table.sum(0) > 0).all():
-        raise LanguageError(f"forward: under T no label is ever class {int(table.sum(0).argmin())}")
+        raise LanguageError(f"forward: column {int(table.sum(0).argmin())} of T is all zero")
 
     on = _held("forward", table)
 
@@ -64,12 +65,12 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
 
 @register_loss(paper="Patrini et al. 2017", properties=())
 def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
-    """Backward correction, T^-1 cost: unbiased for the clean cost, but signed and unbounded."""
+    """Backward correction, T^-1 cost: an unbiased estimate of the clean cost, which can be negative
+    and is unbounded.
+    """
     table = _table(T)
     if np.linalg.cond(table) > _WORST_CONDITION:
-        raise LanguageError(
-            "backward: T has no usable inverse (symmetric noise at (K-1)/K has none)"
-        )
+        raise LanguageError("backward: T is not invertible (symmetric noise at (K-1)/K is not)")
     on = _held("backward", np.linalg.inv(table))
 
     def corrected(scores: Scores) -> Tensor:
@@ -85,11 +86,11 @@ def backward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     needs="nonnegative",
 )
 def normalized(loss: Loss) -> Loss:
-    """Normalised loss, cost_k / sum_j cost_j: its rows sum to 1.
+    """Normalized loss, cost_k / sum_j cost_j: sums to 1 over the classes.
 
-    nce is short for normalized(ce), nfl for normalized(focal(gamma=0.5)). In the authors' code and
-    in all that follow it the factor of the focal loss is a constant, nfl(detach=True), as in the
-    presets.
+    nce is short for normalized(ce), nfl for normalized(focal(gamma=0.5)). The authors' code, and
+    the methods built on it, treat the factor of the focal loss as a constant: nfl(detach=True), as
+    in the presets.
     """
 
     def rows_to_one(scores: Scores) -> Tensor:
@@ -108,8 +109,8 @@ def _table(T: Matrix | str) -> np.ndarray:
     square = table.ndim == 2 and 0 < table.shape[0] == table.shape[1]
     if not square or not (table >= 0).all() or not np.allclose(table.sum(1), 1, atol=1e-6):
         raise LanguageError(
-            "T: every row must be probabilities that sum to 1 (rows: clean class, "
-            "columns: recorded)"
+            "T: every row must be probabilities that sum to 1 (rows: true class, "
+            "columns: given class)"
         )
     return table
 
@@ -136,12 +137,13 @@ _SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digi
 def logitclip(
     loss: Loss, tau: Annotated[float, Interval("(0, 1e6]")] = 1.0, rescale: bool = False
 ) -> Loss:
-    """LogitClip, the loss of z min(1, tau / |z|): logits of at most length tau, as in the paper.
+    """LogitClip, the loss of z min(1, tau / |z|): clips the length of the logits to tau.
 
-    rescale: as in the authors' code, logits longer than 1 / tau are set to length tau, so that for
-    tau above 1 those between 1 / tau and tau become longer. The two are equal at tau = 1 alone. The
-    published numbers were made by the code, and so are the presets: tau is 1 / temp of its option
-    --temp, and delta of Wang et al. 2024. Predictions are the softmax of the logits as they are.
+    The default follows the paper. rescale=True follows the authors' code: logits longer than 1 /
+    tau are set to length tau, so for tau above 1 those between 1 / tau and tau become longer. The
+    two agree only at tau = 1. The published numbers come from the code, which the presets follow:
+    tau is 1 / temp of its option --temp, and delta of Wang et al. 2024. Predictions are the softmax
+    of the unclipped logits.
     """
 
     def clipped(scores: Scores) -> Tensor:
@@ -166,10 +168,10 @@ def eps_softmax(
 ) -> Loss:
     """Epsilon-softmax, the loss of probabilities with m added to the largest, divided by 1 + m.
 
-    floor: the probabilities after that are at least so much. The paper has none (floor=0); the
-    default is that of the authors' code, which made the published numbers: a label that is not the
-    likeliest class and has p < floor (1 + m) has no gradient, with the defaults p < 0.001.
-    Predictions are the plain softmax.
+    floor: lower bound of the resulting probabilities. The paper has none (floor=0); the default is
+    that of the authors' code, which produced the published numbers. A label that is not the most
+    likely class and has p < floor (1 + m), p < 0.001 by default, has no gradient. Predictions are
+    the plain softmax.
     """
 
     def raised(log_p: Tensor) -> Tensor:
@@ -241,12 +243,13 @@ def ldr_kl(
     """LDR-KL, lam log mean_j exp((s_j - s_k + margin [j != k]) / lam), s = softplus(z) /
     mean(softplus(z)).
 
-    These scores and the margin 0.1 are those of the authors' code, which the default follows. The
-    paper writes the loss for any scores: normalize=False takes the logits, s = z, and with margin 0
-    it is lam times the CE of softmax(z / lam), less lam log K; CE - log K at lam = 1.
-    Negative, down to -lam log K, where s_k is large. With normalize a constant added to all logits
-    changes the loss. Predictions are softmax(z): softplus keeps the order, so that the likeliest
-    class is that of the scores, but p, NLL and calibration are not what this loss fits.
+    The default scores s and margin 0.1 follow the authors' code. The paper defines the loss for any
+    scores: normalize=False uses the logits, s = z. With margin 0 it is then lam times the CE of
+    softmax(z / lam), less lam log K; CE - log K at lam = 1.
+
+    Where s_k is large the loss is negative, at least -lam log K. With normalize, adding a constant
+    to all logits changes the loss. Predictions are softmax(z): softplus keeps the order, so the
+    predicted class is that of the scores, but p, NLL and calibration are not what this loss fits.
     """
     # With p = softmax(s / lam): lam (log(p_k + exp(margin / lam) (1 - p_k)) - log p_k - log K).
     apart = (-math.expm1(margin / lam) * log_p.expm1()).log1p()
@@ -259,11 +262,11 @@ def bitempered(
     t1: Annotated[float, Interval("[0, 1]")] = 0.8,
     t2: Annotated[float, Interval("[1, 4]")] = 1.2,
 ) -> Tensor:
-    """Bi-tempered logistic loss: bounded by t1 < 1, heavy-tailed by t2 > 1; CE at 1, 1.
+    """Bi-tempered logistic loss, -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered
+    softmax of t2: bounded for t1 < 1, heavy-tailed for t2 > 1; CE at 1, 1.
 
-    -log_t1 p_k - (1 - sum_j p_j^(2 - t1)) / (2 - t1), p the tempered softmax of t2. The authors'
-    code stops after five steps towards its normaliser; here it is exact, as in the paper.
-    Predictions are softmax(z), of the same order.
+    The authors' code stops after five steps of the normalizer's iteration; here the normalizer is
+    exact, as in the paper. Predictions are softmax(z), which has the same order.
     """
     near = -log_p if t1 == 1 else -((1 - t1) * log_p).expm1() / (1 - t1)
     return near - (1 - ((2 - t1) * log_p).exp().sum(1, keepdim=True)) / (2 - t1)

@@ -1,4 +1,4 @@
-"""A loss of the language as a torch.nn.Module, for other training loops."""
+"""Losses as torch.nn.Module, for other training loops."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ _REDUCTIONS = ("mean", "sum", "none")
 
 
 class LossModule(nn.Module):
-    """`LossModule("gce(q=0.7)")(logits, target)`, in the place of nn.CrossEntropyLoss and of all
-    the shapes that it takes.
+    """Drop-in replacement for nn.CrossEntropyLoss: `LossModule("gce(q=0.7)")(logits, target)`.
 
-    logits (K,), (N, K) or (N, K, d1, ...); target class numbers of that shape without K, or
-    probabilities of that very shape. weight (K,) scales each class, mean then divides by the
-    weights of the targets; examples of class `ignore_index` cost nothing. Raises LanguageError for
-    an `auto`, since the noise is known only with a manifest, and for a penalty on parameters.
+    logits: (K,), (N, K) or (N, K, d1, ...). target: class numbers of that shape without K, or
+    probabilities of the same shape as logits. weight (K,): scales each class; the mean then divides
+    by the sum of the targets' weights. Examples of class `ignore_index` have no cost. reduction:
+    mean, sum or none.
+
+    Raises LanguageError for an `auto`, since the noise is known only with a manifest, and for a
+    penalty on parameters.
     """
 
     weight: Tensor | None

@@ -76,7 +76,7 @@ def ce(log_p: Tensor) -> Tensor:
 )
 def mae(log_p: Tensor) -> Tensor:
     """Mean absolute error of the one-hot target, 2 (1 - p). Papers that write 1 - p have half of
-    this.
+    this value.
     """
     return -2 * log_p.expm1()
 
@@ -89,7 +89,7 @@ def gce(
 ) -> Tensor:
     """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
-    k: truncated at p = k, constant for p <= k, where it has no gradient. The paper's is 0.5.
+    k: the loss is constant, without gradient, for p <= k (truncated GCE). The paper uses k = 0.5.
     """
     if k:
         log_p = log_p.clamp_min(math.log(k))
@@ -103,7 +103,7 @@ def gce(
     optimum=lambda w, A: equal_loss_optimum(w, math.inf),
 )
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
-    """Reverse cross entropy with log 0 := A, that is -A (1 - p)."""
+    """Reverse cross entropy, -A (1 - p), where A replaces log 0."""
     # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) =
     # -9.21. The default is the code.
     return A * log_p.expm1()
@@ -136,14 +136,16 @@ def el(
     eps: Annotated[float, Interval("[0, inf]"), Auto("rate")] = AUTO,  # type: ignore[assignment]
 ) -> Tensor:
     """Equal Loss, -(1 + eps) log((p + eps) / (1 + eps)): CE at eps = 0, 1 - p (MAE / 2) as eps ->
-    inf. eps: the noise rate.
+    inf.
 
-    Its gradient is CE's times (1 + eps) p / (p + eps), at most 1: small for unlikely labels. (1 +
-    eps) AGCE as q -> 0, with a = eps. Where the given labels of an image have probabilities w it
-    learns max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), and the largest
-    class alone, as from clean labels, once (1 + eps) / eps times every other w_k is at most the
-    largest: under symmetric noise of rate eps while eps <= 1 - 2 / K, under pair flips of rate r
-    only from eps = r / (1 - 2 r), which is above r.
+    eps: the noise rate. The gradient is CE's times (1 + eps) p / (p + eps), a factor of at most 1
+    that is small for unlikely labels. It equals (1 + eps) AGCE as q -> 0, with a = eps.
+
+    Where the given labels of an image have probabilities w, the loss is minimized by max(0, (1 + m
+    eps) w_k / (sum of w over the m active classes) - eps). This is the largest class alone, as with
+    clean labels, once (1 + eps) / eps times every other w_k is at most the largest: under symmetric
+    noise of rate eps while eps <= 1 - 2 / K; under pair flips of rate r only from eps = r / (1 - 2
+    r), which is above r.
     """
     if eps == 0:
         return ce(log_p)
@@ -165,10 +167,10 @@ def focal(
 ) -> Tensor:
     """Focal loss, -(1 - p)^gamma log p: CE at gamma = 0.
 
-    Its gradient is that of the formula, as in the paper. detach: the factor (1 - p)^gamma is a
-    constant, of the same value and another gradient, CE's times (1 - p)^gamma. So have the codes of
-    APL (its normalised nfl too), ANL, ALFs, JAL and epsilon-softmax, and the presets that follow
-    them: focal(gamma=0.5, detach=True), nfl(detach=True).
+    By default the gradient is that of the formula, as in the paper. With detach=True the factor (1
+    - p)^gamma is a constant: the value is the same, the gradient is CE's times (1 - p)^gamma. The
+    authors' code of APL (also for nfl), ANL, ALFs, JAL and epsilon-softmax does this, and so do the
+    presets that follow them: focal(gamma=0.5, detach=True), nfl(detach=True).
     """
     factor = (-log_p.expm1()).clamp_min(_TINY).pow(gamma)
     return (factor.detach() if detach else factor) * -log_p
@@ -188,8 +190,8 @@ def agce(
     a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6,
     q: Annotated[float, Interval("(0, 10]")] = 0.6,
 ) -> Tensor:
-    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a), with eps =
-    a, as q -> 0.
+    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a) with eps = a
+    as q -> 0.
     """
     # log((a + p) / (a + 1)), which 1 - p does not cancel near p = 1, nor p near p = 0 where a is
     # small
@@ -217,7 +219,7 @@ def aul(
 
 @register_loss(pointwise=True, paper="Zhou et al. 2021")
 def ael(log_p: Tensor, a: Annotated[float, Interval("[1e-2, 1e3]")] = 2.5) -> Tensor:
-    """Asymmetric exponential loss, exp(-p / a): never 0, e^(-1/a) at p = 1."""
+    """Asymmetric exponential loss, exp(-p / a): at least e^(-1/a), its value at p = 1."""
     return (-log_p.exp() / a).exp()
 
 
@@ -235,8 +237,8 @@ def taylor(log_p: Tensor, t: Annotated[int, Interval("[1, 100]")] = 2) -> Tensor
 
 @register_loss(pointwise=True, paper="Menon et al. 2020")
 def phuber(log_p: Tensor, tau: Annotated[float, Interval("(1, 1e6]")] = 10.0) -> Tensor:
-    """Partially Huberised cross entropy, -log p for p > 1 / tau, below that its tangent log tau + 1
-    - tau p.
+    """Partially Huberised cross entropy, -log p for p > 1 / tau, else its tangent log tau + 1 - tau
+    p.
     """
     # The paper clips the gradient at tau. Sources: 2 on CIFAR-10, 10 (paper) or 50 (reproduction)
     # on CIFAR-100.
@@ -245,8 +247,8 @@ def phuber(log_p: Tensor, tau: Annotated[float, Interval("(1, 1e6]")] = 10.0) ->
 
 @register_loss(pointwise=True, paper="Englesson & Azizpour 2021")
 def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) -> Tensor:
-    """Jensen-Shannon divergence of the one-hot label (weight pi) and p, over -(1 - pi) log(1 - pi):
-    CE as pi -> 0, 1 - p as pi -> 1.
+    """Jensen-Shannon divergence of the one-hot label (weight pi) and p, divided by -(1 - pi) log(1
+    - pi): CE as pi -> 0, 1 - p as pi -> 1.
     """
     # divides by about pi, which float32 would not survive
     dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)
@@ -262,8 +264,8 @@ def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) 
     paper="Ye et al. 2023", properties=("falls", "equivariant", "nonnegative", "constant_sum")
 )
 def nnce(log_p: Tensor, pmin: Annotated[float, Interval("[1e-30, 1e-4]")] = 1e-7) -> Tensor:
-    """Normalised negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j) with A = -log
-    pmin, p at least pmin.
+    """Normalized negative cross entropy, 1 - (A + log p_k) / sum_j (A + log p_j), with A = -log
+    pmin and p clamped to at least pmin.
     """
     above = log_p.clamp_min(math.log(pmin)) - math.log(pmin)
     return 1 - above / above.sum(1, keepdim=True)
@@ -271,8 +273,8 @@ def nnce(log_p: Tensor, pmin: Annotated[float, Interval("[1e-30, 1e-4]")] = 1e-7
 
 @register_loss(paper="JAL, ICCV 2025")
 def amse(log_p: Tensor, a: Annotated[float, Interval("[1, 1e3]")] = 30.0) -> Tensor:
-    """Asymmetric mean squared error, the mean over the classes of (a e_k - p)^2: the Brier score
-    over K at a = 1.
+    """Asymmetric mean squared error, the mean over the classes of (a e_k - p)^2, with e_k the
+    one-hot label: the Brier score divided by K at a = 1.
     """
     p = log_p.exp()
     return (p.square().sum(1, keepdim=True) - 2 * a * p + a * a) / log_p.shape[1]
@@ -280,8 +282,8 @@ def amse(log_p: Tensor, a: Annotated[float, Interval("[1, 1e3]")] = 30.0) -> Ten
 
 @register_loss(paper="Ye et al. 2023", properties=(), penalty=True)
 def l1(parameters: Iterable[Tensor], weight: Annotated[float, Interval("(0, 1e3]")]) -> Tensor:
-    """L1 penalty on the network's parameters, weight sum |theta| over all of them, those of
-    normalisation layers too: `ce + l1(5e-5)`.
+    """L1 penalty on the network's parameters, weight times the sum of |theta|, with normalization
+    layers included: `ce + l1(5e-5)`.
     """
     return weight * sum(  # type: ignore[return-value]
         parameter.abs().sum() for parameter in parameters

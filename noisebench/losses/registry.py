@@ -1,7 +1,7 @@
-"""The registry of losses, the input of a loss, from a text to a function, and the predictions that
-minimize it.
+"""The registry of losses, their input, the parser from text to function, and the predictions that
+minimize a loss.
 
-Shapes: logits, log_p, cost (N, K); (N, 1) where the cost of one class each is requested.
+Shapes: logits, log_p, cost (N, K); (N, 1) where the cost of one class per example is requested.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def at_loss_precision(values: Tensor, logits: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """The default link: float32 whatever the autocast dtype (float64 for float64 logits), and never
-    softmax then log.
+    """The default link, logits (N, K) -> log_p: float32 whatever the autocast dtype (float64 for
+    float64 logits).
     """
     # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce
     # multiplies that by -A = 9.21.
@@ -50,15 +50,15 @@ def log_softmax(logits: Tensor) -> Tensor:
 
 
 def log_through(p: Tensor, T: Tensor) -> Tensor:
-    """log(p T) (N, K), of recorded labels where p (N, K) is of clean ones and T (K, K), both
-    float64; never -inf.
+    """log(p T) (N, K): log-probabilities of the noisy labels, from p (N, K) of the clean labels and
+    T (K, K), both float64; never -inf.
     """
     return (p @ T).clamp_min(_TINY).log()
 
 
 def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
-    """log_p (N, 1) of one class each, to float32's full relative accuracy where p is nearly 1
-    too.
+    """log_p (N, 1) of one class per example, with float32's full relative accuracy even where p is
+    near 1.
     """
     from torch import arange, float64
     from torch.compiler import is_compiling
@@ -90,10 +90,10 @@ def unchanged(log_p: Tensor) -> Tensor:
 
 @dataclass
 class Scores:
-    """A batch's logits, the link to log_p, and a strategy's adaptation of log_p (a learned T, SOP's
-    u and v).
+    """The input of a loss: a batch's logits, the link to log_p, and a strategy's transform of log_p
+    (a learned T, SOP's u and v).
 
-    classes (N, 1): those whose cost alone is requested, which is cheaper; None for all.
+    classes (N, 1): compute the cost of these classes only, which is cheaper; None for all.
     """
 
     logits: Tensor
@@ -116,7 +116,7 @@ class Scores:
         return self.select(self.log_p)
 
     def select(self, values: Tensor) -> Tensor:
-        """Of (N, K) the requested classes."""
+        """The requested classes of values (N, K)."""
         return values if self.classes is None else values.gather(1, self.classes)
 
     @property
@@ -141,27 +141,30 @@ Penalty: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
 LOSSES = Registry(
     "loss", "losses", injected=None, properties=("falls", "equivariant", "nonnegative")
 )
-"""Properties a loss may declare: `falls` as p_y rises with the others in proportion; `equivariant`
-under a permutation of the classes; `nonnegative`; `constant_sum` over the classes (symmetric in the
-sense of Ghosh et al. 2017).
+"""Properties a loss may declare: `falls`, it decreases as p_y rises and the others keep their
+ratios; `equivariant` under permutations of the classes; `nonnegative`; `constant_sum` over the
+classes (symmetric in the sense of Ghosh et al. 2017).
 """
 
 
 register_loss = LOSSES.register
-"""Register `log_p (N, K) -> cost (N, K)`, or a combinator, whose first parameter is `loss`, by its
-name.
+"""Decorator that registers a function `log_p (N, K) -> cost (N, K)` as a loss under its name; its
+further parameters become the loss's parameters.
 
-A combinator takes a loss and returns one, a function from `Scores` to a cost; the parameter `loss`
-needs no annotation: `def twice(loss): return lambda scores: 2 * loss(scores)`.
+    @register_loss(paper="Author Year")
+    def tail(log_p, q: float = 0.5):
+        return (1 - log_p.exp()) ** q
 
-Keywords: `paper`, `version`, `aliases`, `properties`; `pointwise`, that the cost of a class needs
-that class's log_p alone (of a combinator: for that class's inner cost), which makes it cheaper;
-`penalty`, that it takes the network's parameters instead and returns a scalar, a term of a sum;
-`link`, which makes a way of the loss's own from logits to log_p out of the parameters that it
-names; `needs`, the property that a combinator's inner loss must have; `optimum`, what minimizes its
-expectation: label probabilities w (..., K) and its own parameters -> p (..., K), or None; of a
-combinator `target`, the label probabilities that the inner loss learns from in place of w. Other
-parameters of the function become the loss's own.
+A function whose first parameter is named `loss` is a combinator: it takes a loss and returns one, a
+function from `Scores` to a cost, as in `def twice(loss): return lambda scores: 2 * loss(scores)`.
+
+Keywords: `paper`, `version`, `aliases`, `properties`. `pointwise`: the cost of a class depends on
+that class's log_p only (for a combinator, on its inner cost), which makes it cheaper. `penalty`:
+the function takes the network's parameters and returns a scalar, a term of a sum. `link`: a
+function of some of the loss's parameters that returns its map from logits to log_p. `needs`: the
+property that a combinator's inner loss must have. `optimum`: label probabilities w (..., K) and the
+loss's parameters -> p (..., K) that minimizes the expected cost, or None. `target`, of a
+combinator: the label probabilities that the inner loss is trained on in place of w.
 """
 
 
@@ -171,11 +174,11 @@ def build_loss(
     *,
     num_classes: int | None = None,
 ) -> Loss:
-    """The function scores -> cost of a text, without its penalties. `transitions` maps
+    """Returns the function scores -> cost of a text, without its penalties. `transitions` maps
     'true' and 'empirical' to T.
 
-    Raises LanguageError, or UnknownName: for an `auto` that is not resolved, a T that is none or
-    not for `num_classes`, a penalty that is no term of the sum.
+    Raises LanguageError or UnknownName: for an `auto` that is not resolved, for a T that is not a
+    transition matrix of `num_classes` classes, and for a penalty that is not a term of the sum.
     """
     costs = [(weight, call) for weight, call in terms(LOSSES.normal(text)) if not is_penalty(call)]
     if not costs:
@@ -186,12 +189,12 @@ def build_loss(
 
 
 def is_penalty(call: Call) -> bool:
-    """Whether a call is a term on the parameters, not on examples."""
+    """Whether a call is a penalty on the parameters rather than a loss of examples."""
     return bool(LOSSES[call.name].facts.get("penalty"))
 
 
 def build_penalty(text: str | Expression) -> Penalty | None:
-    """The function parameters -> scalar of a text's penalties; None without one."""
+    """Returns the function parameters -> scalar of a text's penalties; None without one."""
     parts = [(weight, call) for weight, call in terms(LOSSES.normal(text)) if is_penalty(call)]
     if not parts:
         return None
@@ -248,8 +251,8 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
 def _combined(
     outer: Call, num_classes: int | None, transitions: Mapping[str, Any], values: dict[str, Any]
 ) -> Loss:
-    """The loss that a combinator makes of its inner ones. Raises LanguageError where one of these
-    lacks the property that it needs, or a plugin's combinator makes none.
+    """Returns the loss that a combinator makes of its inner ones. Raises LanguageError if an inner
+    loss lacks the required property, or if a plugin's combinator does not return a loss.
     """
     entry, inner = LOSSES[outer.name], []
     needed = entry.facts.get("needs")
@@ -268,14 +271,14 @@ def _combined(
     if callable(loss):
         return loss
     raise LanguageError(
-        f"{entry.name} returns no loss{failed}: return a function of scores, as in"
+        f"{entry.name} does not return a loss{failed}: return a function of scores, as in"
         f" `def {entry.name}(loss): return lambda scores: 2 * loss(scores)`"
     )
 
 
 def cost_of(loss: Loss, logits: Tensor, classes: Tensor | None = None) -> Tensor:
-    """The cost (N, K) of logits (N, K) without any strategy; (N,) of the classes (N,) where these
-    are given.
+    """Returns the cost (N, K) of logits (N, K) without any strategy; with classes (N,), the cost
+    (N,) of these classes.
     """
     if classes is None:
         return loss(Scores(logits))
@@ -285,12 +288,12 @@ def cost_of(loss: Loss, logits: Tensor, classes: Tensor | None = None) -> Tensor
 def predicted(
     noise: str | Expression, loss: str | Expression, num_classes: int
 ) -> np.ndarray | None:
-    """p (K, K), rows = clean class, that a network learns which sees of an image its class alone,
-    under noise by class.
+    """Returns p (K, K), rows = clean class: what a network learns under class-conditional noise if
+    it distinguishes images only by their class.
 
-    None for a loss without a closed form, or with a value that only data decide; eps=auto is the
-    noise's nominal rate. Raises LanguageError or UnknownName for a text that is no noise by class,
-    or no loss.
+    None for a loss without a closed form, or with a parameter that depends on data; eps=auto is the
+    nominal noise rate. Raises LanguageError or UnknownName if a text is not class-conditional
+    noise, or not a loss.
     """
     model = build_noise(noise, num_classes)
 
@@ -302,8 +305,8 @@ def predicted(
 
 
 def optimum_of(loss: str | Expression, w: np.ndarray) -> np.ndarray | None:
-    """The probabilities (..., K) at which the expected cost under label probabilities w (..., K) is
-    least; None as above.
+    """Returns the probabilities (..., K) that minimize the expected cost under label probabilities
+    w (..., K); None if there is no closed form, as in `predicted`.
     """
     ((weight, call), *others) = terms(LOSSES.normal(loss))
     facts, values = LOSSES[call.name].facts, dict(call.kwargs)

@@ -1,5 +1,5 @@
-"""Strategies: what is learned of each example, by its history. One class each, which owns all its
-state; the training loop knows none of their names.
+"""Strategies, which decide what is trained on each example, by its history. One class each, which
+holds all its state; the training loop does not depend on any of them.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ for module in iter_modules(__path__):  # each registers its strategies
 
 
 def normal_strategy(text: str | Expression) -> Call:
-    """The one form of a strategy text; raises LanguageError for a sum."""
+    """Returns the canonical form of a strategy text. Raises LanguageError for a sum."""
     call = STRATEGIES.normal(text)
     if not isinstance(call, Call):
         raise LanguageError(f"a run has one strategy, not a sum: {call}")
@@ -52,8 +52,8 @@ def normal_strategy(text: str | Expression) -> Call:
 
 
 def build_strategy(text: str | Expression) -> Strategy:
-    """A new strategy of a text, without state yet. Raises LanguageError for an `auto` that is not
-    resolved.
+    """Returns a new strategy from a text, without state. Raises LanguageError for an `auto` that is
+    not resolved.
     """
     call = normal_strategy(text)
     for key, value in call.kwargs:

@@ -1,12 +1,13 @@
-"""The base of all strategies, and the parts that several share: costs and weights, schedules,
-sharpening, and how far predictions are from a target distribution.
+"""The base class of all strategies, and parts that several share: costs and weights, ramps,
+sharpening, and distances of predictions from a target distribution.
 
-A strategy owns all that depends on the batch, on an example's history or on another network. The
-loop calls the hooks in this order, a step: `prepare_batch`, which may predict with the networks ->
-forward passes, with `transform_log_p` inside every log_p -> `supervise` -> `regularizer` -> one
-gradient step; between epochs: `on_epoch_end`; to predict: `predict`.
+A strategy holds all state that depends on the batch, on an example's history or on another network.
+In each step the training loop calls `prepare_batch`, which may predict with the networks; then runs
+the forward passes, with `transform_log_p` applied to every log_p; then calls `supervise` and
+`regularizer`, and makes one gradient step. After each epoch it calls `on_epoch_end`; to predict,
+`predict`.
 
-Shapes: B = batch, N = training set, K classes; index (B,) counts into the training set.
+Shapes: B = batch, N = training set, K classes; index (B,) contains positions in the training set.
 """
 
 from __future__ import annotations
@@ -56,17 +57,32 @@ __all__ = [
 
 STRATEGIES = Registry("strategy", "strategies", properties=("proper",))
 """Property a strategy may declare: `proper`, its targets are probabilities and its weights are not
-negative. Facts: `disabled_form`, its text when switched off, which is plain training bit for bit;
-`cost`, its ComputeCost.
+negative.
 """
 
 register_strategy = STRATEGIES.register
+"""Decorator that registers a dataclass derived from `Strategy`; its fields become the strategy's
+parameters.
+
+    @register_strategy(name="halve", cost=ComputeCost(1, 1))
+    @dataclass
+    class Halve(Strategy):
+        share: float = 0.5
+
+Keywords: `name`, `paper`, `version`, `aliases`, `properties`; `cost`, its ComputeCost;
+`disabled_form`, its text with parameters that make it plain training bit for bit;
+`per_class_memory`, that it stores a number for each class of each example; `fill_defaults`, a
+function
+from the given parameters to all of them.
+"""
 
 
 @dataclass(frozen=True)
 class TrainingInfo:
-    """What a strategy may use before the first step: given labels (N,), never clean ones, on the
-    device; and which of them (N,) are verified, None where none is.
+    """What a strategy may use before the first step.
+
+    labels (N,): the given labels, never the true ones, on the device. trusted (N,): which of them
+    are verified; None if none are. generator: the source of the strategy's random numbers.
     """
 
     labels: Tensor
@@ -76,19 +92,21 @@ class TrainingInfo:
     trusted: Tensor | None = None
 
     def full(self, shape: tuple[int, ...], value: float) -> Tensor:
-        """A float32 tensor on the device."""
+        """Returns a float32 tensor of this shape and value on the device."""
         return self.labels[:0].float().new_full(shape, value)
 
     def given_targets(self) -> Tensor:
-        """The given labels as rows (N, K)."""
+        """Returns the given labels as one-hot rows (N, K)."""
         return one_hot(self.labels, self.full((len(self.labels), self.num_classes), 0))
 
 
 @dataclass(frozen=True)
 class ComputeCost:
-    """What a strategy costs, for each example an epoch. forward: passes, those without gradient
-    included; full_set: of them, those over the whole set between epochs; note: what this does not
-    count. CE has one forward and one backward pass.
+    """The compute of a strategy, in passes for each example and epoch; CE has one forward and one
+    backward pass.
+
+    forward: forward passes, with those without gradient; full_set: those of them over the whole
+    training set between epochs; backward: backward passes; note: what these numbers do not include.
     """
 
     forward: float
@@ -98,8 +116,8 @@ class ComputeCost:
 
     @property
     def share(self) -> float:
-        """The work of an epoch as a multiple of CE's, where a backward pass is two forward passes'
-        work.
+        """The compute of an epoch as a multiple of CE's; a backward pass counts as two forward
+        passes.
         """
         return (self.forward + 2 * self.backward) / 3
 
@@ -113,11 +131,13 @@ class ComputeCost:
 
 @dataclass(frozen=True)
 class Batch:
-    """One step's examples. `views`: augmented images, each (B, C, H, W); `targets`: classes (B,) or
-    rows (B, K).
+    """The examples of one step.
 
-    A strategy of several views may stack them to one of more rows; those of the examples in their
-    order come first.
+    views: augmented images, each (B, C, H, W). labels (B,): the given labels. index (B,): positions
+    in the training set. targets: classes (B,) or probabilities (B, K). epoch: counted from 1.
+
+    A strategy with several views may stack them into one view with more rows; the rows of the
+    examples, in their order, come first.
     """
 
     views: tuple[Tensor, ...]
@@ -128,7 +148,7 @@ class Batch:
     generator: Generator
 
     def stacked(self) -> Batch:
-        """All views as one of more rows, one view after the other."""
+        """Returns the batch with all views concatenated into one, view after view."""
         from torch import cat
 
         n = len(self.views)
@@ -144,7 +164,7 @@ class Batch:
 @dataclass(frozen=True)
 class ModelOutput:
     """The output of one network for one view: logits, log_p and cost, each (B, K) and
-    differentiable.
+    differentiable. Column k of the cost is the loss with label k.
     """
 
     logits: Tensor
@@ -157,10 +177,11 @@ Outputs: TypeAlias = Sequence[Sequence[ModelOutput]]
 
 
 class Supervision(NamedTuple):
-    """The targets of a network, classes (B,) or rows (B, K), and the weights of the examples (B,).
+    """What one network is trained on: targets, classes (B,) or probabilities (B, K), and the
+    weights of the examples (B,), None for equal weights.
 
-    mean_over: the weighted costs are divided by the batch's size, not by the sum of the weights: a
-    few examples of weight then move the network little.
+    mean_over: divide the sum of the weighted costs by the batch size instead of the sum of the
+    weights, so that few examples with weight make a small step.
     """
 
     targets: Tensor
@@ -169,46 +190,55 @@ class Supervision(NamedTuple):
 
 
 class Networks(Protocol):
-    """The networks as the last step left them."""
+    """The networks in their state after the last step."""
 
     networks: Sequence[Module]
 
     def predict_log_p(
         self, images: Tensor, network: int = 0, weights: Mapping[str, Tensor] | None = None
     ) -> Tensor:
-        """log_p (B, K) of images (B, C, H, W), without gradient and without trace in batch norm;
-        with `weights` in place of its own.
+        """Returns log_p (B, K) of images (B, C, H, W), without gradient and without updating batch
+        norm's statistics; with `weights`, uses these in place of the network's own.
         """
 
 
 class FullTrainingSet(Networks, Protocol):
-    """The whole training set between epochs, without augmentation, in the order of the index."""
+    """The networks and the whole training set between epochs, without augmentation, in the order of
+    the index.
+    """
 
     def log_p(self, network: int = 0) -> Tensor:
-        """log_p (N, K) of one network. Raises RunFailed where it is not finite."""
+        """Returns log_p (N, K) of one network. Raises RunFailed if it is not finite."""
 
     def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
 
     def restart(self) -> None:
-        """New networks, an optimizer without memory, and the learning rate's schedule from its
-        beginning over the remaining epochs.
+        """Replaces the networks by new ones, with a new optimizer and the learning rate schedule
+        restarted over the remaining epochs.
         """
 
 
 @dataclass
 class Strategy:
-    """Plain training; a strategy overrides the hooks it needs. Everything in `state` is
-    checkpointed.
+    """Base class of strategies, which itself is plain training: a subclass is a dataclass that
+    overrides the hooks it needs.
 
-    The traits are declared here, and nothing else is derived from a strategy's methods:
-    num_networks, num_views -- how many networks are trained, on how many views of each image.
-    stateless -- keeps no state and treats each example alone: examples of several runs may be in
-    one batch, and parts of a batch one after the other.
-    restarts -- calls FullTrainingSet.restart.
-    packable -- several runs can be trained in lockstep: one network, one view of as many rows as
-    the batch, no parameter groups, no restart.
-    per_example_parameters -- the tensors (N, ...) of `state` whose rows it moves along their
-    gradients by itself.
+    Its fields are the strategy's parameters. Everything in `state` is saved in checkpoints. These
+    class attributes declare what the training loop must provide; nothing is inferred from the
+    methods:
+
+    num_networks, num_views: how many networks are trained, and on how many views of each image.
+
+    stateless: keeps no state and treats examples independently, so that a batch may combine
+    examples of several runs or be processed in parts.
+
+    restarts: calls FullTrainingSet.restart.
+
+    packable: several runs can be trained in lockstep; requires one network, one view with as many
+    rows as the batch, no parameter groups and no restart.
+
+    per_example_parameters: names of tensors (N, ...) in `state` that the strategy itself updates by
+    their gradients, row by row.
     """
 
     num_networks: ClassVar[int] = 1
@@ -221,43 +251,48 @@ class Strategy:
     info: TrainingInfo = field(init=False, repr=False, compare=False)
 
     def setup(self, info: TrainingInfo) -> None:
-        """Keep `info`; an override also makes the state. Called once, before the first step or
-        before a checkpoint is loaded.
+        """Store `info`; an override calls this method and creates its state. Called once, before
+        the first step or before a checkpoint is loaded.
         """
         self.info = info
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Parameters of its own (leaves of `state`) with their optimizer settings, as
-        torch.optim.SGD takes them.
+        """Return the strategy's own trainable parameters (leaves of `state`) with their optimizer
+        settings, as parameter groups of torch.optim.SGD.
         """
         return []
 
     def prepare_batch(self, batch: Batch, networks: Networks) -> Batch:
-        """(a) Change the batch before the forward pass: mix inputs, stack views, replace the
-        targets by predictions.
+        """(a) Return the batch, changed before the forward pass: mix images, stack views, or
+        replace the targets by predictions.
         """
         return batch
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
-        """(b) Change log_p (B, K), differentiably, by example or with parameters of its own. A loss
-        may call it several times a step.
+        """(b) Return log_p (B, K), changed differentiably for these examples or with the strategy's
+        own parameters. May be called several times a step.
         """
         return log_p
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        """(c) The supervision of each network, whose targets are those of the first view."""
+        """(c) Return one Supervision per network; its targets apply to the first view."""
         return [Supervision(batch.targets) for _ in outputs]
 
     def regularizer(self, batch: Batch, outputs: Outputs) -> Tensor | None:
-        """(d) A differentiable scalar of all networks and views, added to the cost."""
+        """(d) Return a differentiable scalar of all networks and views that is added to the cost,
+        or None.
+        """
         return None
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        """(e) Look at the whole set after an epoch (counted from 1): refit, prune, roll back."""
+        """(e) Update the state after an epoch (counted from 1), with predictions for the whole
+        training set: fit a model, remove examples, restore weights.
+        """
 
     def predict(self, log_ps: Sequence[Tensor]) -> Tensor:
-        """log_p (n, K) of the networks together: their mean probability. It uses no state: finished
-        networks have none.
+        """Return log_p (B, K) of the networks together from the log_p (B, K) of each: by default
+        that of their mean probability. May not use `state`, which is not stored with trained
+        networks.
         """
         if len(log_ps) == 1:
             return log_ps[0]
@@ -268,32 +303,32 @@ class Strategy:
 
 
 def whole_epochs(share: float, epochs: int) -> int:
-    """The whole epochs in a share of the run; 0.29 of 100 are 29, though their product is below
-    it.
+    """Returns the number of whole epochs in a share of the run; 0.29 of 100 is 29, although the
+    product in floating point is below it.
     """
     return int(share * epochs + 1e-9)
 
 
 def first_epochs(share: float, epochs: int) -> int:
-    """The whole epochs in a share, at least one: a stage takes place in a short run too. None for a
-    share of 0.
+    """Returns the number of whole epochs in a share of the run, at least one, so that no stage is
+    skipped in a short run; 0 for a share of 0.
     """
     return max(1, whole_epochs(share, epochs)) if share else 0
 
 
 def one_hot(classes: Tensor, like: Tensor) -> Tensor:
-    """Rows (B, K) of the classes (B,), as `like` (B, K)."""
+    """One-hot rows (B, K) of the classes (B,), with the dtype and device of `like` (B, K)."""
     return like.new_zeros(like.shape).scatter_(1, classes[:, None], 1.0)
 
 
 def given_label_cost(output: ModelOutput, batch: Batch) -> Tensor:
-    """The cost (B,) of the given labels, without gradient."""
+    """Returns the cost (B,) of the given labels, without gradient."""
     return output.cost.detach().gather(1, batch.labels[:, None])[:, 0]
 
 
 def averaged(chosen: Tensor, scale: float = 1.0) -> Tensor:
-    """Weights (B,) by which a mean over the batch is `scale` times the mean over the chosen (B,),
-    of weight 0 or 1.
+    """Returns weights (B,) with which a mean over the batch is `scale` times the mean over the
+    chosen examples (B,), 0 or 1.
     """
     return chosen * (scale * len(chosen) / chosen.sum().clamp_min(1))
 
@@ -309,25 +344,25 @@ def sigmoid_ramp(done: float, length: float) -> float:
 
 
 def sharpened(p: Tensor, temperature: float) -> Tensor:
-    """p^(1/T) (n, K), scaled to sum to 1 again. Berthelot et al. 2019."""
+    """Returns p^(1/T) (n, K), rescaled to sum to 1. Berthelot et al. 2019."""
     return (p.clamp_min(1e-38).log() / temperature).softmax(1)
 
 
 def balance(log_p: Tensor) -> Tensor:
-    """KL(uniform | mean p) of log_p (n, K). In logarithms: a class that is never predicted must be
-    able to return.
+    """Returns KL(uniform | mean p) of log_p (n, K). Computed in logarithms, so that a class that is
+    never predicted still has a gradient.
     """
     return math.log(len(log_p) / log_p.shape[1]) - log_p.logsumexp(0).mean()
 
 
 def entropy(log_p: Tensor) -> Tensor:
-    """Mean entropy of predictions log_p (n, K)."""
+    """Returns the mean entropy of predictions log_p (n, K)."""
     return -(log_p.exp() * log_p).sum(1).mean()
 
 
 def consistency(first: Tensor, second: Tensor) -> Tensor:
-    """Mean KL of the prediction for a second view from that for the first, both log_p (B, K); the
-    gradient is the second's alone.
+    """Returns the mean KL of the second view's prediction from the first's, both log_p (B, K); only
+    the second has a gradient.
     """
     first = first.detach()
     return (first.exp() * (first - second)).sum(1).mean()

@@ -1,4 +1,4 @@
-"""Labels corrected by the network's own predictions: D2L and joint optimisation."""
+"""Strategies that correct labels by the network's own predictions: D2L and joint optimisation."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False)
 )
 @dataclass
 class D2L(Strategy):
-    """Dimensionality-driven learning: from the epoch on where the features' local dimension rises,
-    targets lean to the prediction.
+    """Dimensionality-driven learning: once the local dimension of the features rises, targets are
+    mixed with the predicted class.
 
-    The turning point is where it exceeds the mean of the five epochs before by two of their
-    standard deviations; the network goes back one epoch, and the targets become a y + (1 - a) (the
-    predicted class), a = exp(-(e / E) LID_e / min LID). neighbours: k of the estimate. wait: the
-    share of the run without looking. The paper: k 20; 40 of 120 epochs on CIFAR-10, 60 of 200 on
-    CIFAR-100.
+    The turning point is the first epoch whose dimension exceeds the mean of the five epochs before
+    by two of their standard deviations. The network is then reset to the epoch before, and the
+    targets become a y + (1 - a) (the predicted class), a = exp(-(e / E) LID_e / min LID).
+    neighbours: k of the estimate. wait: the share of the run before the search starts. The paper: k
+    20; 40 of 120 epochs on CIFAR-10, 60 of 200 on CIFAR-100.
     """
 
     packable = True
@@ -153,13 +153,14 @@ def risen(before: Sequence[float], now: float) -> bool:
 )
 @dataclass
 class Joint(Strategy):
-    """Joint optimisation of network and labels, then a new network on the labels found.
+    """Joint optimisation of network and labels, followed by a new network trained on the resulting
+    labels.
 
-    First: cost + alpha KL(uniform | mean p) + beta mean entropy of p; from `wait` on (a share of
-    the run) every label is the mean of the example's last predictions over `window` of the run
-    (kind soft), or that mean's largest class (hard). After `first` of the run the network starts
-    anew and learns these labels. The paper: 200 + 120 epochs, labels from epoch 70, means of 10;
-    alpha 1.2, beta 0.8 (asymmetric 0.8, 0.4). The uniform prior supposes classes of one size.
+    First stage: cost + alpha KL(uniform | mean p) + beta mean entropy of p. From `wait` on (a share
+    of the run) each label is the mean of the example's predictions over the last `window` of the
+    run (kind soft), or the largest class of that mean (hard). After `first` of the run a new
+    network is trained on these labels. The paper: 200 + 120 epochs, labels from epoch 70, means of
+    10; alpha 1.2, beta 0.8 (asymmetric 0.8, 0.4). The uniform prior assumes balanced classes.
     """
 
     restarts = True

@@ -77,13 +77,13 @@ def chance_clean(cost: Tensor) -> Tensor:
 )
 @dataclass
 class GmmSplit(Strategy):
-    """Small costs and a mixture fit, nothing else: after a warm-up on all labels the network learns
-    those that are likely right.
+    """Small-loss selection by a mixture model: after a warm-up on all labels, the network trains on
+    those that are probably correct.
 
-    After each epoch two normal distributions are fitted to the cross entropies of the whole set; an
-    example is learned in the next if the chance that its cost is of the lower one exceeds
-    `threshold`. warmup: a share of the run, at least an epoch; DivideMix has 10 of 300 epochs. It
-    uses no noise rate.
+    After each epoch a mixture of two normal distributions is fitted to the cross entropies of the
+    whole set. An example is used in the next epoch if its probability of belonging to the component
+    with the lower mean exceeds `threshold`. warmup: a share of the run, at least one epoch;
+    DivideMix has 10 of 300 epochs. It uses no noise rate.
     """
 
     packable = True
@@ -130,22 +130,25 @@ def co_guessed(predicted: Sequence[Tensor], temperature: float) -> Tensor:
 )
 @dataclass
 class DivideMix(Strategy):
-    """DivideMix. After a warm-up on all labels, each network learns from a division that the other
-    one's costs make, anew after each epoch.
+    """DivideMix: two networks, each trained semi-supervised on the split into probably correct and
+    incorrect labels that the other's losses give.
 
-    Labels that are likely right (chance above `threshold`) are refined by the network's own
-    predictions, the others guessed by both networks; both are sharpened (`temperature`) and mixed
-    over two views (Beta(alpha, alpha)). The loss is paid on the mixtures of the first kind, on
-    those of the second lambda_u times the squared error of p, ramped up linearly, by epoch; and
-    KL(uniform | mean p). warmup, ramp: shares of the run, at least an epoch; the paper: 10
-    (CIFAR-100: 30) and 16 of 300 epochs. lambda_u: by cell in its appendix B, 25 where that has
-    none. confidence: of the warm-up's negative entropy, 1 under asymmetric noise. window: the
-    epochs over which costs are averaged, 5 at rate 0.9.
+    The split is recomputed after each epoch, from the end of a warm-up on all labels. Labels that
+    are probably correct (probability above `threshold`) are refined by the network's own
+    predictions, the others are replaced by both networks' predictions; both are sharpened
+    (`temperature`) and mixed over two views (Beta(alpha, alpha)). The cost is the loss on mixtures
+    of the first kind, plus lambda_u times the squared error of p on those of the second, ramped up
+    linearly by epoch, plus KL(uniform | mean p).
 
-    An epoch is one pass over all examples, likely right or wrong as they come, in the same order
-    and mixture for both networks, and targets are guessed without dropout by batch norm's running
-    statistics; the authors draw as many of the wrong as of the right, and their epoch is as long as
-    there are right ones. To predict, probabilities are averaged, the authors add logits.
+    warmup, ramp: shares of the run, at least one epoch; the paper: 10 (CIFAR-100: 30) and 16 of 300
+    epochs. lambda_u: per setting in its appendix B, 25 where that has none. confidence: weight of
+    the warm-up's negative entropy, 1 under asymmetric noise. window: the number of epochs over
+    which costs are averaged, 5 at rate 0.9.
+
+    Differences: here an epoch is one pass over all examples, in the same order and mixture for both
+    networks; the authors sample as many incorrect as correct examples, and their epoch has the
+    length of the correct ones. Targets are predicted without dropout, with batch norm's running
+    statistics. To predict, probabilities are averaged; the authors add logits.
     """
 
     num_networks = 2

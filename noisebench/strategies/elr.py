@@ -55,10 +55,10 @@ class ELR(Strategy):
     """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t +
     (1 - beta) p of earlier predictions.
 
-    The memory starts at 0 and is brought up to date before the term. The authors, with CE: lam 3,
-    beta 0.7; 1 and 0.9 under asymmetric noise, 7 and 0.9 on CIFAR-100. A bounded loss, as GCE or
-    EL, teaches the less the less likely the label, and lam=3 may outweigh it until one class is
-    left, as on digits; lam=1, beta=0.9 does not.
+    The memory starts at 0 and is updated before the term is computed. The authors' settings, with
+    CE: lam 3, beta 0.7; 1 and 0.9 under asymmetric noise, 7 and 0.9 on CIFAR-100. A bounded loss
+    such as GCE or EL has a small gradient for unlikely labels, and lam=3 may outweigh it until only
+    one class is predicted, as on digits; lam=1, beta=0.9 does not.
     """
 
     packable = True
@@ -80,19 +80,19 @@ class ELR(Strategy):
 )
 @dataclass
 class ElrPlus(Strategy):
-    """ELR+: two networks on mixed images. Each is pulled towards a memory of the predictions by the
-    other one's averaged weights.
+    """ELR+: two networks trained on mixed images, each regularised towards a memory of the
+    predictions of the other's averaged weights.
 
     cost + lam * mean log(1 - <t, p>), with t the memory beta t + (1 - beta) p, mixed as the images
     are (Beta(alpha, alpha), the larger share for the example itself). lam 3, beta 0.7; 1 and 0.9
     under asymmetric noise, 7 and 0.9 on CIFAR-100. decay: of the averaged weights, ramped up over
     average_ramp of the run (40,000 steps, half of 200 epochs); ramp: the same for lam, on CIFAR-100
-    only. Both by exp(-5 (1 - t)^2), by epoch.
+    only. Both ramps are exp(-5 (1 - t)^2), by epoch.
 
-    The averaged network predicts by the average of its batch norm's statistics, the authors' by
-    those of the batch. On CIFAR-100 they weigh the mixed labels by the memory, which is not done
-    here. Both networks see the same batches; to predict, their probabilities are averaged, where
-    the authors average logits.
+    Differences: the averaged network predicts with averaged batch norm statistics, the authors'
+    with those of the batch. On CIFAR-100 they weight the mixed labels by the memory, which is not
+    done here. Both networks train on the same batches. To predict, their probabilities are
+    averaged; the authors average logits.
     """
 
     num_networks = 2

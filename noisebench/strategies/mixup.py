@@ -55,11 +55,11 @@ class Mixture:
 )
 @dataclass
 class Mixup(Strategy):
-    """Mixup: each image is a mixture of two of its batch, and so is its target; their shares are
-    drawn from Beta(alpha, alpha).
+    """Mixup: each image and its target are mixed with another of the batch, with shares sampled
+    from Beta(alpha, alpha).
 
-    alpha: 1 in the paper for CIFAR-10; 0 mixes nothing. What the network says in passing it says of
-    mixed images.
+    alpha: 1 in the paper for CIFAR-10; 0 mixes nothing. Predictions recorded during training are
+    those of mixed images.
     """
 
     packable = True
@@ -95,13 +95,13 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 @register_strategy(name="gjs", paper="Englesson & Azizpour 2021", cost=ComputeCost(2, 2))
 @dataclass
 class GJS(Strategy):
-    """The loss of the mean prediction of two views, and their Jensen-Shannon divergence over -log(1
-    - pi).
+    """Generalised Jensen-Shannon divergence: the loss of two views' mean prediction, plus the
+    views' Jensen-Shannon divergence over -log(1 - pi).
 
-    Under the loss js(pi) it is the generalised Jensen-Shannon divergence of the label (weight pi)
-    and both predictions ((1 - pi) / 2 each), over -(1 - pi) log(1 - pi). Both views are drawn by
-    the recipe's augmentation and go through the network as one batch; the authors' have RandAugment
-    and cutout, and go one by one.
+    With the loss js(pi) this is the generalised Jensen-Shannon divergence of the label (weight pi)
+    and both predictions ((1 - pi) / 2 each), over -(1 - pi) log(1 - pi). Both views use the
+    recipe's augmentation and pass through the network as one batch; the authors add RandAugment and
+    cutout, and pass them one by one.
     """
 
     num_views = 2

@@ -73,17 +73,19 @@ def bounded_cost(output: ModelOutput, least: float) -> Tensor:
 )
 @dataclass
 class Peer(Strategy):
-    """Peer loss: cost(x_i, y_i) - alpha cost(x_j, y_k), the peer's image and label drawn
+    """Peer loss, cost(x_i, y_i) - alpha cost(x_j, y_k): the peer's image and label are sampled
     independently of each other.
 
-    kind: how alpha grows, by the authors' code: `uniform`, 0 for 20 of 300 epochs, then in steps to
-    4.3; `sparse`, for noise that knows few wrong classes, to 16; both `late` as on CIFAR-100, from
-    0.4 of the run on, 0.95 throughout or up to 20. weight: times that. Both costs are divided by 1
-    + alpha; the authors divide the learning rate, and with it weight decay's step, which here
-    stays. The peers' images are those of the batch, of the same mean, where the authors load
-    others; the label is drawn from all given ones. A class of p below 1e-5 has no gradient in
-    the term, which is otherwise unbounded (the authors: log(p + 1e-5)). On CIFAR-100 they go back
-    to their best network before alpha sets in; not here.
+    kind: how alpha grows, from the authors' code: `uniform`, 0 for 20 of 300 epochs, then in steps
+    to 4.3; `sparse`, for noise between few pairs of classes, to 16; both `late` as on CIFAR-100,
+    from 0.4 of the run on, 0.95 throughout or up to 20. weight: a factor of alpha.
+
+    Differences: both costs are divided by 1 + alpha; the authors divide the learning rate, and with
+    it the step of weight decay, which is unchanged here. The peers' images are those of the batch,
+    which have the same mean; the authors load others. The label is sampled from all given labels. A
+    class of p below 1e-5 has no gradient in the peer term, which is otherwise unbounded (the
+    authors: log(p + 1e-5)). On CIFAR-100 the authors return to their best network before alpha
+    grows; not done here.
     """
 
     packable = True
@@ -122,16 +124,17 @@ _SIEVE_FLOOR = 1e-8  # what the authors add to p before the logarithm
 )
 @dataclass
 class Cores2(Strategy):
-    """CORES^2, the sieve: cost_y - beta sum_k prior_k cost_k, over the examples whose label costs
-    no more than the mean of all classes.
+    """CORES^2, cost_y - beta sum_k prior_k cost_k, over the examples whose label costs no more than
+    the mean of all classes.
 
     beta: 0 in a warm-up, then growing to its value over `ramp`; prior: the class frequencies of the
-    given labels that were not sieved out in the epoch before. wait: the share of the run in which
-    all examples are kept. The paper: beta 2; 10 epochs to warm up, 30 to grow, the sieve after 30,
-    of 100. The costs are divided by 1 + beta; the authors divide the learning rate, and with it
-    weight decay's step, which here stays. A class of p below 1e-8 has no gradient in the second
-    term (they: log(p + 1e-8)). Their second phase, consistency training on what was sieved out, is
-    left out.
+    given labels kept in the epoch before. wait: the share of the run in which all examples are
+    kept. The paper: beta 2; 10 epochs of warm-up, 30 of growth, selection after 30, of 100.
+
+    Differences: the costs are divided by 1 + beta; the authors divide the learning rate, and with
+    it the step of weight decay, which is unchanged here. A class of p below 1e-8 has no gradient in
+    the second term (the authors: log(p + 1e-8)). Their second phase, consistency training on the
+    removed examples, is left out.
     """
 
     packable = True

@@ -23,7 +23,7 @@ _BETA = {"hard": 0.8, "soft": 0.95}  # the paper's
 @register_strategy(name="standard", disabled_form="standard", cost=ComputeCost(1, 1))
 @dataclass
 class Standard(Strategy):
-    """Plain training on the given labels, all examples alike."""
+    """Plain training on the given labels, with equal weights."""
 
     packable = True
     stateless = True
@@ -42,8 +42,8 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 )
 @dataclass
 class Bootstrap(Strategy):
-    """Bootstrapping, the target beta y + (1 - beta) q: q the predicted class (hard, beta 0.8) or p
-    itself (soft, beta 0.95).
+    """Bootstrapping, the target beta y + (1 - beta) q, q being the predicted class (hard, beta 0.8)
+    or p itself (soft, beta 0.95).
     """
 
     packable = True

@@ -68,12 +68,12 @@ def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
 )
 @dataclass
 class Coteaching(Strategy):
-    """Co-teaching: each of two networks learns from the examples that cost the other least, all but
-    `rate` of a batch.
+    """Co-teaching: each of two networks trains on the examples of smallest loss under the other
+    network, all but `rate` of a batch.
 
     rate: the share of incorrect labels; `auto` is its expected value, 1 - sum_k pi_k T_kk, which
     under asymmetric noise is less than the nominal rate. ramp: the share of the run over which the
-    left out grow from none, by `power`. The paper: 10 of 200 epochs, power 1.
+    excluded share grows from 0, by `power`. The paper: 10 of 200 epochs, power 1.
     """
 
     num_networks = 2
@@ -100,12 +100,12 @@ class Coteaching(Strategy):
 )
 @dataclass
 class CoteachingPlus(Coteaching):
-    """Co-teaching+: co-teaching, after a warm-up on the examples alone on which the two networks
-    disagree.
+    """Co-teaching+: co-teaching restricted, after a warm-up, to the examples on which the two
+    networks disagree.
 
-    warmup: its share of the run; the paper: 20 of 200 epochs on CIFAR-10, 5 on CIFAR-100. A step
-    counts as large as the batch, so that few examples move little and none nothing; the authors
-    divide by the chosen.
+    warmup: a share of the run; the paper: 20 of 200 epochs on CIFAR-10, 5 on CIFAR-100. The summed
+    cost is divided by the batch size, so few examples make a small step and none make no step; the
+    authors divide by the number selected.
     """
 
     warmup: Share = 0.1
@@ -134,16 +134,17 @@ class CoteachingPlus(Coteaching):
 )
 @dataclass
 class JoCoR(Coteaching):
-    """Joint training with co-regularisation: both networks learn the examples of smallest joint
+    """Joint training with co-regularisation: both networks train on the examples of smallest joint
     loss, all but `rate` of a batch.
 
-    The joint loss is (1 - lam) (cost of the one + cost of the other) + lam (KL(p | q) + KL(q | p)),
-    and is averaged over the chosen. rate: the share of incorrect labels as in co-teaching, and as
-    in the paper, which halves the rate of asymmetric noise. ramp as in co-teaching: 10 of 200
-    epochs. lam 0.9 on CIFAR-10, 0.65 at a rate of 0.8, 0.85 on CIFAR-100. The factor 1 - lam is the
-    paper's, whose optimizer, Adam, is invariant to it. Under SGD it slows learning, but dividing by
-    it would give the agreement term a weight of lam / (1 - lam), up to 9, which diverges at the
-    learning rates of plain training.
+    The joint loss is (1 - lam) (sum of both networks' costs) + lam (KL(p | q) + KL(q | p)),
+    averaged over the selected examples. rate: the share of incorrect labels as in co-teaching, and
+    as in the paper, which halves the rate of asymmetric noise. ramp as in co-teaching: 10 of 200
+    epochs. lam 0.9 on CIFAR-10, 0.65 at a rate of 0.8, 0.85 on CIFAR-100.
+
+    The factor 1 - lam is the paper's, whose optimizer, Adam, is invariant to it. Under SGD it slows
+    training, but dividing by it would give the agreement term a weight of lam / (1 - lam), up to 9,
+    which diverges at the learning rates of plain training.
     """
 
     lam: Annotated[float, Interval("[0, 1]")] = 0.9
@@ -177,11 +178,10 @@ class JoCoR(Coteaching):
 )
 @dataclass
 class Decoupling(Strategy):
-    """Decoupling: two networks learn from the examples on which they disagree, "when to update"
-    from "how to update".
+    """Decoupling: two networks train only on the examples on which they disagree.
 
-    warmup: the share of the run in which both learn from all. A step counts as large as the batch,
-    so that few examples move little and none nothing.
+    warmup: the share of the run in which both train on all examples. The summed cost is divided by
+    the batch size, so few examples make a small step and none make no step.
     """
 
     num_networks = 2
@@ -230,15 +230,15 @@ def cheapest_within(cost: Tensor, threshold: Tensor | float) -> Tensor:
 )
 @dataclass
 class CurriculumLoss(Strategy):
-    """Noise pruned curriculum loss (NPCL): min over v of max(sum_i v_i l_i, C - sum_i v_i), v in
+    """Noise pruned curriculum loss (NPCL), min over v of max(sum_i v_i l_i, C - sum_i v_i), v in
     {0, 1}^n, for each batch of n.
 
     C = (1 - rate)^2 n + (1 - rate) errors, by which the largest l are pruned; at rate 0 it is the
-    curriculum loss (CL). burn_in: the share of the run in which all are learned; the paper: 10 of
-    200 epochs on CIFAR, 5 on MNIST. l is the paper's soft hinge loss of the logits, which is never
-    below the 0-1 loss; what is learned of the chosen is the run's own loss, as a sum, and so over
-    the size of the batch, also where the other side of the maximum is the larger one. Built from
-    others' accounts of the paper, which agree.
+    curriculum loss (CL). burn_in: the share of the run that trains on all examples; the paper: 10
+    of 200 epochs on CIFAR, 5 on MNIST. l is the paper's soft hinge loss of the logits, an upper
+    bound of the 0-1 loss. The selected examples train with the run's own loss, summed and divided
+    by the batch size, also where the other side of the maximum is larger. Implemented from other
+    papers' descriptions of the method, which agree.
     """
 
     packable = True
@@ -286,16 +286,17 @@ def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
 )
 @dataclass
 class NLNL(Strategy):
-    """Negative learning: that an image is not of a class drawn from the others, which is seldom
-    wrong; then positive, of the sure ones.
+    """Negative learning on complementary labels, sampled from the classes other than the given one;
+    then positive learning on confident examples.
 
     For `negative` of the run every example costs - log(1 - p) of its complementary labels (NL),
     `draws` of them, summed; for `selective` only those whose label has p above 1 / K (SelNL); then
-    the run's own loss is learned where p is above `cut` (SelPL). The paper: 720 epochs each; 1
-    draw, on CIFAR-100 110; the authors' learning rate is 0.02, and so many draws want a small one.
-    Their code asks p of the mean of the last ten epochs, here it is that of the step, and weighs
-    rare classes more, here all count alike. The last stage, two times 480 epochs on pseudo-labels,
-    is left out.
+    the run's own loss is used where p is above `cut` (SelPL). The paper: 720 epochs each; 1 draw,
+    on CIFAR-100 110; the authors' learning rate is 0.02, since many draws need a small one.
+
+    Differences: the authors' code uses the mean p of the last ten epochs and weights rare classes
+    more; here p is that of the step and all classes have equal weight. The last stage, two times
+    480 epochs on pseudo-labels, is left out.
     """
 
     packable = True

@@ -43,17 +43,17 @@ def explained(log_p: Tensor, noise: Tensor) -> Tensor:
 )
 @dataclass
 class SOP(Strategy):
-    """Sparse over-parameterisation: the loss is paid on p + s, s = u^2 y - v^2 (1 - y), so that the
-    network need not learn a wrong label.
+    """Sparse over-parameterisation: the loss of p + s, s = u^2 y - v^2 (1 - y), where s models the
+    label noise of each example.
 
-    u (N, 1) moves by the loss, v (N, K) by the squared error |(predicted class) + s - y|^2 alone.
-    Both start at random within about 1e-8 and grow in proportion to themselves, so that s stays
-    sparse, and 0 for the first tens of epochs. lr_u, lr_v: 10 and 10 on CIFAR-10, 1 and 10 on
+    u (N, 1) is trained by the loss, v (N, K) only by the squared error |(predicted class) + s -
+    y|^2. Both start at random within about 1e-8 and grow in proportion to themselves, so s stays
+    sparse, and near 0 for the first tens of epochs. lr_u, lr_v: 10 and 10 on CIFAR-10, 1 and 10 on
     CIFAR-100 (asymmetric noise: 1 and 100), 300 epochs in batches of 128.
 
-    Their steps are plain gradient descent without momentum, weight decay or schedule, as the
-    authors', taken for the batch's rows alone: a step costs B x K numbers, and the memory N x K.
-    The authors' later code lets the squared error move u too (then 0.1 and 100).
+    Both are updated by plain gradient descent without momentum, weight decay or schedule, as in the
+    authors' code, only for the rows of the batch: a step costs B x K numbers, the memory is N x K.
+    In the authors' later code the squared error trains u too (then 0.1 and 100).
     """
 
     packable = True
@@ -114,11 +114,11 @@ class SOP(Strategy):
 )
 @dataclass
 class SOPPlus(SOP):
-    """SOP+: SOP, and two views of an image shall be predicted alike, and all classes equally often.
+    """SOP+: SOP with a consistency term between two views and a balance term over the classes.
 
     cost of the first view + consistency * KL(p of the first | p of the second) + balance *
-    KL(uniform | mean p + s). Both views are drawn by the recipe's augmentation; the authors' second
-    is AutoAugment's with cutout. The uniform prior supposes classes of one size.
+    KL(uniform | mean p + s). Both views use the recipe's augmentation; the authors' second view
+    uses AutoAugment with cutout. The uniform prior assumes balanced classes.
     """
 
     num_views = 2

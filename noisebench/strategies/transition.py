@@ -79,9 +79,12 @@ class TwoStages(Strategy):
 )
 @dataclass
 class ForwardEstimated(TwoStages):
-    """Forward correction without knowing T: a first network for `first` of the run shows it at its
-    anchors (the 97th percentile of each class's probability; the largest from 100 classes on), then
-    a new one learns through it.
+    """Forward correction with an estimated T: a first network estimates T from its anchor points,
+    then a new network trains with it.
+
+    first: the share of the run for the first network. The anchor of a class is the image at the
+    97th percentile of that class's probability; with 100 or more classes, the one of largest
+    probability.
     """
 
     first: Share = 0.25
@@ -102,10 +105,11 @@ class ForwardEstimated(TwoStages):
 )
 @dataclass
 class BackwardEstimated(TwoStages):
-    """Backward correction without knowing T: as forward_estimated, then a label costs its row of
-    T^-1 times all costs, signed.
+    """Backward correction with an estimated T: as forward_estimated, then the cost of a label is
+    its row of T^-1 times all costs.
 
-    Without a bound below where the loss has none above, as CE: such a run may diverge.
+    The cost can be negative, and has no lower bound if the loss has no upper one, as CE: such a run
+    may diverge.
     """
 
     first: Share = 0.25
@@ -140,14 +144,14 @@ def log_volume(T: Tensor) -> Tensor:
 @register_strategy(name="volminnet", paper="Li et al. 2021", cost=ComputeCost(1, 1))
 @dataclass
 class VolMinNet(Strategy):
-    """VolMinNet: a T (K, K) that is learned with the network, which learns through it; of least
-    volume, by lam log |det T| in the cost.
+    """VolMinNet: forward correction with a T (K, K) learned jointly with the network, whose volume
+    is minimized by lam log |det T| in the cost.
 
-    T is of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over their
-    sums. init: all of w at first. lr: of w, by the recipe's schedule and without weight decay;
-    where none is given the recipe's own, as in the paper on CIFAR-10 (SGD, 0.01 for both). The
-    authors' w has Adam on MNIST and CIFAR-100, and is SGD's here. They keep the best epoch by noisy
-    validation, we the last.
+    T is computed from free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it,
+    divided by their sums. init: the initial value of w. lr: of w, with the recipe's schedule and
+    without weight decay; by default the recipe's learning rate, as in the paper on CIFAR-10 (SGD,
+    0.01 for both). The authors use Adam for w on MNIST and CIFAR-100, here it is SGD. They keep the
+    best epoch by noisy validation, here it is the last.
     """
 
     lam: Annotated[float, Interval("[0, 1]")] = 1e-4
@@ -199,21 +203,22 @@ def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
 )
 @dataclass
 class ForwardRevision(TwoStages):
-    """T-Revision: T by anchors after `first` of the run, a `second` share of it under this T, and
-    then T is revised as well.
+    """T-Revision: T is estimated from anchor points, used to train the network, and then revised
+    together with it.
 
-    kind: `forward`, the network learns through T (Forward-R); `reweight`, a label costs p_y / (p
-    T)_y times as much, at most K times (Reweight-R), whose gradient reaches T in the revision and
-    never the network (in the authors' code first both, later neither). The paper: 20 + 200 + 200
-    epochs; CIFAR-100 15 for the first, MNIST 100 for the second. As in the authors' code the
-    network goes on from stage to stage, and the learning rate begins anew after the first.
+    The estimate is made after `first` of the run, the network trains with it for `second`, and the
+    rest revises T. kind: `forward`, forward correction (Forward-R); `reweight`, the cost of a label
+    is multiplied by p_y / (p T)_y, at most K (Reweight-R), whose gradient reaches T in the revision
+    and never the network (in the authors' code first both, later neither). The paper: 20 + 200 +
+    200 epochs; CIFAR-100 15 for the first, MNIST 100 for the second. As in the authors' code the
+    network is kept from stage to stage, and the learning rate schedule restarts after the first.
 
-    Here the paper's T + delta is softmax(log T + slack) by rows: probabilities, where the sum is
-    none, and a gradient that is bounded, where delta's grows as 1 / T_ij, which Adam hid at lr
-    5e-7. lr: of the slack, under SGD by the recipe's schedule and without weight decay. On the
-    digits 0.01 brings T nearer to the truth; from 0.1 on it goes with a network that learns by
-    heart towards the identity. The authors keep each stage's best epoch by noisy validation, and
-    the network's learning rate is 5e-7 in the revision; we keep the last.
+    Differences: the paper's T + delta is softmax(log T + slack) by rows here: its rows are always
+    probabilities, and its gradient is bounded, where delta's grows as 1 / T_ij, which the authors'
+    Adam at lr 5e-7 compensates. lr: of the slack, with SGD, the recipe's schedule and no weight
+    decay. On digits, 0.01 brings T nearer to the true one; from 0.1 on, T moves towards the
+    identity as the network memorizes. The authors keep each stage's best epoch by noisy validation
+    and use a learning rate of 5e-7 for the network in the revision; here the last epoch is kept.
     """
 
     keeps_network = True
@@ -270,23 +275,24 @@ def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
 )
 @dataclass
 class DMI(Strategy):
-    """L_DMI: after a warm-up with the loss of the run, -log |det U| of each batch's joint U of
-    prediction and given label.
+    """L_DMI: after a warm-up with the run's loss, -log |det U| of each batch's joint distribution U
+    of prediction and given label.
 
-    Noise by class, T, only shifts it, by -log |det T|, so that the best network is that of clean
-    labels. No permutation of the classes changes it at all: the warm-up says which is which (the
-    authors begin with CE's best network by noisy validation, and keep DMI's best; we go on from the
-    last and keep the last). The paper: 120 + 100 epochs on CIFAR-10, 10 + 10 on Clothing1M.
+    Class-conditional noise T only shifts it, by -log |det T|, so the best network is that of clean
+    labels. It is invariant to permutations of the classes, which the warm-up resolves. The authors
+    start from CE's best network by noisy validation and keep DMI's best; here both are the last.
+    The paper: 120 + 100 epochs on CIFAR-10, 10 + 10 on Clothing1M.
 
-    weight: times the loss. In place of a learning rate of its own, the authors' 1e-6 after CE's
-    1e-3: the recipe's is so large for a loss of such gradients that with weight 1 classes change
-    places (on the digits). delta: what keeps it finite, by -1/2 sum log(s^2 + delta^2) over the
-    singular values s of K U, which are 1 where predictions are sure and right and classes of one
-    size. A class without an example in the batch has s = 0, and with it all beyond the batch's
-    size: they cost the same for every prediction, without gradient. At 0.01 the shift is exact to a
-    thousandth of each s of 0.2 and the gradient in s at most 50. The authors add 0.001 to |det|,
-    which for many classes is far below it, and so kills the gradient; or, of a U not over B, does
-    nothing.
+    weight: a factor of the loss. It replaces a separate learning rate, the authors' 1e-6 after CE's
+    1e-3: the recipe's is too large for the gradients of this loss, and with weight 1 classes are
+    swapped (on digits).
+
+    delta: keeps the loss finite, by -1/2 sum log(s^2 + delta^2) over the singular values s of K U,
+    which are 1 for confident, correct predictions of balanced classes. A class without an example
+    in the batch has s = 0, as have all beyond the batch's size: their cost is constant, without
+    gradient. At 0.01 the shift is exact to a thousandth for each s of 0.2, and the gradient in s is
+    at most 50. The authors add 0.001 to |det|; with many classes |det| is far below that, and the
+    gradient vanishes, or, for a U not divided by B, the term has no effect.
     """
 
     packable = True

@@ -63,12 +63,12 @@ def cosine_to_prototypes(
 )
 @dataclass
 class CleanNet(Strategy):
-    """CleanNet's weights: how alike an example is to the verified ones of its given class, by
-    the cosine of their features.
+    """CleanNet's weights: an example is weighted by the cosine similarity of its features to the
+    verified examples of its given class.
 
-    After `wait` of the run every example weighs max(0, cosine with the class's prototype, less
-    `threshold`), scaled to 1 at cosine 1; verified ones weigh 1. The prototypes are mean directions
-    of this network's own features; the paper learns an embedding for them.
+    After `wait` of the run every example has weight max(0, cosine with the class's prototype, less
+    `threshold`), scaled to 1 at cosine 1; verified examples have weight 1. The prototypes are mean
+    directions of this network's own features; the paper learns an embedding for them.
     """
 
     packable = True
@@ -105,11 +105,11 @@ class CleanNet(Strategy):
 )
 @dataclass
 class Distill(Strategy):
-    """Distillation: a teacher learns the verified labels alone, then a new network the mixture of
-    labels and what the teacher says.
+    """Distillation: a teacher trains on the verified labels only, then a new network on a mixture
+    of the labels and the teacher's predictions.
 
-    Targets share y + (1 - share) p of the teacher, at this temperature; verified ones stay y.
-    first: the teacher's part of the run.
+    Targets are share y + (1 - share) p, with p the teacher's probabilities at this temperature;
+    verified examples keep y. first: the share of the run for the teacher.
     """
 
     restarts = True
@@ -259,21 +259,22 @@ def _complete(values: dict[str, Value]) -> dict[str, Value]:
 )
 @dataclass
 class MentorNet(Strategy):
-    """MentorNet: an example weighs what a mentor makes of its cost; after a burn-in, in which all
-    count alike.
+    """MentorNet: after a burn-in with equal weights, each example is weighted by a mentor as a
+    function of its cost.
 
     kind: `self_paced`, weight 1 up to the threshold and 0 beyond; `predefined`, beyond it falling
-    linearly, to 0 at (1 + width) times the threshold, width 1; `data_driven`, the chance that the
-    label is right, by a small network that learns it from verified labels. percentile: of a batch's
-    costs, whose moving average over the steps (decay) is the threshold. burn_in: a share of the
-    run, 0.18; data-driven 0.21, the mentor's first lesson, its last is at 0.75.
+    linearly to 0 at (1 + width) times the threshold, width 1; `data_driven`, the probability that
+    the label is correct, predicted by a small network trained on verified labels. percentile: of a
+    batch's costs, whose moving average over the steps (decay) is the threshold. burn_in: a share of
+    the run, 0.18; for data_driven 0.21, after which the mentor is first trained; it is trained for
+    the last time at 0.75.
 
-    Data-driven, half of the verified labels are replaced by wrong ones until the last lesson:
-    without them there are none to learn from, and the student has to be as used to these as to
-    others. They are drawn from the other classes alike, and from the middle of the burn-in on as
-    the student mistakes the verified; then all verified labels are right again and weigh 1. The
-    paper's small set holds wrong labels already, and its mentor a bidirectional LSTM over two steps
-    of costs; here both go straight into the hidden layer of 20.
+    With data_driven, half of the verified labels are replaced by incorrect ones until the mentor's
+    last training, so that it has examples of both kinds on which the student was trained. They are
+    sampled uniformly from the other classes, and from the middle of the burn-in on in proportion to
+    the student's confusions on the verified examples. Then all verified labels are restored, with
+    weight 1. The paper's small set already contains incorrect labels, and its mentor is a
+    bidirectional LSTM over two steps of costs; here both costs are inputs of a hidden layer of 20.
     """
 
     packable = True

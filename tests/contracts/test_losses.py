@@ -805,12 +805,12 @@ def test_a_matrix_that_is_no_transition_for_these_classes_is_refused(case):
 
 
 def test_backward_refuses_a_matrix_without_inverse():
-    with pytest.raises(LanguageError, match="no usable inverse"):
+    with pytest.raises(LanguageError, match="not invertible"):
         build_loss("backward(ce, T='true')", {"true": np.full((10, 10), 0.1)})
 
 
 def test_forward_refuses_a_class_that_is_never_recorded():
-    with pytest.raises(LanguageError, match="under T no label is ever class 1"):
+    with pytest.raises(LanguageError, match="column 1 of T is all zero"):
         build_loss("forward(ce, T=[[1, 0], [1, 0]])")
 
 
@@ -894,7 +894,7 @@ def test_a_combinator_that_returns_no_loss_is_told_what_to_return():
     for name in ("test_product", "test_constant"):
         with pytest.raises(
             LanguageError,
-            match=rf"{name} returns no loss.*return lambda scores: "
+            match=rf"{name} does not return a loss.*return lambda scores: "
             r"2 \* loss\(scores\)",
         ):
             build_loss(f"{name}(ce)")
