@@ -18,7 +18,8 @@ from PIL import Image
 
 import noisebench as nb
 from noisebench.cli import main
-from noisebench.cli.app import app
+from noisebench.cli.app import app, declare_options
+from noisebench.core.plugins import load_plugins
 from noisebench.datasets import Images
 from tests.contracts.test_surface import OPTIONS
 from tests.support.pages import PAGES, README, ROOT, commands_of, plugins, read
@@ -82,14 +83,15 @@ def as_a_shell(words: list[str]) -> list[str]:
 LOADED: set[str] = set()
 
 
-def once_loaded(words: list[str]) -> list[str]:
-    """Without --plugin FILE where this process has loaded the file already."""
+def with_plugin(words: list[str]) -> list[str]:
+    """A command without its --plugin FILE, which is loaded once in this process."""
     if words[0] != "--plugin":
         return words
-    if words[1] in LOADED:
-        return words[2:]
-    LOADED.add(words[1])
-    return words
+    if words[1] not in LOADED:
+        LOADED.add(words[1])
+        load_plugins([words[1]])
+        declare_options()
+    return words[2:]
 
 
 def is_long(words: list[str]) -> bool:
@@ -109,7 +111,7 @@ def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's commands as one session; suites and large networks are only planned."""
     write_suite_of(page)
     for arguments in commands_of(page):
-        words = once_loaded(as_a_shell(arguments))
+        words = with_plugin(as_a_shell(arguments))
         code = main(["-q", *as_dry_run(words)] if is_long(words) else words)
         assert code == 0 or (is_long(words) and is_not_at_hand(capsys)), (
             words,
@@ -164,7 +166,6 @@ def test_the_readmes_commands_run(workspace: Path) -> None:
 def parse(words: list[str]) -> None:
     """As the command line does, without running the command. Raises click's errors."""
     group: Any = typer.main.get_command(app)
-    words = words[2:] if words[0] == "--plugin" else words
     group.commands[words[0]].make_context(words[0], words[1:]).close()
 
 
@@ -190,8 +191,8 @@ def test_every_command_of_the_pages_is_accepted(
         write_suite_of(page)
         for typed in commands_of(page):
             with subtests.test(" ".join(typed), page=page.name):
-                parse(typed)
-                words = once_loaded(typed)
+                words = with_plugin(as_a_shell(typed))
+                parse(words)
                 if any(word in " ".join(words) for word in COSTLY):
                     continue
                 short = re.search("--epochs [1-3]( |$)", " ".join(words))
