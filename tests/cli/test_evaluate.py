@@ -220,7 +220,7 @@ def test_classes_that_do_not_match_are_named() -> None:
     for own, others, why in (
         ("abc", "abd", "only one of them has c; d"),
         ("abc", "ab", "only one of them has c"),
-        ("abc", "01", r"3 classes \(a, b, c\) are"),
+        ("abc", "01", r"3 classes \(a, b, c\), but 2 \(0, 1\)"),
     ):
         with pytest.raises(ValueError, match=why):
             same_classes(list(own), list(others))

@@ -141,7 +141,7 @@ def test_a_check_of_costs_alone_is_refused(
     where = ["report", str(tmp_path), "--metric"]
     assert main([*where, "per_minute,work", "--save-baseline", saved]) == 0
     assert main([*where, "per_minute,work", "--check", "--baseline", saved]) == 2
-    assert "per_minute,work is what a run took" in capsys.readouterr().err
+    assert "per_minute,work measures cost" in capsys.readouterr().err
     assert main([*where, "last,work", "--save-baseline", saved]) == 0
     assert main([*where, "last,work", "--check", "--baseline", saved, "--tolerance", "0"]) == 0
 

@@ -584,7 +584,17 @@ ELSEWHERE = {
     "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init_weights", "fit", "scale", "crop_pct",
     "sync_bn", "dry_run", "workers", "json",
 }  # fmt: skip
-GLOBAL = {"workspace", "data_dir", "offline", "plugin", "quiet", "verbose", "version"}
+GLOBAL = {
+    "workspace",
+    "data_dir",
+    "offline",
+    "plugin",
+    "quiet",
+    "verbose",
+    "version",
+    "install_completion",
+    "show_completion",
+}
 
 
 def options_of(command: str | None) -> set[str]:
@@ -980,6 +990,6 @@ def test_weights_that_changed_where_they_lay_are_not_begun_from(tmp_path: Path) 
     save_file({"a": torch.ones(3)}, tmp_path / "w.safetensors")
     # of this process: and then
     assert first is not None and workspace.initial("w.safetensors", "mlp") == first
-    with pytest.raises(DataError, match="are others now"):
+    with pytest.raises(DataError, match="have changed"):
         read_initial(first)
     assert Workspace(tmp_path).initial("w.safetensors", "mlp") != first

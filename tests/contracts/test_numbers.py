@@ -548,7 +548,7 @@ def test_a_run_that_cannot_evaluate_every_image_once_has_no_result(
     run = held_out(desk, epochs=1)
     trainer = make_trainer(run, desk.images, "cpu")
     unreliable(getattr(trainer, part), change)
-    with pytest.raises(DataError, match="images to predict"):
+    with pytest.raises(DataError, match="images were read"):
         execute_run(run, desk.images, trainer, desk.folder(run), RunOptions())
     assert not desk.folder(run).result.exists()
 

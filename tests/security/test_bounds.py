@@ -200,8 +200,8 @@ def test_tables_of_classes_by_classes_are_refused_where_they_do_not_fit() -> Non
     check_table(2048)
     with pytest.raises(
         DataError,
-        match=r"a table of 10000000 x 10000000 classes takes 2400000.0 "
-        r"GB of memory, of which",
+        match=r"a table of 10000000 x 10000000 classes needs 2400000.0 "
+        r"GB of memory, but",
     ):
         check_table(10_000_000)
 

@@ -544,7 +544,7 @@ def checkpoint(make_trainer: Callable[..., Trainer], tmp_path: Path) -> Checkpoi
 def test_a_checkpoint_is_its_runs(checkpoint: Checkpoint, tmp_path: Path) -> None:
     folder, _ = checkpoint
     load_state(folder, folder.resume.read_bytes(), CPU)
-    with pytest.raises(NoisebenchError, match="it is of the run run__1"):
+    with pytest.raises(NoisebenchError, match="it belongs to the run run__1"):
         load_state(RunFolder(tmp_path / "run__2"), folder.resume.read_bytes(), CPU)
 
 
@@ -680,7 +680,7 @@ def test_a_suite_names_no_file_outside_of_the_workspace(
     ):
         with subtests.test(name=name):
             (tmp_path / "s.yaml").write_text(suite_text({"suspects": name}))
-            with pytest.raises(ConfigError, match="within the workspace"):
+            with pytest.raises(ConfigError, match="inside the workspace"):
                 read_suites(tmp_path / "s.yaml")
     (tmp_path / "s.yaml").write_text(suite_text({"suspects": "lists/x.csv"}))
     assert read_suites(tmp_path / "s.yaml")
@@ -733,7 +733,7 @@ def test_no_link_in_a_workspace_is_written_through(
     assert main([*command, "--force"]) == 0
     moved = run.rename(tmp_path / "moved")
     run.symlink_to(outside)
-    assert main([*command, "--force"]) == 2 and "is a link" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 2 and "is a symbolic link" in capsys.readouterr().err
     assert {path.read_text() for path in outside.iterdir()} == {"precious"} and len(
         list(outside.iterdir())
     ) == len(precious)

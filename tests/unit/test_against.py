@@ -377,7 +377,7 @@ def test_from_python_and_the_command_line(
         (["--compare-to", "gce"], "no row 'gce'"),
         (
             ["--compare-to", "ce", "--format", "junit"],
-            "--format junit holds the findings of --check",
+            "--format junit needs --check, whose findings it contains",
         ),
         (
             ["--compare-to", "ce", "--figure", "rates"],

@@ -206,7 +206,9 @@ def test_methods_of_the_same_work_stand_in_one_table_with_their_epochs(unequal: 
     assert second.title.endswith("80 epochs of CE") and second.rows == ("coteaching, 40",)
     text = compute_report(unequal).render("md")
     assert "| method, epochs |" in text and "| coteaching, 20 epochs | 60.00 | 60.00 |" in text
-    assert "Epochs: as many as do the work of 40 epochs of CE, counted in passes." in text
+    assert (
+        "Epochs: same compute as 40 epochs of CE, counted in forward and backward passes." in text
+    )
 
 
 def test_without_a_budget_runs_of_other_epochs_stand_in_other_tables(unequal: Path) -> None:
@@ -253,7 +255,8 @@ def test_a_budget_that_epochs_cannot_meet_says_by_how_much(tmp_path: Path) -> No
     (table,) = compute_report(tmp_path).tables
     assert (
         "same compute as 5 epochs" in table.title
-        and "counted in passes, within 20 %." in compute_report(tmp_path).render("md")
+        and "counted in forward and backward passes, within 20 %."
+        in compute_report(tmp_path).render("md")
     )
 
 
@@ -272,8 +275,7 @@ def test_a_run_of_unknown_price_is_named(tmp_path: Path) -> None:
     trained(tmp_path, "mine", 40, "of_a_plugin")
     with pytest.raises(
         ConfigError,
-        match=r"'of_a_plugin'.*--plugin, or leave such runs out with "
-        r"--filter",
+        match=r"'of_a_plugin'.*load the --plugin, or exclude these runs with --filter",
     ):
         compute_report(tmp_path)
     with pytest.raises(ConfigError, match="budget must be one of"):

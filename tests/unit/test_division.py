@@ -335,7 +335,7 @@ def test_a_network_that_is_not_finite_before_the_division_fails_by_name(
             spoil_the_last_step(trainer)
             with pytest.raises(
                 RunFailed,
-                match=r"body\.1\.weight.* became nan, since a step was "
+                match=r"body\.1\.weight.* became nan, because a step was "
                 r"too large, at epoch 1, step 8",
             ):
                 trainer.run_epoch()

@@ -644,7 +644,7 @@ def test_a_rate_that_nobody_knows_is_refused():
     manifest = Manifest(
         {**made.meta, "nominal_rate": None, "realised_rate": None}, made.labels, np.full(60, -1)
     )
-    with pytest.raises(LanguageError, match="does not know"):
+    with pytest.raises(LanguageError, match="which this manifest does not have"):
         resolve_auto(LOSSES, "el", manifest)
 
 

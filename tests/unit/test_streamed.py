@@ -822,8 +822,8 @@ def test_who_reads_nothing_ahead_has_no_use_for_workers(tmp_path, capsys):
     for words in (["train", "digits", "--sym", "0.4"], ["run", "smoke"]):
         assert main(["-C", str(tmp_path), *words, "--workers", "3", "--dry-run"]) == 2
         assert capsys.readouterr().err == (
-            "error: --workers reads images ahead that are "
-            "streamed (folder:DIR ...); digits is in memory\n"
+            "error: --workers has an effect on streamed images only (folder:DIR ...); "
+            "digits is in memory\n"
         )
 
 
