@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, NotRequired
 
@@ -76,6 +77,7 @@ Header = TypedDict(
 FORMAT = 1
 OPEN = -2  # the "true label" of an image that belongs to no class
 LARGEST_T = 100  # classes up to which the header contains T
+_PART = 1 << 16  # rows
 _COMPRESSION = 6
 _LARGEST = 1 << 36  # bytes: a hundred million paths
 _LARGEST_HEADER = 1 << 23  # bytes: 65,536 classes with their rates take half of that
@@ -341,7 +343,10 @@ class Manifest:
         if self.trusted is not None:
             columns["trusted"] = (TRUSTED[verified] for verified in self.trusted.tolist())
         lines = map(",".join, zip(*columns.values(), strict=True))
-        return "".join(f"{line}\n" for line in (",".join(columns), *lines)).encode()
+        parts = [",".join(columns)]
+        while part := "\n".join(islice(lines, _PART)):  # text of all lines at once would be large
+            parts.append(part)
+        return "\n".join([*parts, ""]).encode()
 
 
 def of_which(count: int) -> str:
