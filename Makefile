@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-test
 
 # The documentation site, into site/; a broken link is an error. Needs no network.
 docs: $(VENV)/.installed-docs
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Builds wheel and sdist, installs the wheel into a new environment outside of the checkout and runs a suite there.
 package: $(VENV)/.installed
