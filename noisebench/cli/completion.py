@@ -5,6 +5,7 @@ torch and prints nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -30,58 +31,14 @@ def completing(names: Callable[[Path], Iterable[str]]) -> Names:
     return complete
 
 
-def _losses(root: Path) -> Iterable[str]:
-    from ..losses import LOSSES
+def _registered(module: str, name: str) -> Names:
+    """The names in a registry or a dict of the package, which is imported when they are needed."""
 
-    return (entry.name for entry in LOSSES)
+    def names(root: Path) -> Iterable[str]:
+        registry = getattr(import_module(f"noisebench.{module}"), name)
+        return (getattr(entry, "name", entry) for entry in registry)
 
-
-def _strategies(root: Path) -> Iterable[str]:
-    from ..strategies import STRATEGIES
-
-    return (entry.name for entry in STRATEGIES)
-
-
-def _noises(root: Path) -> Iterable[str]:
-    from ..noise import NOISES
-
-    return (entry.name for entry in NOISES)
-
-
-def _maps(root: Path) -> Iterable[str]:
-    from ..noise import MAPS
-
-    return MAPS
-
-
-def _conventions(root: Path) -> Iterable[str]:
-    from ..noise.conventions import CONVENTIONS
-
-    return CONVENTIONS
-
-
-def _methods(root: Path) -> Iterable[str]:
-    from ..experiments.methods import METHODS
-
-    return METHODS
-
-
-def _datasets(root: Path) -> Iterable[str]:
-    from ..datasets import DATASETS
-
-    return DATASETS
-
-
-def _models(root: Path) -> Iterable[str]:
-    from ..experiments.backbones import BACKBONES
-
-    return BACKBONES
-
-
-def _recipes(root: Path) -> Iterable[str]:
-    from ..experiments.recipes import RECIPES
-
-    return RECIPES
+    return completing(names)
 
 
 def _suites(root: Path) -> Iterable[str]:
@@ -90,51 +47,33 @@ def _suites(root: Path) -> Iterable[str]:
     return (name for path in suite_files(root) for name in read_suites(path))
 
 
-def _metrics(root: Path) -> Iterable[str]:
-    from ..reporting import METRICS
-
-    return METRICS
-
-
-def _figures(root: Path) -> Iterable[str]:
-    from ..reporting.figures import FIGURES
-
-    return FIGURES
-
-
-def _trackers(root: Path) -> Iterable[str]:
-    from ..runs.trackers import TRACKERS
-
-    return TRACKERS
-
-
 def _runs(root: Path) -> Iterable[str]:
     return (str(path) for path in (root / "runs").glob("*") if path.is_dir())
 
 
 def _manifests(root: Path) -> Iterable[str]:
-    found = (root / "manifests").glob("*")
-    return (str(path) for path in found if path.name.endswith((".csv", ".csv.gz", ".parquet")))
+    paths = (root / "manifests").glob("*")
+    return (str(path) for path in paths if path.name.endswith((".csv", ".csv.gz", ".parquet")))
 
 
 OF_ARGUMENT = {
-    "DATASET": completing(_datasets),
+    "DATASET": _registered("datasets", "DATASETS"),
     "SUITE": completing(_suites),
     "RUN": completing(_runs),
 }
 OF_OPTION = {
-    "--loss": completing(_losses),
-    "--strategy": completing(_strategies),
-    "--noise": completing(_noises),
-    "--map": completing(_maps),
-    "--convention": completing(_conventions),
-    "--method": completing(_methods),
+    "--loss": _registered("losses", "LOSSES"),
+    "--strategy": _registered("strategies", "STRATEGIES"),
+    "--noise": _registered("noise", "NOISES"),
+    "--map": _registered("noise", "MAPS"),
+    "--convention": _registered("noise.conventions", "CONVENTIONS"),
+    "--method": _registered("experiments.methods", "METHODS"),
     "--dataset": OF_ARGUMENT["DATASET"],
     "--source": OF_ARGUMENT["DATASET"],
-    "--model": completing(_models),
-    "--recipe": completing(_recipes),
-    "--metric": completing(_metrics),
-    "--figure": completing(_figures),
-    "--log-to": completing(_trackers),
+    "--model": _registered("experiments.backbones", "BACKBONES"),
+    "--recipe": _registered("experiments.recipes", "RECIPES"),
+    "--metric": _registered("reporting", "METRICS"),
+    "--figure": _registered("reporting.figures", "FIGURES"),
+    "--log-to": _registered("runs.trackers", "TRACKERS"),
     "--manifest": completing(_manifests),
 }
