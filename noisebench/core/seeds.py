@@ -16,6 +16,7 @@ ESTIMATION_FOLD = 37
 CROSS_VALIDATION_FOLD = 41
 TRUSTED = 43
 SUBSET = 47
+TEST_SPLIT = 53  # of a data set without a test part
 
 
 def derived_seed(seed: int, *purpose: int) -> int:

@@ -18,6 +18,7 @@ import numpy as np
 from ..core.files.atomic import atomic_write
 from ..errors import DataError, UnknownName
 from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
+from .features import check_finite, open_features
 from .images import Fitting, LazyImages, Listed, read_fitted, sentences
 from .npz import as_images, as_labels, fingerprint, read_arrays
 from .raw import FOLDERS, find_raw, read_raw
@@ -64,8 +65,8 @@ class Labels:
 
 @dataclass(frozen=True)
 class Images:
-    """A data set in memory, or in files if streamed: images (N, height, width, channels) uint8,
-    labels (N,) int64.
+    """A data set in memory, or in files if streamed: images (N, height, width, channels) uint8, or
+    features (N, D) float16 or float32; labels (N,) int64.
 
     changed: for a set in memory, each change of images with the number of images.
     """
@@ -152,6 +153,9 @@ def read_labels(
         test_ids = [folder + name for name in listed.test.names] if folder else listed.test.names
         ids = tuple(listed.train.names)
         return Labels(dataset, listed.train_labels, ids, listed.clean, listed.fair, test_ids)
+    if dataset.dimensions and dataset.path:
+        table = open_features(dataset.path)
+        return Labels(dataset, table.labels, table.ids)
     labels = _packaged_labels(dataset.name)
     if labels is None and (archive := _archive(dataset, data_dir)):
         labels = as_labels(read_arrays(archive, ["train_labels"])["train_labels"], str(archive))
@@ -199,6 +203,8 @@ def read_images(
         )
         ids = tuple(listed.train.names)
         return Images(dataset, train, listed.train_labels, test, listed.test_labels, ids)
+    if dataset.path and dataset.dimensions:
+        return _read_features(dataset, dataset.path)
     if dataset.path and dataset.listed:
         return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
     if dataset.merged:
@@ -378,6 +384,14 @@ def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting)
         *sentences("test", listed.test.names, test_changes, fitting),
     )
     return _check_set(dataset, arrays, path, tuple(listed.train.names), changed)
+
+
+def _read_features(dataset: Dataset, path: Path) -> Images:
+    table = open_features(path)
+    train, test = table.train(), table.test()
+    check_finite(train, path, "training")
+    check_finite(test, path, "test")
+    return Images(dataset, train, table.labels, test, table.test_labels, table.ids)
 
 
 def _published(

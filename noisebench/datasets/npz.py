@@ -139,15 +139,14 @@ def as_images(values: np.ndarray, where: str) -> np.ndarray:
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """sha256 of integer arrays, by shape and value."""
+    """sha256 of arrays, by shape and value; of floats also by type."""
     digest = hashlib.sha256()
     for array in arrays:
-        digest.update(repr(array.shape).encode())
+        is_float = array.dtype.kind == "f"
+        kind = f" {array.dtype}" if is_float else ""
+        digest.update(f"{array.shape}{kind}".encode())
+        as_is = is_float or (array.dtype == np.uint8 and array.ndim > 1)
         for start in range(0, len(array), _CHUNK):
             part = array[start : start + _CHUNK]
-            digest.update(
-                np.ascontiguousarray(
-                    part if array.dtype == np.uint8 and array.ndim > 1 else part.astype("<i8")
-                ).data
-            )
+            digest.update(np.ascontiguousarray(part if as_is else part.astype("<i8")).data)
     return digest.hexdigest()

@@ -112,6 +112,7 @@ class Dataset:
     listed: Listed | None = field(default=None, compare=False, repr=False)
     # what was skipped and chosen, one line each
     decisions: tuple[str, ...] = field(default=(), compare=False)
+    dimensions: int = 0  # of a set of features, whose `shape` is (1, 1, dimensions); 0: images
 
     @property
     def num_classes(self) -> int:
@@ -120,6 +121,8 @@ class Dataset:
     @property
     def augmentation(self) -> dict[str, int | float | bool]:
         """Settings of the recipe with defaults from the data set."""
+        if self.dimensions:
+            return {}
         if self.reader:
             return {
                 "size": self.shape[0],

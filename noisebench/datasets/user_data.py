@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.files.untrusted import free_memory
 from ..errors import DataError
+from .features import is_feature_file, open_features
 from .hub import list_table
 from .image_folder import (
     OUTSIDE,
@@ -76,7 +77,9 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
             height = width = min(max(file_sizes.median, _SMALLEST_SIDE), SIDE)
         shape = height, width, 3
     elif test is not None:
-        raise DataError(f"--test is for folders of images only: {path} has its own test arrays")
+        raise DataError(f"--test is for folders of images only: {path} has its own test part")
+    elif is_feature_file(path):
+        return _describe_features(path)
     elif path.suffix == ".npz":
         arrays = read_arrays(path, ("train_labels", "test_labels"))
         train_labels, test_labels = (as_labels(array, str(path)) for array in arrays.values())
@@ -87,8 +90,8 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
             decisions = (f"skipped: unknown arrays: {', '.join(unused)}",)
     else:
         raise DataError(
-            f"{path} is not a data set: expected a name, a .npz in MedMNIST's layout or "
-            "a folder of images"
+            f"{path} is not a data set: expected a name, a folder of images, a .npz in MedMNIST's "
+            "layout, or features in a .npz or .parquet"
         )
     model = "timm:resnet18"
     if max(shape[:2]) <= 16:
@@ -110,6 +113,24 @@ def describe_user_data(path: Path, test: Path | None = None, labels: str | None 
         sizes=file_sizes,
         listed=listed,
         decisions=decisions,
+    )
+
+
+def _describe_features(path: Path) -> Dataset:
+    table = open_features(path)
+    dimensions = table.features.shape[1]
+    return Dataset(
+        _name_of(path.resolve().stem, table.labels),
+        "features, by path",
+        table.classes,
+        (1, 1, dimensions),
+        len(table.labels),
+        len(table.test_labels),
+        "linear",
+        "features",
+        path=path,
+        dimensions=dimensions,
+        decisions=table.decisions,
     )
 
 

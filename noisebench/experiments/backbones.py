@@ -42,7 +42,14 @@ class Backbone:
 BACKBONES = {
     entry.name: entry
     for entry in (
-        Backbone("mlp", "two hidden layers of 256, ReLU", pack=16),
+        Backbone(
+            "linear", "a linear layer, for features; 30,730 parameters for raw pixels", pack=56
+        ),
+        Backbone(
+            "mlp",
+            "two hidden layers of 256, ReLU; one of 512 on features",
+            pack=16,
+        ),
         Backbone("cnn4", "conv 32, conv 64, dense 128, dense K, for 28x28"),
         Backbone(
             "cnn8",

@@ -194,6 +194,12 @@ RECIPES = {
         {},
         "ours",
     ),
+    "features": PublishedRecipe(
+        "for features: 30 epochs, batch 256, lr 0.05 cosine",
+        {"epochs": 30, "batch_size": 256, "lr": 0.05, "weight_decay": 1e-4},
+        {},
+        "ours",
+    ),
     "apl": PublishedRecipe(
         "120 epochs (CIFAR-100: 200), lr 0.01 (0.1) cosine, gradient clip 5; used by several "
         "papers",
@@ -310,6 +316,16 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
                 f"crop_pct has no effect with fit {recipe.fit}, got {recipe.centre}: set it to 1, "
                 "or leave it out"
             )
+        return recipe
+    if dataset.dimensions:
+        for name in ("crop", "flip", "size", *_STREAMED):
+            if getattr(recipe, name):
+                raise ConfigError(
+                    f"{option_name(name)} has no effect on {dataset.name}, which has features and "
+                    "no images"
+                )
+        if recipe.fit != "crop":
+            raise ConfigError(f"fit has no effect on {dataset.name}, which has no images")
         return recipe
     for name in _STREAMED:
         if getattr(recipe, name):

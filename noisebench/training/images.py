@@ -1,5 +1,5 @@
 """Images as one tensor of bytes on the device; whole batches are cropped, flipped and normalized at
-once.
+once. Feature vectors in place of images.
 """
 
 from __future__ import annotations
@@ -18,13 +18,16 @@ _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EVALUATION_BATCH = 1024
 _CPU_BATCH = 256  # as fast on a CPU as larger batches, with the memory of a training step of 128
 _HISTOGRAM_CHUNK = 4096  # images whose bytes are counted at a time
+_LARGEST_FEATURES = 1 << 31  # bytes as float32: larger sets are read from their file by batch
 # numbers: sets up to this size are normalized once and kept as float32, 16 MB; larger ones as bytes
 _FEW = 2**22
 
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Per channel: (byte - mean) / std, with mean and std of the training set in bytes."""
+    """Per channel: (byte - mean) / std, with mean and std of the training set in bytes; of features
+    per dimension.
+    """
 
     mean: Tensor
     std: Tensor
@@ -37,6 +40,8 @@ class Normalisation:
         if isinstance(images, LazyImages):
             mean, std = (torch.tensor(part, dtype=torch.float64) * 255 for part in _IMAGENET)
             return cls(mean.float(), std.float())
+        if images.ndim == 2:
+            return cls._of_features(images)
         values, channels = torch.arange(256, dtype=torch.float64), images.shape[3]
         counts = torch.zeros(channels, 256, dtype=torch.float64)
         for start in range(0, len(images), _HISTOGRAM_CHUNK):
@@ -48,6 +53,21 @@ class Normalisation:
         # keep constant images finite
         variance = (counts @ values.square() / counts.sum(1) - mean.square()).clamp_min(1.0)
         return cls(mean.float(), variance.sqrt().float())
+
+    @classmethod
+    def _of_features(cls, features: np.ndarray) -> Normalisation:
+        """For features (N, D); a constant dimension becomes 0."""
+        total, squares = (torch.zeros(features.shape[1], dtype=torch.float64) for _ in range(2))
+        # shifted by a row, so that squares of large values lose no digits
+        shift = torch.from_numpy(features[0].astype(np.float64))
+        for start in range(0, len(features), _HISTOGRAM_CHUNK):
+            part = features[start : start + _HISTOGRAM_CHUNK].astype(np.float64)
+            rows = torch.from_numpy(part).sub_(shift)
+            total += rows.sum(0)
+            squares += rows.square_().sum(0)
+        mean = total / len(features)
+        std = (squares / len(features) - mean.square()).clamp_min(0).sqrt()
+        return cls((mean + shift).float(), torch.where(std > 0, std, 1.0).float())
 
     @classmethod
     def read(cls, written: dict[str, list[float]]) -> Normalisation:
@@ -189,3 +209,58 @@ class InMemoryImages:
             if images.is_floating_point()
             else self.normalise(images)
         )
+
+
+class InMemoryFeatures:
+    """Features (N, D), standardized once and kept as float32 on the device; sets of more than 2 GiB
+    stay in their file, and each batch is read from it.
+    """
+
+    def __init__(
+        self, features: np.ndarray, normalise: Normalisation, device: torch.device
+    ) -> None:
+        self.normalise, self.device = normalise.to(device), device
+        self.shape: tuple[int, int, int] = (1, 1, features.shape[1])
+        self._file = features if 4 * features.size > _LARGEST_FEATURES else None
+        self._length = len(features)
+        self._data = torch.empty(0, features.shape[1])
+        if self._file is None:
+            self._data = torch.empty(features.shape, device=device)
+            for start in range(0, len(features), _HISTOGRAM_CHUNK):
+                part = np.array(features[start : start + _HISTOGRAM_CHUNK])
+                self._data[start : start + len(part)] = self._standardized(torch.from_numpy(part))
+
+    def __len__(self) -> int:
+        return self._length
+
+    def start_epoch(self, plan: EpochPlan, ats: Iterable[slice]) -> None:
+        """Announce the rows of the plan that will be used; no effect here."""
+
+    def close(self) -> None:
+        """No effect: there are no processes to end."""
+
+    def rows(self, index: Tensor) -> Tensor:
+        """The features (B, D) at index (B,)."""
+        if self._file is None:
+            return self._data.index_select(0, index)
+        # in the order of the file, which is faster to read
+        places, back = np.unique(index.cpu().numpy(), return_inverse=True)
+        return self._standardized(torch.from_numpy(np.asarray(self._file[places])[back]))
+
+    def views(self, plan: EpochPlan, at: slice) -> tuple[Tensor, ...]:
+        """The features (B, D) of some rows of the plan's order, as a single view."""
+        return (self.rows(plan.order[at]),)
+
+    def augmented(self, index: Tensor, shifts: Tensor, flips: Tensor | None) -> Tensor:
+        """The features (B, D) at index (B,); there is no augmentation."""
+        return self.rows(index)
+
+    def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
+        """The features in large batches, as InMemoryImages."""
+        index = torch.arange(len(self), device=self.device) if index is None else index
+        for batch in index.split(_EVALUATION_BATCH):
+            yield self.rows(batch)
+
+    def _standardized(self, features: Tensor) -> Tensor:
+        rows = features.to(self.device).float()
+        return rows.sub_(self.normalise.mean).div_(self.normalise.std)

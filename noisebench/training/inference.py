@@ -11,14 +11,16 @@ from torch import Tensor, nn
 
 from ..datasets import ImageArray, LazyImages
 from ..errors import DataError
-from .images import InMemoryImages, Normalisation, StreamTransform
+from .images import InMemoryFeatures, InMemoryImages, Normalisation, StreamTransform
 
 if TYPE_CHECKING:
     from .streamed import StreamedImages
 
 
-ImageSource: TypeAlias = "InMemoryImages | StreamedImages"
-"""Images (n, H, W, C) as batches on the device; `shape` is (H, W, C)."""
+ImageSource: TypeAlias = "InMemoryImages | InMemoryFeatures | StreamedImages"
+"""Images (n, H, W, C) or features (n, D) as batches on the device; `shape` is (H, W, C) or (1, 1,
+D).
+"""
 
 
 def source_of(
@@ -35,6 +37,8 @@ def source_of(
         from .streamed import StreamedImages  # timm takes a second to load
 
         return StreamedImages(images, normalise, device, transform)
+    if images.ndim == 2:
+        return InMemoryFeatures(images, normalise, device)
     return InMemoryImages(images, normalise, device, crop)
 
 

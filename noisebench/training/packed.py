@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import RunFailed
 from ..strategies import Batch
-from .images import InMemoryImages
+from .images import InMemoryFeatures, InMemoryImages
 from .inference import autocast, every, repeatable
 from .networks.packed import pack_networks
 from .optimizer import SGD
@@ -48,7 +48,8 @@ class PackedTrainer:
         self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
         self.running = list(range(len(trainers)))  # rows of the trainers that have not failed
         first = trainers[0]
-        assert isinstance(first.train, InMemoryImages), "runs on streamed images are not packed"
+        packable = isinstance(first.train, InMemoryImages | InMemoryFeatures)
+        assert packable, "runs on streamed images are not packed"
         self._images, self._recipe = first.train, first.task.recipe
         self._device, self._precision = first.device, first.task.precision
         networks = [trainer.networks[0] for trainer in trainers]
@@ -118,6 +119,10 @@ class PackedTrainer:
         ]
         plans = [state.plan for state in states]
         self._order = torch.stack([plan.order for plan in plans])
+        # features without augmentation: runs in the same order read each batch once
+        self._shared = isinstance(self._images, InMemoryFeatures) and bool(
+            (self._order == self._order[:1]).all()
+        )
         self._shifts = torch.stack([plan.shifts[0] for plan in plans])
         flips = [plan.flips[0] for plan in plans if plan.flips is not None]
         self._flips = torch.stack(flips) if flips else None
@@ -148,11 +153,14 @@ class PackedTrainer:
         step = first.step
         rows = slice(step * size, (step + 1) * size)
         index = self._order[:, rows]
-        # images (R, B, C, H, W), in one gather
-        flips = None if self._flips is None else self._flips[:, rows].flatten()
-        images = self._images.augmented(
-            index.flatten(), self._shifts[:, rows].flatten(0, 1), flips
-        ).unflatten(0, index.shape)
+        # images (R, B, C, H, W) or features (R, B, D), in one gather
+        if self._shared:
+            images = self._images.augmented(index[0], self._shifts, None).expand(*index.shape, -1)
+        else:
+            flips = None if self._flips is None else self._flips[:, rows].flatten()
+            images = self._images.augmented(
+                index.flatten(), self._shifts[:, rows].flatten(0, 1), flips
+            ).unflatten(0, index.shape)
         pools = self._pools
         if index.shape[1] * first.task.num_classes % _VECTOR:
             pools = [[row] for row in self.running]
@@ -160,7 +168,9 @@ class PackedTrainer:
         for pool in pools:
             of_pool, state = slice(pool[0], pool[-1] + 1), self._states[pool[0]]
             labels = self._labels[of_pool].gather(1, index[of_pool]).flatten()
-            views, examples = (images[of_pool].flatten(0, 1),), index[of_pool].flatten()
+            # a stateless strategy does not read the images
+            view = images[pool[0]] if len(pool) > 1 else images[of_pool].flatten(0, 1)
+            views, examples = (view,), index[of_pool].flatten()
             batch = Batch(views, labels, examples, labels, state.epoch + 1, state.generator)
             batch = state.strategy.prepare_batch(batch, self._all[pool[0]])
             batches.append(batch)
@@ -168,7 +178,7 @@ class PackedTrainer:
                 images = images.clone()
                 images[of_pool] = batch.views[0].unflatten(0, images[of_pool].shape[:2])
         with autocast(self._device, self._precision):
-            logits = self.network(images.transpose(0, 1).flatten(1, 2)).float()
+            logits = self.network(_side_by_side(images)).float()
         logits.retain_grad()
         objectives = []
         for pool, batch in zip(pools, batches, strict=True):
@@ -222,7 +232,12 @@ class PackedTrainer:
         logits = []
         with autocast(self._device, self._precision):
             for images in every(self.first.test):
-                repeated = images.repeat(1, len(self._filled), 1, 1)
-                logits.append(self.network(repeated).float())
+                repeated = images.expand(len(self._filled), *images.shape)
+                logits.append(self.network(_side_by_side(repeated)).float())
         self.network.train()
         return torch.cat(logits, 1).log_softmax(2)
+
+
+def _side_by_side(images: Tensor) -> Tensor:
+    """Images (R, B, C, H, W) -> (B, R * C, H, W); features (R, B, D) unchanged."""
+    return images if images.dim() == 3 else images.transpose(0, 1).flatten(1, 2)

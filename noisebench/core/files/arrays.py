@@ -7,16 +7,18 @@ from __future__ import annotations
 import io
 import math
 import os
+import struct
 import warnings
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from .untrusted import MAX_BYTES, check_room
+from .untrusted import MAX_BYTES, check_room, open_regular
 
 _KINDS = "biufSU"  # of dtypes: numbers and texts
 _SHOWN = 10  # names in an error
@@ -135,6 +137,37 @@ def npz_header(file: IO[bytes], name: str) -> tuple[tuple[int, ...], np.dtype[An
             return npy_header(member)
 
 
+def map_npz_array(path: Path, name: str) -> np.ndarray:
+    """Maps one array of a .npz into memory, read-only, or reads it if it is compressed. Raises
+    OSError, ValueError.
+    """
+    with open_regular(path) as file:
+        with _open_zip(file) as archive:
+            if f"{name}.npy" not in archive.namelist():
+                raise ValueError(f"it has no array {name!r}")
+            member = archive.getinfo(f"{name}.npy")
+            with archive.open(member) as stream:
+                shape, dtype = npy_header(stream)
+                header = stream.tell()
+        if member.compress_type != zipfile.ZIP_STORED:
+            return npz_arrays(file, [name])[name]
+        # the member's own header has the lengths of its name and of its extra field
+        file.seek(member.header_offset)
+        fields = file.read(_LOCAL_HEADER)
+        start = member.header_offset + _LOCAL_HEADER + sum(struct.unpack("<HH", fields[-4:]))
+        file.seek(start)
+        fortran = np.lib.format.read_magic(file) and b"'fortran_order': True" in file.read(header)
+        size = math.prod(shape) * dtype.itemsize
+        available = os.fstat(file.fileno()).st_size - start - header
+        if dtype.kind not in "biuf" or header + size != member.file_size or size > available:
+            raise ValueError(f"the size of its array {name} does not match its header")
+    if fortran or not size:
+        with open_regular(path) as file:
+            return npz_arrays(file, [name])[name]
+    return np.memmap(path, dtype, "r", start + header, shape)
+
+
+_LOCAL_HEADER = 30  # bytes of a zip member's fixed header
 _MAX_DEPTH = 20  # of containers in containers
 
 

@@ -29,8 +29,16 @@ class Classifier(nn.Module):
         return logits
 
 
+def linear(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """A linear layer on features (N, D) or the flattened image."""
+    return Classifier(nn.Sequential(nn.Flatten()), nn.Linear(prod(shape), num_classes))
+
+
 def mlp(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    """Two hidden layers of 256 on the flattened image."""
+    """Two hidden layers of 256 on the flattened image; one of 512 on features (N, D)."""
+    if shape[:2] == (1, 1):
+        body = nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), 512), nn.ReLU())
+        return Classifier(body, nn.Linear(512, num_classes))
     first, second = nn.Linear(prod(shape), 256), nn.Linear(256, 256)
     body = nn.Sequential(nn.Flatten(), first, nn.ReLU(), second, nn.ReLU())
     return Classifier(body, nn.Linear(256, num_classes))

@@ -44,13 +44,15 @@ def _stacked(layers: list[Any], name: str) -> Tensor:
 
 
 class PackedFlatten(nn.Module):
-    """(B, R * C, H, W) -> (R, B, C * H * W)."""
+    """(B, R * C, H, W) -> (R, B, C * H * W); features (R, B, D) unchanged."""
 
     def __init__(self, layers: list[nn.Flatten]) -> None:
         super().__init__()
         self.count = len(layers)
 
     def forward(self, images: Tensor) -> Tensor:
+        if images.dim() == 3:
+            return images
         return images.unflatten(1, (self.count, -1)).transpose(0, 1).flatten(2)
 
 
@@ -65,7 +67,10 @@ class PackedLinear(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         kind = rows.device.type
         dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else rows.dtype
-        out: Tensor = _Affine.apply(rows.to(dtype), self.weight, self.bias)
+        if not rows.requires_grad and len(rows) > 1 and rows.stride(0) == 0:
+            out: Tensor = _SharedAffine.apply(rows[0].to(dtype), self.weight, self.bias)
+        else:
+            out = _Affine.apply(rows.to(dtype), self.weight, self.bias)
         return out
 
 
@@ -86,6 +91,26 @@ class _Affine(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         of_rows = torch.bmm(grad, weight) if ctx.needs_input_grad[0] else None
         return of_rows, torch.bmm(grad.transpose(1, 2), rows).float(), grad.float().sum(1)
+
+
+class _SharedAffine(torch.autograd.Function):
+    """x W' + b of the same rows x (B, D) for R networks, as one matrix product: (R, B, out). x has
+    no gradient.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        product = weight.to(rows.dtype).flatten(0, 1) @ rows.T
+        out = product.unflatten(0, weight.shape[:2]).transpose(1, 2)
+        return out + bias.to(rows.dtype).unsqueeze(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor, Tensor]:
+        (grad,), (rows,) = grads, ctx.saved_tensors
+        of_weight = grad.transpose(1, 2).flatten(0, 1) @ rows
+        of_weight = of_weight.unflatten(0, (len(grad), -1))
+        return None, of_weight.float(), grad.float().sum(1)
 
 
 class PackedConv2d(nn.Module):
