@@ -249,6 +249,7 @@ class GridProgress:
                 "subset": str(item.run.manifest.num_examples),
                 "model": item.run.model,
                 "init": item.run.init.label if item.run.init else NONE,
+                "features": item.run.features.label if item.run.features else NONE,
             }
             for item in items
         ]

@@ -269,7 +269,7 @@ def _evaluate_on(folder: RunFolder, names: list[str], inference: Inference) -> d
 
     def training_images() -> ImageArray:
         run = rebuild(folder, workspace, inference.manifest)
-        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
+        images = workspace.training_images(run, inference.device)
         return images.train_images[run.manifest.in_training]
 
     record = folder.full_record()
@@ -370,7 +370,7 @@ def _judged_by_folds(
     folds = make_folds(run, folder, count)
     if all(fold.folder.status() == "done" for fold in folds):  # then the images are not needed
         return judged(folds), run.manifest
-    images = inference.workspace.training_images(run.dataset, run.manifest, run.recipe)
+    images = inference.workspace.training_images(run, inference.device)
     keep_memory()
     with StopSignals() as signals, RunProgress(quiet=inference.quiet) as lines:
 
@@ -425,8 +425,8 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
     from rich.table import Table
 
     from ..core.console import Text
-    from ..runs.session import find_device
     from ..runs.verify import DIFFERS, UNDECIDED, verify_run, worst_status
+    from ..training.inference import find_device
 
     find_device(inference.device)  # a wrong name is an error of use, not of a check
     style = {"same": "green", "differs": "bold red", "undecided": "yellow"}

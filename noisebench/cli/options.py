@@ -170,6 +170,24 @@ InitWeights = Annotated[
         help="Initial weights: from a run, from a file, pretrained by timm, or none (random).",
     ),
 ]
+Features = Annotated[
+    str | None,
+    option(
+        "Method",
+        "--features",
+        metavar="timm:NAME",
+        help="Train on the features of a frozen network, computed once, instead of the images.",
+    ),
+]
+FeatureWeights = Annotated[
+    str | None,
+    option(
+        "Method",
+        "--feature-weights",
+        metavar="FILE|RUN|pretrained",
+        help="Weights of the network of --features.  [default: pretrained]",
+    ),
+]
 Device = Annotated[
     str, option("Run", "--device", metavar="NAME", help="Device: auto, cpu, cuda or cuda:N.")
 ]

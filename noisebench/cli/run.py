@@ -18,6 +18,8 @@ from .corrupt import notes_of
 from .evaluate import WHY, predictions_of
 from .options import (
     Device,
+    Features,
+    FeatureWeights,
     Filter,
     Globals,
     InitWeights,
@@ -71,6 +73,8 @@ def run(
         ),
     ] = None,
     init_weights: InitWeights = None,
+    features: Features = None,
+    feature_weights: FeatureWeights = None,
     test: TestFolder = None,
     recipe: RecipeOptions = RecipeOptions(),
     dry_run: Annotated[
@@ -256,6 +260,8 @@ def run(
         model=model,
         test=None if test is None else str(test),
         init=init_weights,
+        features=features,
+        feature_weights=feature_weights,
         recipe=recipe.recipe,
         budget=recipe.budget,
         **recipe.values,

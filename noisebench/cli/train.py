@@ -18,6 +18,8 @@ from .console import RunProgress, duration, estimated, percent, plural, say, sho
 from .corrupt import choose_labels
 from .options import (
     Device,
+    Features,
+    FeatureWeights,
     Globals,
     InitWeights,
     Json,
@@ -91,6 +93,8 @@ def train(
         ),
     ] = None,
     init_weights: InitWeights = None,
+    features: Features = None,
+    feature_weights: FeatureWeights = None,
     noise: NoiseOptions = NoiseOptions(),
     manifest: Annotated[
         Path | None,
@@ -187,6 +191,7 @@ def train(
             device,
             recipe.budget or "epochs",
             workspace.initial(init_weights, model or data.model),
+            workspace.feature_network(features, feature_weights),
         )
         if parameters:
             request = with_loss_parameters(request, data, labels, parameters)
@@ -240,7 +245,7 @@ def train(
             )
         )
         logger = options.open_logger(trackers if rank.first else [])
-        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
+        images = workspace.training_images(run, ranks.device or device)
         trainer = make_trainer(run, images, ranks.device or device, spread=parallel)
         ranks.on_rank_zero(partial(workspace.keep, labels, path))
         resume = not no_resume and not force
@@ -327,6 +332,7 @@ def _show_run(run: RunConfig, folder: RunFolder, *, json: bool) -> None:
         f"loss: {run.loss}",
         f"strategy: {run.strategy}",
         *([f"initial weights: {run.init.label}"] if run.init else []),
+        *([f"features: {run.features.label}"] if run.features else []),
         f"recipe {run.recipe_name}: {settings}",
         f"precision: {run.precision}",
     )

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from ..core.files.arrays import map_npz_array, npz_arrays, npz_names
@@ -77,9 +79,16 @@ def open_features(path: Path) -> FeatureTable:
         table = _of_parquet(path) if path.suffix == ".parquet" else _of_npz(path)
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as a file of features ({error})") from None
-    parts = ("train", table.features, table.labels), ("test", table.test_features, table.test_labels)
+    parts = (
+        ("train", table.features, table.labels),
+        ("test", table.test_features, table.test_labels),
+    )
     for part, features, labels in parts:
-        if features.ndim != 2 or not features.size or features.dtype not in (np.float16, np.float32):
+        if (
+            features.ndim != 2
+            or not features.size
+            or features.dtype not in (np.float16, np.float32)
+        ):
             raise DataError(
                 f"{path}: {part}_features must be numbers (N, D), got {features.shape} of "
                 f"{features.dtype}"
@@ -132,7 +141,7 @@ def _of_npz(path: Path) -> FeatureTable:
     if ("test_features" in names) != ("test_labels" in names):
         raise ValueError("it has only one of test_features and test_labels")
     features, decisions = _numbers(map_npz_array(path, "train_features"), "train_features")
-    test, more = features, []
+    test, more = features, list[str]()
     if "test_features" in names:
         test, more = _numbers(map_npz_array(path, "test_features"), "test_features")
     if unused := [name for name in names if name not in _KNOWN]:
@@ -153,15 +162,14 @@ def _of_parquet(path: Path) -> FeatureTable:
     `split` with values such as train and test.
     """
     try:
-        import pyarrow
-        import pyarrow.parquet
+        from pyarrow import lib, parquet, types  # type: ignore[attr-defined]
     except ImportError:
         raise DataError(
             f"{path} needs pyarrow: pip install 'noisebench[parquet]', or save a .npz"
         ) from None
     try:
-        table = pyarrow.parquet.read_table(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        table = parquet.read_table(path)
+    except (lib.ArrowException, OSError) as error:
         raise ValueError(" ".join(str(error).split())[:200]) from None
     columns: list[str] = table.column_names
 
@@ -172,21 +180,18 @@ def _of_parquet(path: Path) -> FeatureTable:
     if not label:
         raise ValueError(f"it has no column `label`; its columns are {', '.join(columns[:20])}")
     decisions = [f"labels: column {label}"]
-    lists = [c for c in columns if pyarrow.types.is_list(table.schema.field(c).type)
-             or pyarrow.types.is_fixed_size_list(table.schema.field(c).type)]  # fmt: skip
+    kinds = {column: table.schema.field(column).type for column in columns}
+    lists = [
+        c for c, kind in kinds.items() if types.is_list(kind) or types.is_fixed_size_list(kind)
+    ]
     rest = [column for column in columns if column not in (label, split, ident)]
     if "features" in lists or len(lists) == 1:
         chosen = "features" if "features" in lists else lists[0]
-        column = table.column(chosen).combine_chunks()
-        lengths = pyarrow.compute.list_value_length(column).unique().to_pylist()
-        if len(lengths) != 1 or not lengths[0]:
-            raise ValueError(f"the lists in column {chosen} have different lengths")
-        values = column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), lengths[0])
+        values = _of_lists(table.column(chosen).combine_chunks(), chosen)
         used = [chosen]
         decisions.append(f"features: column {chosen}")
     else:
-        numeric = (pyarrow.types.is_floating, pyarrow.types.is_integer)
-        used = [c for c in rest if any(kind(table.schema.field(c).type) for kind in numeric)]
+        used = [c for c in rest if types.is_floating(kinds[c]) or types.is_integer(kinds[c])]
         if not used:
             raise ValueError("it has no column of numbers besides the label")
         values = np.stack([table.column(c).to_numpy() for c in used], 1)
@@ -199,14 +204,7 @@ def _of_parquet(path: Path) -> FeatureTable:
     ids = tuple(map(str, table.column(ident).to_pylist())) if ident else ()
     train = test = np.arange(len(labels))
     if split:
-        parts = np.array([str(part).lower() for part in table.column(split).to_pylist()])
-        train = np.flatnonzero(np.isin(parts, TRAIN_PARTS))
-        test = np.flatnonzero(np.isin(parts, TEST_PARTS))
-        if len(train) + len(test) < len(parts) or not len(train):
-            raise ValueError(
-                f"column {split} must name a training part ({', '.join(TRAIN_PARTS)}) or a test "
-                f"part ({', '.join(TEST_PARTS)}) in each row, got {', '.join(sorted(set(parts)))}"
-            )
+        train, test = _parts(table.column(split).to_pylist(), split)
         decisions.append(f"parts: column {split}")
     has_test = bool(split) and len(test) > 0
     test = test if has_test else train
@@ -221,6 +219,30 @@ def _of_parquet(path: Path) -> FeatureTable:
         tuple(ids[i] for i in train) if ids else (),
         decisions=(*decisions, *more),
     )
+
+
+def _parts(names: list[Any], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """The rows of the training part and of the test part, by their names. Raises ValueError."""
+    parts = np.array([str(name).lower() for name in names])
+    train = np.flatnonzero(np.isin(parts, TRAIN_PARTS))
+    test = np.flatnonzero(np.isin(parts, TEST_PARTS))
+    if len(train) + len(test) < len(parts) or not len(train):
+        raise ValueError(
+            f"column {column} must name a training part ({', '.join(TRAIN_PARTS)}) or a test part "
+            f"({', '.join(TEST_PARTS)}) in each row, got {', '.join(sorted(set(parts)))}"
+        )
+    return train, test
+
+
+def _of_lists(column: Any, name: str) -> np.ndarray:
+    """The numbers (N, D) of an Arrow column of lists of equal length. Raises ValueError."""
+    values: np.ndarray = column.flatten().to_numpy(zero_copy_only=False)
+    lengths = {len(column[0]), len(column[-1])} if len(column) else {0}
+    if not hasattr(column.type, "list_size") and len(column):
+        lengths = set(np.diff(column.offsets.to_numpy()).tolist())
+    if len(lengths) != 1 or not (length := lengths.pop()) or column.null_count:
+        raise ValueError(f"the lists in column {name} have different lengths, or some are missing")
+    return values.reshape(len(column), length)
 
 
 def _numbers(values: np.ndarray, name: str) -> tuple[np.ndarray, list[str]]:
@@ -290,4 +312,3 @@ def _with_reserved_test(table: FeatureTable) -> FeatureTable:
         test_rows=test_rows,
         decisions=(*table.decisions, line),
     )
-

@@ -123,7 +123,7 @@ class _Server:
                         f"{job.title}: the data, a plugin or the code changed while "
                         "the suite was running; run the suite again"
                     )
-                images = self._workspace.training_images(run.dataset, run.manifest, run.recipe)
+                images = self._workspace.training_images(run, self._config.device)
                 resume = batch.started_before or (self._config.resume and not job.force)
                 on_epoch_end = partial(self._report_progress, job.number)
                 options = RunOptions(resume, job.force, on_epoch_end, self._should_stop)

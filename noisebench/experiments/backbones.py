@@ -151,7 +151,7 @@ def check_init(text: str) -> None:
         )
 
 
-def find_file(text: str, root: Path) -> Path:
+def find_file(text: str, root: Path, option: str = "--init-weights") -> Path:
     """The weights file for a text: the path of a file or of a run directory, relative to the
     current directory or the workspace, or a run's name as in `find_run`. Raises DataError or
     ConfigError.
@@ -163,17 +163,17 @@ def find_file(text: str, root: Path) -> Path:
         source = candidates[0] if candidates else find_run(text, root / "runs")
     except ConfigError as error:
         raise DataError(
-            f"--init-weights {text}: no such file, and {error}; or give a file "
+            f"{option} {text}: no such file, and {error}; or give a file "
             f"({_SAFE}, {', '.join(_TORCH[:2])}), {PRETRAINED} or {NONE}"
         ) from None
     path = source / f"model{_SAFE}" if source.is_dir() else source
     if not path.is_file():
         raise DataError(
-            f"--init-weights {text}: {source} has no model{_SAFE}, so it is not a finished run"
+            f"{option} {text}: {source} has no model{_SAFE}, so it is not a finished run"
         )
     if path.suffix not in (_SAFE, *_TORCH):
         raise ConfigError(
-            f"--init-weights {text}: expected a {_SAFE} file or a state dict ({', '.join(_TORCH)})"
+            f"{option} {text}: expected a {_SAFE} file or a state dict ({', '.join(_TORCH)})"
         )
     return path
 

@@ -72,27 +72,39 @@ def repro_command(about: dict[str, Any]) -> ReproCommand:
         "strategy": None if about["strategy"] == "standard" else about["strategy"],
         "model": about["model"],
         "init_weights": about.get("init", {}).get("text"),
+        "features": about.get("features", {}).get("model"),
+        "feature_weights": about.get("features", {}).get("text"),
         "recipe": about["recipe_name"] if about["recipe_name"] in RECIPES else None,
         "epochs": about["recipe"]["epochs"],
-        **recipe_changes(about["recipe_name"], about["dataset"], about["recipe"]),
+        **recipe_changes(
+            about["recipe_name"],
+            about["dataset"],
+            about["recipe"],
+            features="features" in about,
+        ),
         "seed": about["seed"],
         "precision": about["precision"],
     }
     return ReproCommand((*words, *_options(labels), *_options(training)), tuple(_needs(about)))
 
 
-def recipe_changes(name: str, dataset: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The settings that differ from the named recipe; for user data sets, also the augmentation."""
+def recipe_changes(
+    name: str, dataset: str, settings: dict[str, Any], *, features: bool = False
+) -> dict[str, Any]:
+    """The settings that differ from the named recipe; for user data sets, also the augmentation.
+    features: of a run on features of the images.
+    """
     settings = recipe_values(settings)
     if name not in RECIPES:
         return settings
     known = DATASETS.get(dataset)
-    augment = known.augmentation if known else {}
+    augment = known.augmentation if known and not features else {}
     original = all_settings(make_recipe(name, dataset, augment=augment, changes={}).asdict())
     return {
         key: value
         for key, value in recipe_values(all_settings(settings)).items()
-        if value != original.get(key) or (known is None and key in ("crop", "flip"))
+        if value != original.get(key)
+        or (known is None and not features and key in ("crop", "flip"))
     }
 
 
@@ -114,6 +126,11 @@ def _needs(about: dict[str, Any]) -> Iterator[str]:
         yield (
             f"the weights {init.get('tag') or init['text']} (the sha256 of their tensors begins "
             f"with {init['sha256'][:16]})"
+        )
+    if (features := about.get("features")) is not None:
+        yield (
+            f"the weights {features.get('tag') or features['text']} of the features (the sha256 of "
+            f"their tensors begins with {features['weights_sha256'][:16]})"
         )
     for registry, part in ((NOISES, "noise"), (LOSSES, "loss"), (STRATEGIES, "strategy")):
         for call in registry.calls(parse(about[part])):

@@ -296,10 +296,12 @@ def make_recipe(
     return replace(recipe, **changes)
 
 
-def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
-    """The canonical recipe for a data set. Raises ConfigError for a setting without effect, or if a
-    required one is missing.
+def settled(recipe: Recipe, dataset: Dataset, *, features: bool = False) -> Recipe:
+    """The canonical recipe for a data set; features: on features of its images. Raises ConfigError
+    for a setting without effect, or if a required one is missing.
     """
+    if features or dataset.dimensions:
+        return _settled_on_features(recipe, resized=features)
     if dataset.reader:
         if recipe.crop:
             raise ConfigError(
@@ -316,16 +318,6 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
                 f"crop_pct has no effect with fit {recipe.fit}, got {recipe.centre}: set it to 1, "
                 "or leave it out"
             )
-        return recipe
-    if dataset.dimensions:
-        for name in ("crop", "flip", "size", *_STREAMED):
-            if getattr(recipe, name):
-                raise ConfigError(
-                    f"{option_name(name)} has no effect on {dataset.name}, which has features and "
-                    "no images"
-                )
-        if recipe.fit != "crop":
-            raise ConfigError(f"fit has no effect on {dataset.name}, which has no images")
         return recipe
     for name in _STREAMED:
         if getattr(recipe, name):
@@ -344,6 +336,18 @@ def settled(recipe: Recipe, dataset: Dataset) -> Recipe:
             f"{height}x{width}: also set another img_size"
         )
     return replace(recipe, size=0)  # the images have this size
+
+
+def _settled_on_features(recipe: Recipe, *, resized: bool) -> Recipe:
+    """The same on features; resized: of images, which are resized for the network first."""
+    for name in ("crop", "flip", *_STREAMED, *([] if resized else ["size"])):
+        if getattr(recipe, name):
+            raise ConfigError(f"{option_name(name)} has no effect on features")
+    if recipe.fit != "crop" and not resized:
+        raise ConfigError("fit has no effect on features")
+    if resized and not recipe.size:
+        raise ConfigError("features need the size of the images: set img_size")
+    return recipe
 
 
 def fitting_of(recipe: Recipe, dataset: Dataset) -> Fitting | None:

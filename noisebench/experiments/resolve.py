@@ -16,7 +16,7 @@ import numpy as np
 
 from ..core.expressions import Call, Expression, parse, parse_value
 from ..core.hardware import resolve_precision
-from ..datasets import Dataset
+from ..datasets import Dataset, Fitting
 from ..datasets.images import DECODING_VERSION
 from ..errors import ConfigError, LanguageError
 from ..labels.manifest import Manifest, file_name
@@ -26,6 +26,8 @@ from ..metrics.confident_learning import Estimates
 from ..strategies import STRATEGIES, ComputeCost, normal_strategy
 from .backbones import VERSION as INITIAL_VERSION
 from .backbones import InitialWeights, backbone_fingerprint, canonical_backbone
+from .features import HEAD, HEADS, FeatureExtraction, FeatureNetwork
+from .features import RECIPE as FEATURE_RECIPE
 from .methods import METHODS, Method, Preset, find_method
 from .oracle import (
     estimated_facts,
@@ -35,7 +37,7 @@ from .oracle import (
     transitions,
     with_estimates,
 )
-from .recipes import Recipe, make_recipe, read_schedule, settled
+from .recipes import Recipe, fitting_of, make_recipe, read_schedule, settled
 from .run_facts import PATH_KEYS, config_of, key_of, with_noise_version
 
 BUDGETS = ("epochs", "compute")
@@ -140,6 +142,7 @@ class RunRequest:
     # `compute`: match the compute of CE trained for the recipe's epochs
     budget: str = "epochs"
     init: InitialWeights | None = None  # initial weights; None: random
+    features: FeatureNetwork | None = None  # trains on its features instead of the images
 
 
 @dataclass(frozen=True)
@@ -160,6 +163,12 @@ class RunConfig:
     precision: str
     oracle: bool
     init: InitialWeights | None = None
+    features: FeatureExtraction | None = None  # trains on these instead of the images
+
+    @property
+    def fitting(self) -> Fitting | None:
+        """How images in memory are resized for the network; None: only as the data set does."""
+        return None if self.features else fitting_of(self.recipe, self.dataset)
 
     @cached_property
     def unknown_noise(self) -> list[str]:
@@ -186,6 +195,7 @@ class RunConfig:
             "method": self.method,
             "model": self.model,
             **({"init": self.init.facts} if self.init else {}),
+            **({"features": self.features.facts} if self.features else {}),
             "recipe_name": self.recipe_name,
             "loss": str(self.loss),
             "strategy": str(self.strategy),
@@ -213,7 +223,7 @@ class RunConfig:
             versions["estimates"] = str(ESTIMATES_VERSION)
         if self.init:
             versions["init"] = str(INITIAL_VERSION)
-        if self.dataset.reader:
+        if self.dataset.reader and not self.features:
             versions["decoding"] = str(DECODING_VERSION)
         return versions
 
@@ -232,7 +242,8 @@ class RunConfig:
         key.
         """
         labels = file_name(self.manifest, self.dataset).removesuffix(".csv")
-        text = "_".join([labels, self.model, self.method, f"seed{self.seed}"])
+        on = [f"{self.features.model}@{self.features.size}"] if self.features else []
+        text = "_".join([labels, *on, self.model, self.method, f"seed{self.seed}"])
         slug = re.sub(r"[^\w.+=-]+", "-", re.sub(r"[)\]'\"]", "", text)).strip("-.")
         return f"{slug[:_LONGEST_NAME]}__{self.key[:8]}"
 
@@ -244,6 +255,8 @@ class RunConfig:
         if self.manifest.held_out_text:
             noise.append(self.manifest.held_out_text)
         init = f" from {self.init.label}" if self.init else ""
+        if self.features:
+            init += f" on features {self.features.label}"
         return (
             f"{self.method} on {self.manifest.dataset_text}, {', '.join(noise)}, "
             f"{self.model}{init}, seed {self.seed}"
@@ -266,11 +279,17 @@ def resolve_run(
     filled = with_estimates(LOSSES, loss, placeholder)
     # raises errors of its parameters now
     build_loss(filled, transitions(manifest, loss, placeholder), num_classes=num_classes)
-    recipe_name = request.recipe or dataset.recipe
-    recipe = make_recipe(
-        recipe_name, dataset.name, augment=dataset.augmentation, changes=request.changes
-    )
-    recipe = settled(recipe, dataset)
+    default, augment = default_recipe(dataset, features=request.features is not None)
+    recipe_name = request.recipe or default
+    recipe = make_recipe(recipe_name, dataset.name, augment=augment, changes=request.changes)
+    recipe = settled(recipe, dataset, features=request.features is not None)
+    model = canonical_backbone(request.model or (HEAD if request.features else dataset.model))
+    precision = resolve_precision(request.precision, request.device)
+    features = None
+    if request.features:
+        features = request.features.at(recipe.size, recipe.fit, precision)
+    if features or dataset.dimensions:
+        check_head(model, strategy)
     unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)
     call, n = normal_strategy(strategy), int(manifest.in_training.sum())
     has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
@@ -289,14 +308,35 @@ def resolve_run(
         row,
         loss,
         strategy,
-        canonical_backbone(request.model or dataset.model),
+        model,
         recipe_name,
         at_budget(recipe, request.budget, loss, strategy),
         checked_seed(request.seed),
-        resolve_precision(request.precision, request.device),
+        precision,
         tuned or is_oracle(LOSSES, loss, manifest) or is_oracle(STRATEGIES, strategy, manifest),
         request.init,
+        features,
     )
+
+
+def default_recipe(dataset: Dataset, *, features: bool) -> tuple[str, dict[str, Any]]:
+    """The name of the recipe of a run that names none, and the data set's augmentation; features:
+    of a run on features of its images.
+    """
+    return (FEATURE_RECIPE, {}) if features else (dataset.recipe, dataset.augmentation)
+
+
+def check_head(model: str, strategy: Expression) -> None:
+    """Raises ConfigError if a network or a strategy cannot be trained on features."""
+    if model not in HEADS:
+        raise ConfigError(f"{model} needs images: on features, --model is {' or '.join(HEADS)}")
+    call = normal_strategy(strategy)
+    views: int = STRATEGIES[call.name].build.num_views  # type: ignore[attr-defined]
+    if views > 1:
+        raise ConfigError(
+            f"strategy {call.name} needs {views} augmented views of each image, which features "
+            "do not have: train it on images"
+        )
 
 
 def checked_seed(seed: int) -> int:

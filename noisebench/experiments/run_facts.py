@@ -24,6 +24,20 @@ class Init(TypedDict):
     tag: NotRequired[Name]
 
 
+class Features(TypedDict):
+    """The features that a run was trained on, see FeatureExtraction."""
+
+    model: Name
+    weights_sha256: Name
+    size: Count
+    fit: Name
+    precision: Name
+    version: Count
+    text: Name
+    tag: NotRequired[Name]
+    sha256: Name
+
+
 class Environment(TypedDict, total=False):
     """The machine of a run and how it was trained there."""
 
@@ -62,6 +76,7 @@ class RunFacts(TypedDict):
     data_sha256: Name | None
     model: Name
     init: NotRequired[Init]
+    features: NotRequired[Features]
     noise: Name
     noise_seed: Whole | None
     realised_rate: Share | None
@@ -89,6 +104,7 @@ def facts_of_record(record: dict[str, Any]) -> dict[str, Any]:
         "data_sha256": data.get("sha256"),
         "model": record["model"]["name"],
         **({"init": record["init"]} if "init" in record else {}),
+        **({"features": record["features"]} if "features" in record else {}),
         "noise": noise["text"],
         "noise_seed": noise["seed"],
         "realised_rate": noise["realised_rate"],
@@ -129,7 +145,7 @@ def config_of(facts: dict[str, Any]) -> dict[str, Any]:
         "loss": facts["loss"],
         "strategy": facts["strategy"],
         "model": facts["model"],
-        **({"init": facts["init"]["sha256"]} if "init" in facts else {}),
+        **{name: facts[name]["sha256"] for name in ("init", "features") if name in facts},
         "recipe": facts["recipe"],
         "seed": facts["seed"],
         "precision": facts["precision"],

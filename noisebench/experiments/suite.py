@@ -29,13 +29,15 @@ from pydantic import (
 from ..core.files.untrusted import check_nesting, read_text
 from ..core.hardware import checked_precision
 from ..datasets import DATASETS, split_reader
+from ..datasets.images import SIDE
 from ..errors import ConfigError, DataError, LanguageError, NoisebenchError, UnknownName
 from ..labels.build import VAL_SPLITS, LabelRequest, check_noise, noise_for
 from ..labels.subset import check_subset
 from ..losses import LOSSES
 from ..noise import normal_noise
 from ..strategies import normal_strategy
-from .backbones import canonical_backbone, check_init
+from .backbones import NONE, canonical_backbone, check_init
+from .features import check_features
 from .methods import find_method
 from .published import find_paper
 from .recipes import (
@@ -54,6 +56,7 @@ from .resolve import (
     check_schedule,
     checked_budget,
     checked_seed,
+    default_recipe,
     loss_and_strategy_of,
     price_of,
 )
@@ -68,7 +71,18 @@ from .suite_file import (
     construct,
 )
 
-AXES = ("dataset", "subset", "model", "init", "recipe", "noise", "method", "loss", "strategy")
+AXES = (
+    "dataset",
+    "subset",
+    "model",
+    "init",
+    "features",
+    "recipe",
+    "noise",
+    "method",
+    "loss",
+    "strategy",
+)
 _NUMBERS = ("subset",)  # axes whose choices are whole numbers; other choices are texts
 _FILE = "benchmarks.yaml"
 _MOST_RUNS = 100_000  # of a suite
@@ -290,6 +304,8 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "model": canonical_backbone,
     "recipe": find_recipe,
     "init": check_init,
+    "features": check_features,
+    "feature_weights": check_init,
     "schedule": read_schedule,
     "fit": lambda fit: Recipe(1, fit=fit),
     "val_fraction": lambda fraction: LabelRequest("", val_fraction=fraction),
@@ -388,20 +404,25 @@ def _check_cell(cell: dict[str, Any], budget: str, noises: set[tuple[str, str]])
     if cell.get("val_split") and not cell.get("val_fraction"):
         raise ConfigError("val_split has no effect without val_fraction")
     check_subset(cell.get("subset") or 0, dataset.name, dataset.n_train)
+    features = _on_features(cell)
+    if cell.get("feature_weights") and not features:
+        raise ConfigError("feature_weights has no effect without features")
     changes = recipe_values(cell)
-    if cell.get("recipe", dataset.recipe) in RECIPES:
-        recipe = make_recipe(
-            cell.get("recipe", dataset.recipe),
-            dataset.name,
-            augment=dataset.augmentation,
-            changes=changes,
-        )
-        settled(recipe, dataset)
+    if features and not changes.get("size"):
+        changes["size"] = SIDE  # until the network is known
+    name, augment = default_recipe(dataset, features=features)
+    if (name := cell.get("recipe") or name) in RECIPES:
+        recipe = make_recipe(name, dataset.name, augment=augment, changes=changes)
+        settled(recipe, dataset, features=features)
         if budget == "compute":
             check_schedule(recipe)
     if (pair := (dataset.name, cell["noise"])) not in noises:
         noises.add(pair)
         check_noise(dataset, cell["noise"])
+
+
+def _on_features(settings: dict[str, Any]) -> bool:
+    return (settings.get("features") or NONE) != NONE
 
 
 def _cells(suite: Suite) -> Iterator[dict[str, Any]]:
@@ -504,10 +525,11 @@ def images_of(suite: Suite) -> int | None:
             cost = price(*loss_and_strategy_of(request_of(run), dataset, noise))
         except ConfigError:  # of a plugin's strategy
             return None
+        name, augment = default_recipe(dataset, features=_on_features(settings))
         recipe = make_recipe(
-            settings.get("recipe") or dataset.recipe,
+            settings.get("recipe") or name,
             dataset.name,
-            augment=dataset.augmentation,
+            augment=augment,
             changes=recipe_values(run.settings),
         )
         epochs = cost.epochs(recipe.epochs) if run.budget == "compute" else recipe.epochs

@@ -32,6 +32,8 @@ class _RunSettings(StrictModel):
     test: str | None = None  # path of an image folder's test images, if outside of it
     model: str | None = None
     init: str | None = None
+    features: str | None = None  # a network of timm; the runs are trained on its features
+    feature_weights: str | None = None
     recipe: str | None = None
     noise: str | None = None
     method: str | None = None

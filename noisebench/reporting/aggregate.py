@@ -15,6 +15,7 @@ from typing import Any
 
 from ..errors import ConfigError, DataError, NoisebenchError
 from ..experiments.backbones import label_of
+from ..experiments.features import features_label
 from ..experiments.resolve import RelativeCost, price_of
 from ..experiments.suite import select_matching
 from ..labels.manifest import short_noise
@@ -27,6 +28,7 @@ AXES = (
     "subset",
     "model",
     "init",
+    "features",
     "recipe",
     "epochs",
     "precision",
@@ -228,6 +230,7 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, ended: f
         "epochs": str(recipe["epochs"]),
         "metric": name,
         "init": label_of(init),
+        "features": features_label(info.get("features")),
         "subset": str(info.get("subset", ALL)),
     }
     data = f"{info['data_sha256']} {info.get('source_sha256', '')}".strip()
@@ -237,6 +240,8 @@ def _row(run: RunLike, info: dict[str, Any], name: str, metric: Metric, ended: f
         settings["subset"] = info["subset"]
     if init is not None:
         settings["init"] = init["sha256"]
+    if "features" in info:
+        settings["features"] = info["features"]["sha256"]
     environment, clock = info.get("environment", {}), None
     if "device" in environment:
         threads = environment.get("threads", 1)

@@ -32,8 +32,8 @@ _NAMES = ("dataset", "model", "noise", "metric")
 _KNOWN = ("dataset", "model", "recipe", "precision", "noise", "metric")
 # axes of rows: some of these, the others are None or missing
 _ROWS = ("method", "loss", "strategy")
-_EXTRA = ("subset", "init", "epochs", "versions")  # only in some cells
-_COLUMN = (*_KNOWN, "subset", "init")
+_EXTRA = ("subset", "init", "features", "epochs", "versions")  # only in some cells
+_COLUMN = (*_KNOWN, "subset", "init", "features")
 _DECIDING = {
     "labels": "the noisy labels (another manifest)",
     "loss": "the loss",
@@ -57,6 +57,7 @@ Cell = TypedDict(
         "subset": NotRequired[Scalar],
         "epochs": NotRequired[Scalar],
         "init": NotRequired[Name],
+        "features": NotRequired[Name],
         "versions": NotRequired[Name],
         "num_examples": NotRequired[Count | None],
         "values": dict[str, Number],
@@ -110,6 +111,7 @@ class Finding:
             data += f", {of_which(int(names['subset']))}"
         row = ", ".join(str(names[name]) for name in (*_ROWS, "versions") if name in names)
         init = f" from {names['init']}" if "init" in names else ""
+        init += f" on features {names['features']}" if "features" in names else ""
         epochs = f", {names['epochs']} epochs" if "epochs" in names else ""
         model = f"{names['model']}{init}{epochs}"
         return f"{names['metric']} of {row} on {data}, {names['noise']}, {model}"

@@ -53,7 +53,8 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
     """
     if recipe in RECIPES and dataset in DATASETS:
         values = {name: value for name, value in settings.items() if name != "epochs"}
-        for name, value in recipe_changes(recipe, dataset, values).items():
+        changes = recipe_changes(recipe, dataset, values, features="features" in settings)
+        for name, value in changes.items():
             words = name.replace("_", " ")
             if isinstance(value, bool):
                 yield words if value else f"no {words}"
@@ -61,6 +62,8 @@ def _changes(recipe: str, dataset: str, settings: dict[str, Any]) -> Iterable[st
                 yield f"{words} {value:g}" if isinstance(value, float) else f"{words} {value}"
     if "init" in settings:
         yield "initial weights from another training"
+    if "features" in settings:
+        yield "features of another network"
     if "subset" in settings:
         yield f"{settings['subset']:,} of the training images"
     if settings.get("held_out"):

@@ -39,10 +39,20 @@ from .stats import Difference, significantly_better
 
 # rows that differ in these are not compared with one another
 NOT_RIVALS = ("dataset", "subset", "noise")
-_FIXED = ("dataset", "subset", "model", "init", "recipe", "precision", "noise", "method")
+_FIXED = (
+    "dataset",
+    "subset",
+    "model",
+    "init",
+    "features",
+    "recipe",
+    "precision",
+    "noise",
+    "method",
+)
 _REGISTERED = {"loss": LOSSES, "strategy": STRATEGIES}
 # omitted in titles, unless there are several precisions
-_DEFAULTS = (("precision", "fp32"), ("subset", ALL), ("init", NONE))
+_DEFAULTS = (("precision", "fp32"), ("subset", ALL), ("init", NONE), ("features", NONE))
 
 
 @dataclass(frozen=True)
@@ -110,6 +120,8 @@ class Table:
                 texts.append(f"{value} epoch{'' if value == '1' else 's'}")
             elif axis == "init":
                 texts.append(f"from {value}" if value != NONE else "from scratch")
+            elif axis == "features":
+                texts.append(f"features {value}" if value != NONE else "images")
             elif axis == "subset" and value != ALL:
                 texts.append(of_which(int(value)))
             elif value:
@@ -147,6 +159,8 @@ class Table:
             texts["subset"] = of_which(int(texts["subset"]))
         if "init" in texts:
             texts["init"] = f"from {texts['init']}"
+        if "features" in texts:
+            texts["features"] = f"features {texts['features']}"
         return texts
 
     @cached_property

@@ -25,10 +25,9 @@ from ..metrics.confident_learning import Estimates
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, Strategy, build_strategy
 from ..training.images import Normalisation, StreamTransform
-from ..training.inference import log_p_parts, source_of
+from ..training.inference import find_device, log_p_parts, source_of
 from .folder import RunFolder
-from .session import find_device
-from .workspace import Workspace
+from .workspace import Workspace, extraction_of
 
 if TYPE_CHECKING:
     from ..labels.manifest import Manifest
@@ -99,8 +98,21 @@ def evaluate_on(
             f"{dataset.name} is streamed in color, and {run_data['name']} is grayscale: name it "
             "without its reader, to load it into memory"
         )
-    images = workspace.images(dataset, networks.fitting)
-    if not dataset.reader and images.test_images.shape[3] != channels:
+    extraction = extraction_of(record, workspace)
+    on_features = networks.shape[:2] == (1, 1)
+    if on_features != bool(extraction or dataset.dimensions):
+        kinds = ("features", "images") if on_features else ("images", "features")
+        raise DataError(f"{run_data['name']} has {kinds[0]}, and {dataset.name} {kinds[1]}")
+    images = workspace.images(dataset, None if on_features else networks.fitting)
+    if extraction:
+        device = next(networks.networks[0].parameters()).device
+        images = workspace.features(images, extraction, str(device))
+    if on_features and images.test_images.shape[1] != networks.shape[2]:
+        raise DataError(
+            f"{dataset.name} has {images.test_images.shape[1]} features, and {run_data['name']} "
+            f"{networks.shape[2]}"
+        )
+    if not on_features and not dataset.reader and images.test_images.shape[3] != channels:
         images = fit_set(images, Fitting(networks.shape[0], networks.shape[1]), channels)
     tests = images.test_images
     changes = [sentence for sentence in images.changed if "training images" not in sentence]

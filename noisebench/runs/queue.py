@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..datasets import Dataset, Fitting, fingerprint
 from ..errors import ConfigError, DataError, RunFailed
-from ..experiments.backbones import label_of, pack_width
+from ..experiments.backbones import NONE, label_of, pack_width
+from ..experiments.features import features_label
 from ..experiments.oracle import mask_true_values
-from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
 from ..experiments.suite import (
     AXES,
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 RERUN = ("failed", "stale", "all")
 # a run that differs in one of these is another run, not a stale one
-_IDENTITY = ("loss", "strategy", "model", "init", "recipe", "seed", "precision")
+_IDENTITY = ("loss", "strategy", "model", "init", "features", "recipe", "seed", "precision")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,9 @@ def resolve_suite_run(workspace: Workspace, suite_run: SuiteRun, device: str = "
     dataset = workspace.dataset(settings["dataset"], test, label_file_of(settings["noise"]))
     manifest, _ = workspace.make(dataset, label_request_of(suite_run))
     init = workspace.initial(settings.get("init"), settings.get("model") or dataset.model)
-    return workspace.plan(replace(request_of(suite_run, device), init=init), dataset, manifest)
+    features = workspace.feature_network(settings.get("features"), settings.get("feature_weights"))
+    request = replace(request_of(suite_run, device), init=init, features=features)
+    return workspace.plan(request, dataset, manifest)
 
 
 def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list[QueuedRun]:
@@ -144,7 +146,8 @@ def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
         streamed = (
             Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
         )
-        kinds[dataset, streamed or fitting_of(recipe, dataset)] = None
+        of_features = Fitting(recipe.size, recipe.size, recipe.fit) if item.run.features else None
+        kinds[dataset, of_features or streamed or item.run.fitting] = None
     return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 
 
@@ -154,6 +157,10 @@ _NAMES: dict[str, Callable[[RunConfig], tuple[str, ...]]] = {
     "subset": lambda run: (str(run.manifest.meta.get("subset", "all")),),
     "model": lambda run: (run.model,),
     "init": lambda run: (label_of(run.init.facts if run.init else None),),
+    "features": lambda run: (
+        features_label(run.features.facts if run.features else None),
+        run.features.model if run.features else NONE,
+    ),
     "recipe": lambda run: (run.recipe_name,),
     "noise": lambda run: (
         noise := run.manifest.meta["noise"],
@@ -244,12 +251,16 @@ def pack_key(run: RunConfig) -> str | None:
         or not strategy.packable  # type: ignore[attr-defined]
     )
     by_layer = run.recipe.freeze > 0 or run.recipe.layer_decay != 1
-    if pack_width(run.model) == 1 or alone or by_layer or run.dataset.reader:
+    streamed = run.dataset.reader and not run.features
+    if pack_width(run.model) == 1 or alone or by_layer or streamed:
         return None
     source = run.manifest.source
     # images in training, and replaced images: a pack reads them once for all its runs
     images = fingerprint(run.manifest.in_training, *([] if source is None else [source]))
-    data = [run.dataset.name, run.data_sha256, run.source_sha256, images]
+    data: list[object] = [run.dataset.name, run.data_sha256, run.source_sha256, images]
+    if run.features or run.dataset.dimensions:
+        # runs of one seed read the same batches
+        data += [run.features and run.features.facts["sha256"], run.seed]
     return json.dumps([data, run.model, run.recipe.asdict(), run.precision], sort_keys=True)
 
 
@@ -305,6 +316,7 @@ def estimate_suite_seconds(
             record["noise"].get("subset"),
             record["model"]["name"],
             "init" in record,
+            features_label(record.get("features")),
             recipe.get("freeze", 0),
             recipe.get("size", 0),
             recipe.get("batch_size"),
@@ -353,6 +365,7 @@ def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
         run.manifest.meta.get("subset"),
         run.model,
         run.init is not None,  # images may be enlarged for initial weights
+        features_label(run.features.facts if run.features else None),
         run.recipe.freeze,
         run.recipe.size,
         run.recipe.batch_size,
@@ -373,7 +386,7 @@ def _measure(
     runs = [run for run in runs if run.recipe == runs[0].recipe][:width]
     trainers: list[Trainer] = []
     for run in runs:
-        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
+        images = workspace.training_images(run, device)
         first = trainers[0] if trainers else None
         trainers.append(make_trainer(run, images, device, share_images_with=first))
     trainer: Trainer | PackedTrainer = trainers[0]

@@ -204,6 +204,9 @@ def preprocessing(run: RunConfig, images: Images) -> list[str]:
     memory, which is in the recipe.
     """
     recipe, shape = run.recipe, images.train_images.shape[1:]
+    if images.train_images.ndim == 2:
+        sentence = f"{shape[0]} features per example, standardized on the training set"
+        return [sentence, *images.changed]
     if not isinstance(images.train_images, LazyImages):
         unchanged = "" if images.changed else ", used unchanged"
         return [f"images are {'x'.join(map(str, shape))}{unchanged}", *images.changed]
@@ -250,7 +253,12 @@ def _record(
             "classes": list(run.dataset.classes),
             **{key: meta[key] for key in PATH_KEYS if key in meta},
             "shape": list(trainer.train.shape),
-            "normalisation": trainer.train.normalise.written,
+            # that of features would be thousands of numbers; it is computed from them again
+            **(
+                {}
+                if trainer.train.shape[:2] == (1, 1)
+                else {"normalisation": trainer.train.normalise.written}
+            ),
         },
         "noise": noise_facts(run),
         "method": run.method,
@@ -261,6 +269,7 @@ def _record(
             "parameters": sum(p.numel() for p in trainer.networks[0].parameters()),
         },
         **({"init": {**run.init.facts, "adapted": trainer.adapted}} if run.init else {}),
+        **({"features": run.features.facts} if run.features else {}),
         "recipe": {"name": run.recipe_name, **run.recipe.asdict()},
         "seed": run.seed,
         "precision": run.precision,

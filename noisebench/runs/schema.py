@@ -19,7 +19,7 @@ from ..core.files.schema import (
     is_number,
     without_controls,
 )
-from ..experiments.run_facts import Environment, Init, RunFacts
+from ..experiments.run_facts import Environment, Features, Init, RunFacts
 
 
 def _numbers(value: Any) -> Any:
@@ -106,6 +106,7 @@ Record = TypedDict(
         "strategy": Name,
         "model": Model,
         "init": NotRequired[Init],
+        "features": NotRequired[Features],
         "recipe": Recipe,
         "seed": Whole,
         "precision": Name,

@@ -20,7 +20,6 @@ from ..core.seeds import CROSS_VALIDATION_FOLD, ESTIMATION_FOLD, derived_seed
 from ..datasets import Images, images_fingerprint
 from ..errors import ConfigError, DataError, Interrupted, NoisebenchError, RunFailed
 from ..experiments.oracle import transitions, with_estimates
-from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
 from ..losses import LOSSES, build_loss, build_penalty
 from ..metrics.confident_learning import Estimates
@@ -280,12 +279,13 @@ def make_trainer(
 
     For a run that estimates its noise, placeholders are used unless `estimates` are given.
     """
+    from ..training.inference import find_device
     from ..training.networks.factory import weights_of
     from ..training.trainer import Task, Trainer
 
     manifest = run.manifest
     # else the workspace has compared the images, in the size that the noise depends on
-    own_size = fitting_of(run.recipe, run.dataset) is None
+    own_size = run.fitting is None
     has_sha256 = "images_sha256" in manifest.meta and own_size
     seen = images_fingerprint(images.train_images) if has_sha256 else None
     manifest.verify(images.train_labels, images.ids, seen, classes=images.dataset.num_classes)
@@ -390,7 +390,7 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
             kinds.setdefault(kind, run)
     sentences: dict[str, None] = {}
     for run in kinds.values():
-        images = workspace.images(run.dataset, fitting_of(run.recipe, run.dataset))
+        images = workspace.images(run.dataset, run.fitting)
         height, width, channels = images.train_images.shape[1:]
         side, num_classes = run.recipe.size, run.dataset.num_classes
         shape = side or height, side or width, channels
@@ -407,23 +407,6 @@ def check_networks(workspace: Workspace, runs: Iterable[RunConfig]) -> list[str]
                 f"{label}: {change}": None for _, adapted in networks for change in adapted
             }
     return list(sentences)
-
-
-def find_device(name: str) -> torch.device:
-    """The torch device; `auto` is the GPU if there is one. Raises ConfigError if it is missing."""
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(
-            f"device {name!r} is not available ({str(error).splitlines()[0]}); use "
-            "--device auto for the GPU if there is one, else the CPU"
-        ) from None
-    return device
 
 
 @dataclass(frozen=True)

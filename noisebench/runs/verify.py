@@ -80,7 +80,7 @@ def verify_run(
         return [Check("record", UNDECIDED, detail)]
     try:
         run = rebuild(folder, workspace, manifest)
-        images = workspace.training_images(run.dataset, run.manifest, run.recipe)
+        images = workspace.training_images(run, device)
         checks += [_noise(record, run), _labels(run, images, stored)]
         if checks[-1].status == SAME:
             training = run.manifest.in_training

@@ -5,9 +5,11 @@ Also rebuilds the configuration of a finished run, to reuse its networks or to t
 
 from __future__ import annotations
 
+import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +18,7 @@ from ..core.files.untrusted import read_text
 from ..datasets import (
     Dataset,
     Fitting,
+    ImageArray,
     Images,
     Labels,
     LazyImages,
@@ -31,10 +34,12 @@ from ..datasets import (
     silent,
     split_column,
 )
+from ..datasets.images import read_fitted
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
 from ..experiments import backbones as weights
 from ..experiments.backbones import NONE, PRETRAINED, InitialWeights, find_file, initial_of
-from ..experiments.recipes import Recipe, all_settings, fitting_of
+from ..experiments.features import FeatureExtraction, FeatureNetwork, check_features
+from ..experiments.recipes import all_settings
 from ..experiments.resolve import RunConfig, RunRequest, resolve_run
 from ..experiments.run_facts import config_of, facts_of_record
 from ..labels.build import (
@@ -143,12 +148,13 @@ class Workspace:
     def plan(self, request: RunRequest, dataset: Dataset, manifest: Manifest) -> RunConfig:
         """Resolve a request to a run on the images of this workspace. Raises NoisebenchError."""
         pretrained = request.init is not None and request.init.text == PRETRAINED
-        if dataset.mixed and pretrained and "size" not in request.changes:
-            side = weights.input_side(request.model or dataset.model)
+        if (request.features or (dataset.mixed and pretrained)) and "size" not in request.changes:
+            model = request.features.model if request.features else request.model or dataset.model
+            side = weights.input_side(model)
             request = replace(request, changes={**request.changes, "size": side})
         source = self.source_of(manifest)
         run = resolve_run(request, dataset, manifest, "", source.fingerprint if source else "")
-        fitting = fitting_of(run.recipe, dataset)
+        fitting = run.fitting
         # the noise depends on the images in the data set's own size
         if fitting is not None and "images_sha256" in manifest.meta:
             original = self.images(dataset)
@@ -156,14 +162,15 @@ class Workspace:
             manifest.verify(original.train_labels, original.ids, fingerprint)
         return replace(run, data_sha256=self.images(dataset, fitting).fingerprint)
 
-    def training_images(
-        self, dataset: Dataset, manifest: Manifest, recipe: Recipe | None = None
-    ) -> Images:
-        """The images for a manifest, in the recipe's size: the data set's images, some of which
-        open-set noise replaces by images of another data set.
+    def training_images(self, run: RunConfig, device: str = "auto") -> Images:
+        """The images of a run, in its size: the data set's images, some of which open-set noise
+        replaces by images of another data set; or the features of all of them.
         """
-        fitting = None if recipe is None else fitting_of(recipe, dataset)
-        images, source = self.images(dataset, fitting), self.source_of(manifest)
+        dataset, manifest = run.dataset, run.manifest
+        images, source = self.images(dataset, run.fitting), self.source_of(manifest)
+        if run.features:
+            images = self.features(images, run.features, device)
+            source = source and self.features(source, run.features, device)
         if source is None or manifest.source is None:
             return images
         if isinstance(images.train_images, LazyImages):
@@ -172,8 +179,11 @@ class Workspace:
                 "needs a data set in memory"
             )
         replaced = manifest.source >= 0
-        train_images = images.train_images.copy()
+        train_images = np.array(images.train_images)
         others = np.asarray(source.train_images[manifest.source[replaced]])
+        if train_images.ndim == 2:
+            train_images[replaced] = others
+            return replace(images, train_images=train_images)
         height, width, channels = train_images.shape[1:]
         fitting = Fitting(height, width, "squash")
         train_images[replaced] = fit_images(others, fitting, channels)
@@ -182,6 +192,67 @@ class Workspace:
             return replace(images, train_images=train_images)
         change = f"{int(replaced.sum())} images of {source.dataset.name} inserted {sentence}"
         return replace(images, train_images=train_images, changed=(*images.changed, change))
+
+    def features(
+        self, images: Images, extraction: FeatureExtraction, device: str = "auto"
+    ) -> Images:
+        """The features of all images of a data set, from the cache in the data directory, or
+        computed now. Raises DataError.
+        """
+        from filelock import FileLock
+
+        from ..training.features import FeatureExtractor, extract_to_file, stored_features
+        from ..training.inference import find_device
+
+        dataset, size = images.dataset, extraction.size
+        fitting, extractor = Fitting(size, size, extraction.fit), None
+        parts: list[np.ndarray] = []
+        for part, index in (
+            (images.train_images, dataset.listed and dataset.listed.train),
+            (images.test_images, dataset.listed and dataset.listed.test),
+        ):
+            identity = f"{images_fingerprint(part)} {extraction.facts['sha256']}"
+            name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+            path = self.data_dir / "features" / f"{name}.npy"
+            if (found := stored_features(path, len(part))) is None:
+
+                def read(
+                    start: int,
+                    stop: int,
+                    part: ImageArray = part,
+                    index: Any = index,
+                ) -> np.ndarray:
+                    if index is not None:  # from the files, not resized twice
+                        return read_fitted(index, range(start, stop), fitting)[0]
+                    return fit_images(np.asarray(part[start:stop]), fitting, 3)
+
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with FileLock(path.with_suffix(".lock")):
+                    # another process may have computed them meanwhile
+                    if (found := stored_features(path, len(part))) is None:
+                        extractor = extractor or FeatureExtractor(extraction, find_device(device))
+                        extract_to_file(extractor, read, len(part), path, self.tell)
+                        found = stored_features(path, len(part))
+            assert found is not None, "it was written above"
+            parts.append(found)
+        sentence = f"features {extraction.label}, computed at {fitting}"
+        return replace(images, train_images=parts[0], test_images=parts[1], changed=(sentence,))
+
+    def feature_network(self, model: str | None, text: str | None) -> FeatureNetwork | None:
+        """The frozen network for the texts of --features and --feature-weights; None for images.
+        Raises ConfigError or DataError.
+        """
+        if model is None or check_features(model) == NONE:
+            if text is not None:
+                raise ConfigError("--feature-weights has no effect without --features")
+            return None
+        initial = self.initial(text or PRETRAINED, model, "--feature-weights")
+        if initial is None:
+            raise ConfigError(
+                f"--feature-weights must be a run, a file or {PRETRAINED}, got {text!r}: features "
+                "of a random network are of no use"
+            )
+        return FeatureNetwork(model, initial)
 
     def source_of(self, manifest: Manifest) -> Images | None:
         """The other data set of a manifest with open-set noise; None without it."""
@@ -201,8 +272,10 @@ class Workspace:
             )
         return images
 
-    def initial(self, text: str | None, model: str) -> InitialWeights | None:
-        """The initial weights for a text of --init-weights, each hashed once; None for random ones.
+    def initial(
+        self, text: str | None, model: str, option: str = "--init-weights"
+    ) -> InitialWeights | None:
+        """The weights for a text of an option, each hashed once; None for random ones.
 
         Raises DataError or ConfigError if they do not exist or are not available.
         """
@@ -213,7 +286,7 @@ class Workspace:
             tag, path = "", None
             if text == PRETRAINED:
                 tag, path = weights.find_pretrained(model, offline=self.offline)
-            self._initials[key] = initial_of(text, path or find_file(text, self.root), tag)
+            self._initials[key] = initial_of(text, path or find_file(text, self.root, option), tag)
         return self._initials[key]
 
     def make(self, dataset: Dataset, request: LabelRequest) -> tuple[Manifest, Path]:
@@ -286,16 +359,9 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
     record = folder.record()
     labels = manifest_of(folder, workspace, manifest)
     recipe, model = all_settings(record["recipe"]), record["model"]["name"]
-    init = None
-    if "init" in record:
-        facts, path = record["init"], None
-        # the path only if the weights are available without a download
-        with suppress(NoisebenchError):
-            if facts["text"] == PRETRAINED:
-                path = weights.find_pretrained(model, offline=True)[1]
-            else:
-                path = find_file(facts["text"], workspace.root)
-        init = InitialWeights(facts["text"], facts["sha256"], facts.get("tag", ""), path)
+    features = None
+    if "features" in record:
+        features = _network_of(record["features"], workspace)
     request = RunRequest(
         loss=record["loss"],
         strategy=record["strategy"],
@@ -304,7 +370,8 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
         changes=recipe,
         seed=record["seed"],
         precision=record["precision"],
-        init=init,
+        init=_weights_of(record["init"], model, workspace) if "init" in record else None,
+        features=features,
     )
     run = workspace.plan(request, workspace.dataset_of(labels), labels)
     if run.key == record["key"]:
@@ -317,6 +384,33 @@ def rebuild(folder: RunFolder, workspace: Workspace, manifest: Path | None = Non
         f"{folder.path} cannot be rebuilt here: {', '.join(changed) or 'a setting'} changed since "
         "the run"
     )
+
+
+def _weights_of(facts: dict[str, Any], model: str, workspace: Workspace) -> InitialWeights:
+    """The weights of a record's entry, with their path if they are available without a download."""
+    path = None
+    with suppress(NoisebenchError):
+        if facts["text"] == PRETRAINED:
+            path = weights.find_pretrained(model, offline=True)[1]
+        else:
+            path = find_file(facts["text"], workspace.root)
+    return InitialWeights(facts["text"], facts["sha256"], facts.get("tag", ""), path)
+
+
+def _network_of(facts: dict[str, Any], workspace: Workspace) -> FeatureNetwork:
+    """The frozen network of a record's entry on its features."""
+    model = facts["model"]
+    return FeatureNetwork(
+        model, _weights_of({**facts, "sha256": facts["weights_sha256"]}, model, workspace)
+    )
+
+
+def extraction_of(record: dict[str, Any], workspace: Workspace) -> FeatureExtraction | None:
+    """The extraction of the features that a finished run was trained on; None for images."""
+    if (facts := record.get("features")) is None:
+        return None
+    network = _network_of(facts, workspace)
+    return network.at(facts["size"], facts["fit"], facts["precision"])
 
 
 def manifest_of(folder: RunFolder, workspace: Workspace, given: Path | None = None) -> Manifest:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..datasets import ImageArray, LazyImages
-from ..errors import DataError
+from ..errors import ConfigError, DataError
 from .images import InMemoryFeatures, InMemoryImages, Normalisation, StreamTransform
 
 if TYPE_CHECKING:
@@ -40,6 +40,21 @@ def source_of(
     if images.ndim == 2:
         return InMemoryFeatures(images, normalise, device)
     return InMemoryImages(images, normalise, device, crop)
+
+
+def find_device(name: str) -> torch.device:
+    """The torch device; `auto` is the GPU if there is one. Raises ConfigError if it is missing."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {name!r} is not available ({str(error).splitlines()[0]}); use "
+            "--device auto for the GPU if there is one, else the CPU"
+        ) from None
+    return device
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -48,8 +48,7 @@ class PackedTrainer:
         self._kinds: list[object] = list(kinds) or [object() for _ in trainers]
         self.running = list(range(len(trainers)))  # rows of the trainers that have not failed
         first = trainers[0]
-        packable = isinstance(first.train, InMemoryImages | InMemoryFeatures)
-        assert packable, "runs on streamed images are not packed"
+        assert isinstance(first.train, InMemoryImages | InMemoryFeatures), "streamed: not packed"
         self._images, self._recipe = first.train, first.task.recipe
         self._device, self._precision = first.device, first.task.precision
         networks = [trainer.networks[0] for trainer in trainers]

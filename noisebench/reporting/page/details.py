@@ -16,6 +16,7 @@ from ...core.registry import Registry
 from ...errors import DataError, NoisebenchError
 from ...experiments.backbones import label_of
 from ...experiments.command import ReproCommand, repro_command
+from ...experiments.features import features_label
 from ...experiments.oracle import EMPIRICAL, TRUE, is_rate
 from ...experiments.run_facts import facts_of_record
 from ...labels.manifest import of_which
@@ -203,6 +204,7 @@ def configuration(
         "Network and recipe": [
             ("network", ", ".join(filter(None, [_values(infos, "model"), parameters]))),
             ("initial weights", _values(infos, "init", text=label_of)),
+            ("features", _values(infos, "features", text=features_label)),
             ("recipe", _values(infos, "recipe_name")),
             *(
                 (name.replace("_", " "), _values(infos, "recipe", name, text=_setting))

@@ -66,8 +66,7 @@ def cell_document(table: Table, row: str, col: str, cell: Cell) -> dict[str, Any
         axis: labels.get(axis) for axis in ("dataset", "model", "recipe", "noise", "method")
     }
     names |= {axis: labels[axis] for axis in ("loss", "strategy") if axis in labels}
-    if labels.get("init", NONE) != NONE:
-        names["init"] = labels["init"]
+    names |= {axis: labels[axis] for axis in ("init", "features") if labels.get(axis, NONE) != NONE}
     names |= {
         axis: int(labels[axis]) for axis in ("epochs", "subset") if labels.get(axis, ALL) != ALL
     }

@@ -1,0 +1,141 @@
+"""Features of images from a frozen network, computed once and kept in a file: the inputs of its
+classification layer.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from torch import Tensor, nn
+
+from ..datasets import ProgressCallback, silent
+from ..errors import DataError
+from ..experiments.backbones import TIMM
+from ..experiments.features import FeatureExtraction
+from .images import Normalisation
+from .inference import autocast, repeatable
+from .networks import on_device
+from .networks.factory import NetworkFactory, weights_of
+
+_BATCH = 64  # images per forward pass; larger ones are slower on a CPU
+_GPU_BATCH = 512
+
+
+class FeatureExtractor:
+    """The frozen network of an extraction. `dimensions`: D; `notes`: how its weights were adapted.
+
+    Raises DataError if the weights do not fit, or if the network has no single classification
+    layer.
+    """
+
+    def __init__(self, extraction: FeatureExtraction, device: torch.device) -> None:
+        import timm
+
+        self.extraction, self.device = extraction, device
+        shape = (extraction.size, extraction.size, 3)
+        factory = NetworkFactory(extraction.model, 2, shape, weights_of(extraction.weights))
+        network, notes = factory.network(0, 0)
+        self.notes = tuple(note for note in notes if not note.endswith("random classifier"))
+        head = network.get_classifier()  # type: ignore[operator]
+        if not isinstance(head, nn.Linear | nn.Conv2d):
+            raise DataError(
+                f"{extraction.model} has no single classification layer, whose input the features "
+                "would be: choose another network"
+            )
+        self.dimensions = head.in_features if isinstance(head, nn.Linear) else head.in_channels
+        head.register_forward_pre_hook(self._keep)
+        self._network = on_device(network.eval(), device)
+        config: Any = timm.get_pretrained_cfg(extraction.model.removeprefix(TIMM))
+        mean, std = (torch.tensor(getattr(config, name)) * 255 for name in ("mean", "std"))
+        self._normalise = Normalisation(mean, std).to(device)
+        self.batch_size = _GPU_BATCH if device.type == "cuda" else _BATCH
+        self._kept = torch.empty(0)
+
+    @torch.inference_mode()
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Features (n, D), float16, of images (n, size, size, 3), uint8."""
+        pixels = self._normalise(torch.from_numpy(images).to(self.device))
+        with repeatable(self.device), autocast(self.device, self.extraction.precision):
+            self._network(pixels)
+        return self._kept.half().cpu().numpy()
+
+    def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._kept = inputs[0].flatten(1).float()
+
+
+def extract_to_file(
+    extractor: FeatureExtractor,
+    read: Callable[[int, int], np.ndarray],
+    n: int,
+    path: Path,
+    tell: ProgressCallback = silent,
+) -> None:
+    """Writes the features (n, D), float16, to a .npy file. Features of an interrupted call are kept
+    beside it, and the next call continues after them.
+
+    read(start, stop): images (stop - start, size, size, 3), uint8, of these examples. Raises
+    DataError if a feature is not finite in float16, or if the file cannot be written.
+    """
+    partial = path.with_suffix(".partial")
+    row = 2 * extractor.dimensions  # bytes
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("ab") as file, ThreadPoolExecutor(1) as reader:
+            done = file.tell() // row
+            file.truncate(done * row)
+            size = extractor.batch_size
+
+            def images_from(start: int) -> np.ndarray:
+                return read(start, min(start + size, n))
+
+            following = reader.submit(images_from, done)
+            while done < n:
+                images = following.result()
+                following = reader.submit(images_from, done + len(images))
+                features = extractor(images)
+                if not np.isfinite(features).all():
+                    raise DataError(
+                        f"{extractor.extraction.label}: a feature of examples {done} to "
+                        f"{done + len(images) - 1} is not finite in float16: use another network"
+                    )
+                file.write(features.tobytes())
+                done += len(images)
+                tell("computing features", done, n)
+            file.flush()
+            os.fsync(file.fileno())
+        _add_header(partial, path, (n, extractor.dimensions))
+    except OSError as error:
+        raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+    finally:
+        tell("", 0, 0)
+
+
+def _add_header(rows: Path, path: Path, shape: tuple[int, int]) -> None:
+    """Turns a file of rows, float16, into a .npy file of this shape."""
+    temporary = path.with_suffix(".tmp")
+    with temporary.open("wb") as file, rows.open("rb") as content:
+        npy.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+        while block := content.read(1 << 24):
+            file.write(block)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    with suppress(OSError):
+        rows.unlink()
+
+
+def stored_features(path: Path, n: int) -> np.ndarray | None:
+    """Maps a finished file of features (n, D); None without one, or for a damaged file."""
+    with suppress(OSError, ValueError):
+        features: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
+        if features.dtype == np.float16 and features.ndim == 2 and len(features) == n:
+            return features
+    return None
