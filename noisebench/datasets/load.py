@@ -321,6 +321,8 @@ def image_rows(
     """A function from training examples (n,) to their images (n, H, W, C), uint8; images in files
     are read at first use.
     """
+    if dataset.dimensions:
+        raise DataError(f"{dataset.name} has no images")
     if dataset.reader or dataset.listed:
         index = _listed(dataset, data_dir).train
         return lambda which: read_fitted(index, which.tolist(), dataset.fitting)[0]

@@ -288,6 +288,8 @@ def resolve_run(
     features = None
     if request.features:
         features = request.features.at(recipe.size, recipe.fit, precision)
+    if features and dataset.dimensions:
+        raise ConfigError(f"{dataset.name} has features already: train without --features")
     if features or dataset.dimensions:
         check_head(model, strategy)
     unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)

@@ -131,6 +131,8 @@ class DatasetInputs:
     def train_images(self) -> ImageArray:
         """The training images (N, H, W, C), read at first use."""
         dataset = self.data.dataset
+        if dataset.dimensions:
+            raise DataError(f"this noise depends on the images, and {dataset.name} has no images")
         images = read_images(dataset, self.data_dir, offline=self.offline, tell=self.tell)
         return images.train_images
 

@@ -41,9 +41,9 @@ def load_ensemble(
 ) -> StoredNetworks:
     """Load the networks of a finished run from its record and its weights.
 
-    training_images: returns the training images (N, H, W, C); called for runs of older versions,
-    whose records lack the normalization. Raises DataError if the weights are missing or do not
-    belong to the run, NoisebenchError if the device is not available.
+    training_images: returns the training images (N, H, W, C) or features (N, D); called if the
+    record lacks the normalization, as for features and in older versions. Raises DataError if the
+    weights are missing or do not belong to the run, NoisebenchError if the device is not available.
     """
     from ..training.networks import make_network, on_device
 
@@ -53,7 +53,9 @@ def load_ensemble(
         shape, normalise = tuple(data["shape"]), Normalisation.read(data["normalisation"])
     else:
         images = training_images()
-        shape, normalise = images.shape[1:], Normalisation.of(images)
+        # of features (N, D), (1, 1, D)
+        shape = images.shape[1:] if images.ndim == 4 else (1, 1, images.shape[1])
+        normalise = Normalisation.of(images)
     # noise estimates do not affect predictions
     estimates = Estimates(0.5, np.eye(data["num_classes"]))
     strategy = build_strategy(with_estimates(STRATEGIES, parse(record["strategy"]), estimates))
@@ -103,6 +105,8 @@ def evaluate_on(
     if on_features != bool(extraction or dataset.dimensions):
         kinds = ("features", "images") if on_features else ("images", "features")
         raise DataError(f"{run_data['name']} has {kinds[0]}, and {dataset.name} {kinds[1]}")
+    if extraction and dataset.dimensions:
+        raise DataError(f"the run computes features of images, and {dataset.name} has no images")
     images = workspace.images(dataset, None if on_features else networks.fitting)
     if extraction:
         device = next(networks.networks[0].parameters()).device

@@ -165,9 +165,14 @@ class Task:
         pairs = ((self.images, other.images), (self.test_images, other.test_images))
         # streamed images cannot be shared: each training has its own readers
         return all(
-            not isinstance(a, LazyImages) and not isinstance(b, LazyImages) and np.array_equal(a, b)
+            not isinstance(a, LazyImages) and not isinstance(b, LazyImages) and _same_array(a, b)
             for a, b in pairs
         )
+
+
+def _same_array(a: np.ndarray, b: np.ndarray) -> bool:
+    in_place = a.shape == b.shape and a.strides == b.strides and a.ctypes.data == b.ctypes.data
+    return in_place or np.array_equal(a, b)
 
 
 class TrainingState:

@@ -159,7 +159,9 @@ def map_npz_array(path: Path, name: str) -> np.ndarray:
         fortran = np.lib.format.read_magic(file) and b"'fortran_order': True" in file.read(header)
         size = math.prod(shape) * dtype.itemsize
         available = os.fstat(file.fileno()).st_size - start - header
-        if dtype.kind not in "biuf" or header + size != member.file_size or size > available:
+        if dtype.kind not in "biuf":
+            raise ValueError(f"its array {name} must be numbers, got {dtype}")
+        if header + size != member.file_size or size > available:
             raise ValueError(f"the size of its array {name} does not match its header")
     if fortran or not size:
         with open_regular(path) as file:
