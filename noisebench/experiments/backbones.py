@@ -45,6 +45,7 @@ BACKBONES = {
         Backbone(
             "linear", "a linear layer, for features; 30,730 parameters for raw pixels", pack=56
         ),
+        Backbone("knn", "votes of the 20 nearest neighbours by cosine, for features; not trained"),
         Backbone(
             "mlp",
             "two hidden layers of 256, ReLU; one of 512 on features",

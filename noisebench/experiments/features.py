@@ -14,7 +14,8 @@ from ..errors import ConfigError
 from .backbones import NONE, TIMM, InitialWeights, canonical_backbone
 
 VERSION = 1  # of the extraction; increased when the features of the same images change
-HEADS = ("linear", "mlp")  # networks for features
+KNN = "knn"
+HEADS = ("linear", "mlp", KNN)  # networks for features
 HEAD, RECIPE = "linear", "features"  # defaults of runs on features
 
 

@@ -87,6 +87,7 @@ METHODS = {
         Method("bootstrap", "Reed et al. 2015, hard", "ce", "bootstrap(kind='hard')"),
         Method("bootstrap_soft", "Reed et al. 2015, soft", "ce", "bootstrap(kind='soft')"),
         Method("d2l", "Ma et al. 2018", "ce", "d2l"),
+        Method("ni_erm", "Zhu et al. 2024, on features with --model linear", "ce", "logistic"),
         Method("decoupling", "Malach & Shalev-Shwartz 2017", "ce", "decoupling"),
         Method("coteaching", "Han et al. 2018", "ce", "coteaching"),
         Method("coteaching_plus", "Yu et al. 2019", "ce", "coteaching_plus"),

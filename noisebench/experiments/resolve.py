@@ -26,7 +26,7 @@ from ..metrics.confident_learning import Estimates
 from ..strategies import STRATEGIES, ComputeCost, normal_strategy
 from .backbones import VERSION as INITIAL_VERSION
 from .backbones import InitialWeights, backbone_fingerprint, canonical_backbone
-from .features import HEAD, HEADS, FeatureExtraction, FeatureNetwork
+from .features import HEAD, HEADS, KNN, FeatureExtraction, FeatureNetwork
 from .features import RECIPE as FEATURE_RECIPE
 from .methods import METHODS, Method, Preset, find_method
 from .oracle import (
@@ -292,6 +292,8 @@ def resolve_run(
         raise ConfigError(f"{dataset.name} has features already: train without --features")
     if features or dataset.dimensions:
         check_head(model, strategy)
+    if model == KNN:
+        recipe = _recipe_of_knn(request, dataset, recipe, str(loss), str(strategy))
     unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)
     call, n = normal_strategy(strategy), int(manifest.in_training.sum())
     has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
@@ -328,10 +330,21 @@ def default_recipe(dataset: Dataset, *, features: bool) -> tuple[str, dict[str, 
     return (FEATURE_RECIPE, {}) if features else (dataset.recipe, dataset.augmentation)
 
 
+def _recipe_of_knn(
+    request: RunRequest, dataset: Dataset, recipe: Recipe, loss: str, strategy: str
+) -> Recipe:
+    """One epoch, since nothing is trained. Raises ConfigError for a setting without effect."""
+    if not (request.features or dataset.dimensions):
+        raise ConfigError(f"{KNN} needs features: give --features, or use another --model")
+    if (loss, strategy) != ("ce", "standard") or request.changes.get("epochs", 1) != 1:
+        raise ConfigError(f"{KNN} is not trained: loss, strategy and epochs have no effect on it")
+    return replace(recipe, epochs=1)
+
+
 def check_head(model: str, strategy: Expression) -> None:
     """Raises ConfigError if a network or a strategy cannot be trained on features."""
     if model not in HEADS:
-        raise ConfigError(f"{model} needs images: on features, --model is {' or '.join(HEADS)}")
+        raise ConfigError(f"{model} needs images: on features, --model is {', '.join(HEADS)}")
     call = normal_strategy(strategy)
     views: int = STRATEGIES[call.name].build.num_views  # type: ignore[attr-defined]
     if views > 1:

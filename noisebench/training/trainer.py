@@ -28,6 +28,7 @@ from .inference import (
     source_of,
 )
 from .networks import classifier, on_device
+from .networks.backbones import NearestNeighbours
 from .networks.factory import NetworkFactory
 from .parallel import ParallelStep, fit_to_networks, per_process_tensors
 from .state import Task, TrainingState
@@ -94,6 +95,11 @@ class Trainer:
             spread = fit_to_networks(networks, spread, task.model, batch_size)
         self.spread, self.ranks = spread, spread.ranks
         self.networks: Sequence[nn.Module] = networks
+        for network in networks:
+            if isinstance(network, NearestNeighbours):
+                network.memorize(
+                    self.train.eval_batches(), torch.from_numpy(task.labels).to(device)
+                )
         self.state = TrainingState(task, device, self.networks)
         if spread.alone:
             self.training_step = TrainingStep(self.state, self.train)

@@ -15,6 +15,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 from sklearn.datasets import load_wine
+from sklearn.neighbors import NearestNeighbors
 
 from noisebench.cli import main
 from noisebench.core.files.arrays import map_npz_array
@@ -459,3 +460,37 @@ def test_workspace_keeps_other_networks_apart(network: Path, tmp_path: Path) -> 
         for precision in ("fp32", "bf16")
     }
     assert len(identities) == 8
+
+
+def test_neighbours_vote_as_scikit_learns_and_not_on_themselves(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    x, y = wine()
+    x = (x - x.mean(0)) / x.std(0)
+    path = saved(
+        tmp_path / "wine.npz",
+        train_features=x[:120],
+        train_labels=y[:120],
+        test_features=x[120:],
+        test_labels=y[120:],
+    )
+    assert run("train", path, "--sym", 0.3, "--model", "knn", "--precision", "fp32") == 0
+    (folder,) = run_folders([Path("runs")])
+    arrays = np.load(folder.predictions)
+    given = arrays["recorded_labels"]
+    mean, std = x[:120].mean(0), x[:120].std(0)
+    rows = (x - mean) / std
+    search = NearestNeighbors(n_neighbors=21, metric="cosine").fit(rows[:120])
+    for part, queries, first in (("train", rows[:120], 1), ("test", rows[120:], 0)):
+        nearest = search.kneighbors(queries, return_distance=False)[:, first : first + 20]
+        votes = np.stack([(given[nearest] == k).sum(1) for k in range(3)], 1)
+        expected = np.log((votes + 0.1) / 20.3)
+        found = np.sort(arrays[f"{part}_log_p"], 1)
+        assert np.allclose(found, np.sort(expected, 1), atol=2e-2)
+    capsys.readouterr()
+    assert run("evaluate", folder.path, "--verify") == 0
+    for words in (("--loss", "gce"), ("--strategy", "elr"), ("--epochs", 3)):
+        assert run("train", path, "--sym", 0.3, "--model", "knn", *words) != 0
+        assert "not trained" in capsys.readouterr().err
+    assert run("train", "digits", "--sym", 0.3, "--model", "knn") != 0
+    assert "needs features" in capsys.readouterr().err

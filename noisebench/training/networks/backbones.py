@@ -5,16 +5,21 @@ which have different names here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import prod
 from typing import Any, TypeAlias
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ...errors import DataError
 
 Block: TypeAlias = Callable[[int, int, int], nn.Module]
 """inputs, outputs, stride -> a residual block"""
+
+
+_SMOOTHING = 0.1  # votes added to each class, so that no class has probability 0
 
 
 class Classifier(nn.Module):
@@ -32,6 +37,55 @@ class Classifier(nn.Module):
 def linear(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
     """A linear layer on features (N, D) or the flattened image."""
     return Classifier(nn.Sequential(nn.Flatten()), nn.Linear(prod(shape), num_classes))
+
+
+class NearestNeighbours(nn.Module):
+    """Votes of the k nearest training examples by cosine similarity: features (B, D) -> log of the
+    smoothed shares (B, K). An example does not vote on itself: of the neighbours with exactly the
+    same features, the first is left out.
+    """
+
+    keys: Tensor  # (N, D) float16, unit norm
+    labels: Tensor  # (N,)
+
+    def __init__(self, num_classes: int, dimensions: int, k: int = 20) -> None:
+        super().__init__()
+        self.num_classes, self.k = num_classes, k
+        self.register_buffer("keys", torch.empty(0, dimensions, dtype=torch.float16))
+        self.register_buffer("labels", torch.empty(0, dtype=torch.int64))
+        # the optimizer needs a parameter; this one has no gradient
+        self.unused = nn.Parameter(torch.zeros(()))
+
+    def memorize(self, features: Iterator[Tensor], labels: Tensor) -> None:
+        """Store the training examples: batches of features (n, D), and labels (N,)."""
+        self.keys = torch.cat([self._key(rows) for rows in features])
+        self.labels = labels
+
+    def _key(self, features: Tensor) -> Tensor:
+        return functional.normalize(features.float().flatten(1), dim=1).half()
+
+    def forward(self, features: Tensor) -> Tensor:
+        queries = self._key(features)
+        with torch.autocast(queries.device.type, enabled=False):
+            similarity = queries.float() @ self.keys.float().T
+        nearest = similarity.topk(min(self.k + 1, len(self.keys))).indices  # (B, k + 1)
+        itself = (self.keys[nearest] == queries[:, None]).all(2)
+        last = itself.shape[1] - 1
+        left_out = torch.where(itself.any(1), itself.int().argmax(1), last)
+        votes = functional.one_hot(self.labels[nearest], self.num_classes).float()
+        votes.scatter_(1, left_out[:, None, None].expand(-1, 1, self.num_classes), 0.0)
+        shares = votes.sum(1) + _SMOOTHING
+        return (shares / shares.sum(1, keepdim=True)).log() + 0 * self.unused
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        self.keys = state_dict[f"{prefix}keys"].to(self.keys.device)
+        self.labels = state_dict[f"{prefix}labels"].to(self.labels.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def knn(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
+    """The 20 nearest neighbours, without training."""
+    return NearestNeighbours(num_classes, prod(shape))
 
 
 def mlp(num_classes: int, shape: tuple[int, int, int]) -> nn.Module:
