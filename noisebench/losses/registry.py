@@ -9,13 +9,13 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, overload
 
 import numpy as np
 
 from ..core.expressions import AUTO, WORDS, Call, Expression, Sum, Value, terms
 from ..core.parameters import Inner, Parameter
-from ..core.registry import Registry
+from ..core.registry import F, Registry
 from ..errors import LanguageError
 from ..noise import build_noise
 
@@ -147,25 +147,45 @@ classes (symmetric in the sense of Ghosh et al. 2017).
 """
 
 
-register_loss = LOSSES.register
-"""Decorator that registers a function `log_p (N, K) -> cost (N, K)` as a loss under its name; its
-further parameters become the loss's parameters.
+@overload
+def register_loss(build: F) -> F: ...
+@overload
+def register_loss(*, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+def register_loss(build: Any = None, *, name: str = "", **facts: Any) -> Any:
+    """Decorator that registers a function as a loss, usable by its name in `--loss`, in suites and
+    in `noisebench.loss`.
 
-    @register_loss(paper="Author Year")
-    def tail(log_p, q: float = 0.5):
-        return (1 - log_p.exp()) ** q
+    The function gets log_p (N, K), the log-probabilities of K classes for N examples, and returns
+    the cost (N, K): for each example, the loss of every class as if it were the label. Its further
+    parameters become the loss's parameters.
 
-A function whose first parameter is named `loss` is a combinator: it takes a loss and returns one, a
-function from `Scores` to a cost, as in `def twice(loss): return lambda scores: 2 * loss(scores)`.
+        @register_loss(paper="Author Year")
+        def tail(log_p, q: float = 0.5):
+            return (1 - log_p.exp()) ** q
 
-Keywords: `paper`, `version`, `aliases`, `properties`. `pointwise`: the cost of a class depends on
-that class's log_p only (for a combinator, on its inner cost), which makes it cheaper. `penalty`:
-the function takes the network's parameters and returns a scalar, a term of a sum. `link`: a
-function of some of the loss's parameters that returns its map from logits to log_p. `needs`: the
-property that a combinator's inner loss must have. `optimum`: label probabilities w (..., K) and the
-loss's parameters -> p (..., K) that minimizes the expected cost, or None. `target`, of a
-combinator: the label probabilities that the inner loss is trained on in place of w.
-"""
+    A function whose first parameter is named `loss` is a combinator: it gets a loss and returns
+    one, a function from `Scores` to the cost, as in `def twice(loss): return lambda scores: 2 *
+    loss(scores)`.
+
+    Keywords:
+
+    * `name`: default the function's; `aliases`; `paper`.
+    * `version`: to be raised when results change.
+    * `properties`: by default `falls`, `equivariant` and `nonnegative`; `constant_sum` if the costs
+      of all classes have a constant sum. `needs`: the property that a combinator's inner loss must
+      have.
+    * `pointwise`: the cost of a class depends only on the log_p of that class (for a combinator, on
+      its inner cost), which makes it cheaper.
+    * `penalty`: the function gets the network's parameters and returns a scalar, a term of a sum.
+    * `link`: a function of some of the loss's parameters that returns its map from logits to log_p.
+    * `optimum`: label probabilities w (..., K) and the loss's parameters -> p (..., K) that
+      minimizes the expected cost, or None; `target`, of a combinator: the label probabilities that
+      the inner loss is trained on in place of w.
+
+    Returns the function unchanged. Raises LanguageError for a name that exists or is not letters,
+    digits and _.
+    """
+    return LOSSES.register(build, name=name, **facts)
 
 
 def build_loss(

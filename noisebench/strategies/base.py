@@ -13,11 +13,11 @@ Shapes: B = batch, N = training set, K classes; index (B,) contains positions in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias, overload
 
-from ..core.registry import Registry
+from ..core.registry import F, Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -60,21 +60,44 @@ STRATEGIES = Registry("strategy", "strategies", properties=("proper",))
 negative.
 """
 
-register_strategy = STRATEGIES.register
-"""Decorator that registers a dataclass derived from `Strategy`; its fields become the strategy's
-parameters.
 
-    @register_strategy(name="halve", cost=ComputeCost(1, 1))
-    @dataclass
-    class Halve(Strategy):
-        share: float = 0.5
+@overload
+def register_strategy(build: F) -> F: ...
+@overload
+def register_strategy(*, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+def register_strategy(build: Any = None, *, name: str = "", **facts: Any) -> Any:
+    """Decorator that registers a dataclass derived from `Strategy`, usable by its name in
+    `--strategy` and in suites.
 
-Keywords: `name`, `paper`, `version`, `aliases`, `properties`; `cost`, its ComputeCost;
-`disabled_form`, its text with parameters that make it plain training bit for bit;
-`per_class_memory`, that it stores a number for each class of each example; `fill_defaults`, a
-function
-from the given parameters to all of them.
-"""
+    Its fields become the strategy's parameters. Its hooks get a `Batch` of B examples and the
+    networks' outputs, with log_p (B, K) and cost (B, K) of each network and view: `supervise`
+    returns the targets, classes (B,) or probabilities (B, K), and the sample weights (B,) of each
+    network; `regularizer` returns a scalar or None. `Strategy` describes all hooks.
+
+        @register_strategy(paper="Author Year")
+        @dataclass
+        class Confident(Strategy):
+            least: float = 0.5
+
+            def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+                p = outputs[0][0].log_p.detach().exp()  # first network, first view: (B, K)
+                given = p.gather(1, batch.labels[:, None])[:, 0]
+                return [Supervision(batch.targets, (given >= self.least).to(p.dtype))]
+
+    Keywords:
+
+    * `name`: default the class's; `aliases`; `paper`.
+    * `version`: to be raised when results change.
+    * `properties`: by default `proper`: targets are probabilities, weights are not negative.
+    * `cost`: its `ComputeCost`.
+    * `disabled_form`: its text with parameters that make it plain training, bit for bit.
+    * `per_class_memory`: whether it stores a number for each class of each example.
+    * `fill_defaults`: a function from the given parameters to all of them.
+
+    Returns the class unchanged. Raises LanguageError for a name that exists or is not letters,
+    digits and _.
+    """
+    return STRATEGIES.register(build, name=name, **facts)
 
 
 @dataclass(frozen=True)
