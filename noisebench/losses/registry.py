@@ -28,7 +28,7 @@ TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
 _FEW = 2**14
 _TINY = 1e-300  # floor before the logarithm; float64
-_LEAST = 1e-37  # float32's smallest sum whose inverse is finite
+_LEAST = 1e-37  # the smallest float32 sum whose inverse is finite
 
 
 def at_loss_precision(values: Tensor, logits: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def log_softmax(logits: Tensor) -> Tensor:
     """The default link, logits (N, K) -> log_p: float32 whatever the autocast dtype (float64 for
     float64 logits).
     """
-    # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce
-    # multiplies that by -A = 9.21.
+    # Computed in float64: in float32 the error is 6e-8 where p is near 1, and rce multiplies it by
+    # -A = 9.21.
     return at_loss_precision(logits.double().log_softmax(1), logits)
 
 
@@ -66,13 +66,13 @@ def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
 
     compiled = is_compiling()
     if logits.dtype == float64 or (logits.numel() < _FEW and not compiled):
-        # A small batch takes less time in one call in float64 than in seven in float32.
+        # For a small batch one call in float64 is faster than seven in float32.
         log_p = -cross_entropy(logits.double(), classes.squeeze(1), reduction="none").unsqueeze(1)
         return at_loss_precision(log_p, logits)
-    logits = logits.float()  # by the odds of all the others, which cancel nothing
+    logits = logits.float()  # from the odds of all other classes, without cancellation
     largest = logits.detach().amax(1, keepdim=True)
     odds = (logits - largest).exp()
-    # A compiler melts a mask into the sum, but not a scatter, which alone is the cheaper.
+    # The compiler fuses a mask into the sum, but not a scatter, which is cheaper in eager mode.
     others = (
         odds.masked_fill(classes == arange(odds.shape[1], device=odds.device), 0)
         if compiled
@@ -84,7 +84,7 @@ def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def unchanged(log_p: Tensor) -> Tensor:
-    """The default transform."""
+    """Returns log_p unchanged, the default transform."""
     return log_p
 
 
@@ -121,11 +121,11 @@ class Scores:
 
     @property
     def all_classes(self) -> Scores:
-        """The same with all classes requested."""
+        """A copy with all classes requested."""
         return self if self.classes is None else replace(self, classes=None)
 
     def with_log_p(self, change: TensorMap) -> Scores:
-        """The same with a further change of log_p."""
+        """Returns a copy with a further change of log_p."""
         return replace(self, transform=lambda log_p: change(self.transform(log_p)))
 
 
@@ -234,7 +234,7 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
     name = expression.name
     if is_penalty(expression):
         raise LanguageError(
-            f"{name} is a penalty on the network's parameters: add it to the whole "
+            f"{name} is a penalty on the network's parameters: add it to the outermost "
             f"loss, as in ce + {expression}"
         )
     values: dict[str, Any] = dict(expression.kwargs)

@@ -22,7 +22,7 @@ from ..core.registry import F, Registry
 if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch.nn import Module
-else:  # torch takes a second to import, and the registry needs none of it
+else:  # importing torch takes a second, and the registry does not need it
     Generator = Module = Tensor = Any
 
 __all__ = [
@@ -128,7 +128,7 @@ class ComputeCost:
     """The compute of a strategy, in passes for each example and epoch; CE has one forward and one
     backward pass.
 
-    forward: forward passes, with those without gradient; full_set: those of them over the whole
+    forward: forward passes, including those without gradient; full_set: those of them over the full
     training set between epochs; backward: backward passes; note: what these numbers do not include.
     """
 
@@ -147,7 +147,7 @@ class ComputeCost:
     def __str__(self) -> str:
         text = f"{self.forward:g} forward"
         if self.full_set:
-            text += f" ({self.full_set:g} of them over the whole set after each epoch)"
+            text += f" ({self.full_set:g} of them over the full set after each epoch)"
         text += f", {self.backward:g} backward"
         return f"{text}; {self.note}" if self.note else text
 
@@ -226,14 +226,15 @@ class Networks(Protocol):
 
 
 class FullTrainingSet(Networks, Protocol):
-    """The networks and the whole training set between epochs, without augmentation, in the order of
+    """The networks and the full training set between epochs, without augmentation, in the order of
     the index.
     """
 
     def log_p(self, network: int = 0) -> Tensor:
         """Returns log_p (N, K) of one network. Raises RunFailed if it is not finite."""
 
-    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
+    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
+        """Returns the penultimate features (N, D) of one network; with index (n,), (n, D)."""
 
     def restart(self) -> None:
         """Replaces the networks by new ones, with a new optimizer and the learning rate schedule
@@ -308,7 +309,7 @@ class Strategy:
         return None
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        """(e) Update the state after an epoch (counted from 1), with predictions for the whole
+        """(e) Update the state after an epoch (counted from 1), with predictions for the full
         training set: fit a model, remove examples, restore weights.
         """
 
@@ -392,12 +393,13 @@ def consistency(first: Tensor, second: Tensor) -> Tensor:
 
 
 Average: TypeAlias = dict[str, Tensor]
-"""A network's weights averaged over its steps, to predict with. Tarvainen & Valpola 2017."""
+"""Moving average of a network's weights over its steps, for predictions. Tarvainen & Valpola 2017.
+"""
 
 
 def follow(average: Average, network: Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, in place: parameters and floating-point
-    buffers; counts are copied. An empty average becomes the network.
+    """Updates in place average <- decay * average + (1 - decay) * network, for parameters and
+    floating-point buffers; integer buffers are copied. An empty average becomes the network.
     """
     state = {name: value.detach() for name, value in network.state_dict().items()}
     if not average:
