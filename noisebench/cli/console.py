@@ -311,8 +311,11 @@ class TaskProgress:
             self._draw(text, operation)
         elif not self._timer and now - self._printed > _EVERY:
             self._printed = now
-            counts = (" ".join((name, one.count)) for name, one in self._operations.items())
-            say("; ".join(map(str.rstrip, counts)))
+            lines = (
+                f"{name}: {one.count}" if one.total else name
+                for name, one in self._operations.items()
+            )
+            say("; ".join(lines))
 
     def _show(self) -> None:
         with self._lock:

@@ -195,10 +195,10 @@ def test_an_error_ends_the_operations_within(
     tell("planning", 2, 3, "runs")
     tell("", 0, 0, "")
     assert capsys.readouterr().err.splitlines() == [
-        "planning 0 of 3 runs; reading 0 of 5,000 images",
-        "planning 1 of 3 runs",
-        "planning 1 of 3 runs; downloading 0.5 of 2.0 MB",
-        "planning 2 of 3 runs",
+        "planning: 0 of 3 runs; reading: 0 of 5,000 images",
+        "planning: 1 of 3 runs",
+        "planning: 1 of 3 runs; downloading: 0.5 of 2.0 MB",
+        "planning: 2 of 3 runs",
     ]
 
 
