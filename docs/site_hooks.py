@@ -96,6 +96,9 @@ def command_line() -> str:
         "Exit codes: 0 success; 1 a bug; 2 wrong input; 3 a run failed; 4 a check found a "
         "regression; 5 a check cannot decide; 130 interrupted. Results go to stdout, progress and "
         "warnings to stderr; with `--json` stdout is one JSON document.",
+        "On a terminal, everything that takes longer than about a second shows a progress bar, "
+        "which is erased at the end. Elsewhere, what takes longer than ten seconds prints a line "
+        "at most every ten seconds. `noisebench --quiet` hides both.",
         "## noisebench",
         *options_of(group, "Global options"),
     ]

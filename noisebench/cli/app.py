@@ -18,7 +18,7 @@ import typer.main
 from ..core.plugins import load_plugins
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
-from .console import say
+from .console import TaskProgress, say
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
@@ -121,7 +121,11 @@ def before(
             f"noisebench {name} without torchrun",
         )
     )
-    context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)
+    progress = TaskProgress()
+    context.call_on_close(progress.close)
+    context.obj = Globals(
+        workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose, progress
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

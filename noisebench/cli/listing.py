@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.progress import track
 from .completion import completing
 from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
@@ -406,7 +407,9 @@ def _trackers(options: Globals) -> Rows:
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
     patterns = ("*.csv", "*.csv.gz", "*.parquet")
-    return [_manifest(path) for path in sorted(chain(*map(folder.glob, patterns)))]
+    paths = sorted(chain(*map(folder.glob, patterns)))
+    reported = track(paths, "reading manifests", options.tell, total=len(paths), unit="manifests")
+    return [_manifest(path) for path in reported]
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -438,7 +441,8 @@ def _runs(options: Globals) -> Rows:
     from ..runs.folder import run_folders
 
     folder, rows = options.workspace / "runs", list[dict[str, Any]]()
-    for run in run_folders([folder]) if folder.is_dir() else []:
+    runs = run_folders([folder]) if folder.is_dir() else []
+    for run in track(runs, "reading runs", options.tell, total=len(runs), unit="runs"):
         status, test_acc, owner = run.status(), None, None
         if status == "done":
             try:

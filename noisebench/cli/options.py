@@ -15,12 +15,13 @@ import typer
 import typer.core
 
 from ..core.expressions import Call
+from ..core.progress import ProgressCallback, silent
 from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
 from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
 from ..noise.conventions import find_convention
 from .completion import OF_OPTION
-from .console import DownloadProgress, say
+from .console import TaskProgress, say
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -217,6 +218,12 @@ class Globals:
     plugins: tuple[str, ...]
     quiet: bool
     verbose: bool
+    progress: TaskProgress = field(default_factory=TaskProgress)
+
+    @property
+    def tell(self) -> ProgressCallback:
+        """Receives the progress of operations."""
+        return silent if self.quiet else self.progress
 
     def open(self, workers: int | None = None) -> Workspace:
         """Load the plugins and open the workspace; workers: processes that load streamed images."""
@@ -229,7 +236,7 @@ class Globals:
             self.data_dir,
             offline=self.offline,
             workers=workers,
-            tell=DownloadProgress(quiet=self.quiet),
+            tell=self.tell,
         )
 
     def open_logger(self, names: Iterable[str]) -> RunLogger:

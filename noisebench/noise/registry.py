@@ -17,6 +17,7 @@ import numpy as np
 
 from ..core.expressions import Call, Expression, Value, parse
 from ..core.parameters import OneOf
+from ..core.progress import ProgressCallback
 from ..core.registry import Entry, F, Registry
 from ..errors import LanguageError, UnknownName
 from ..metrics.predictions import Teaching
@@ -89,8 +90,11 @@ def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
 
 class NoiseInputs(Protocol):
     """Inputs of a noise other than the true labels: the images, a teacher's predictions, label
-    files.
+    files. `tell` receives the progress.
     """
+
+    @property
+    def tell(self) -> ProgressCallback: ...
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
         """Returns a function from examples (n,) to their images (n, H, W, C), uint8."""

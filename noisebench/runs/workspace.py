@@ -13,13 +13,13 @@ import numpy as np
 
 from ..core.files.atomic import write_text
 from ..core.files.untrusted import read_text
+from ..core.progress import ProgressCallback, silent
 from ..datasets import (
     Dataset,
     Fitting,
     Images,
     Labels,
     LazyImages,
-    ProgressCallback,
     check_arrays,
     check_files,
     describe_fitting,
@@ -28,7 +28,6 @@ from ..datasets import (
     images_fingerprint,
     read_images,
     read_labels,
-    silent,
     split_column,
 )
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
@@ -61,7 +60,7 @@ class Workspace:
         tell: ProgressCallback = silent,
     ) -> None:
         """workers: processes that read streamed images ahead of the training, None: one per core;
-        tell: called with the progress of a download.
+        tell: receives the progress.
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self.manifests, self.runs = self.root / "manifests", self.root / "runs"

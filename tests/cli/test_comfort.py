@@ -1,22 +1,32 @@
-"""The comforts of the command line: options of plugins, the schema of suite files, completion."""
+"""The comforts of the command line: options of plugins, the schema of suite files, completion,
+progress.
+"""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from noisebench.cli import main
+from noisebench.cli import console, main
+from noisebench.datasets import Fitting
 from noisebench.experiments.recipes import RECIPE_FIELDS
-from noisebench.experiments.suite import packaged_suites
+from noisebench.experiments.suite import Suite, packaged_suites
 from noisebench.experiments.suite_file import Defaults
+from noisebench.labels.build import LabelRequest
+from noisebench.runs.queue import plan_suite
+from noisebench.runs.workspace import Workspace
 from tests.support.pages import ROOT
 
 NOISE = '''
@@ -106,3 +116,145 @@ def test_bash_completes_names(place: Path, words: str, name: str) -> None:
     )
     assert name in done.stdout.split(), done.stderr
     assert done.stderr == ""
+
+
+# Progress
+
+
+class Reports:
+    """A `ProgressCallback` that checks that operations are nested and counts rise to the total."""
+
+    def __init__(self) -> None:
+        self.open: list[tuple[str, int, int, str]] = []
+        self.ended: list[tuple[str, int, str]] = []
+
+    def __call__(self, text: str, done: int, total: int, unit: str) -> None:
+        if not text:
+            name, done, total, unit = self.open.pop()
+            assert done == total
+            self.ended.append((name, total, unit))
+        elif self.open and self.open[-1][0] == text:
+            _, before, *of = self.open.pop()
+            assert before <= done <= total and of == [total, unit]
+            self.open.append((text, done, total, unit))
+        else:
+            assert done == 0 and total > 0
+            self.open.append((text, done, total, unit))
+
+
+def test_what_lasts_reports_counts_that_rise_to_the_total(place: Path) -> None:
+    for part, count in (("train", 24), ("test", 6)):
+        for number in range(count):
+            pixels = np.random.default_rng([count, number]).integers(0, 256, (8, 8, 3), np.uint8)
+            path = place / "set" / part / f"class{number % 3}" / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(path)
+    tell = Reports()
+    workspace = Workspace(place, offline=True, tell=tell)
+    dataset = workspace.dataset("set")
+    workspace.make(dataset, LabelRequest("pdn(rate=0.3)", subset=12))
+    workspace.images(dataset, Fitting(6, 6))
+    digits = workspace.images(workspace.dataset("digits"), Fitting(6, 6))
+    suite = Suite.model_validate({"defaults": {"dataset": "set"}, "matrix": {"noise": ["sym 0.2"]}})
+    plan_suite(workspace, suite)
+    assert tell.open == []
+    ended = [(total, unit) for _, total, unit in tell.ended]
+    for count in (12, 24, 6, len(digits.train_labels)):
+        assert (count, "images") in ended
+    assert (1, "runs") in ended
+
+
+def test_off_a_terminal_progress_is_lines_on_stderr_and_quiet_hides_them(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ["corrupt", "digits", "--idn", "0.3", "--force"]
+    assert main(["--quiet", *command]) == 0
+    quiet = capsys.readouterr()
+    assert main(command) == 0
+    short = capsys.readouterr()
+    monkeypatch.setattr(console, "_EVERY", 0.0)  # as if each report came after ten seconds
+    assert main(command) == 0
+    long = capsys.readouterr()
+    assert main(["--quiet", *command]) == 0
+    assert capsys.readouterr() == quiet
+    assert quiet.out == short.out == long.out
+    assert "images" not in quiet.err + short.err
+    assert len(re.findall(r" of [\d,]+ images$", long.err, re.MULTILINE)) > 1
+
+
+def test_an_error_ends_the_operations_within(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_EVERY", 0.0)
+    tell = console.TaskProgress()
+    tell("planning", 0, 3, "runs")
+    tell("reading", 0, 5_000, "images")  # fails
+    tell("planning", 1, 3, "runs")
+    tell("downloading", 500_000, 2_000_000, "bytes")
+    tell("", 0, 0, "")
+    tell("planning", 2, 3, "runs")
+    tell("", 0, 0, "")
+    assert capsys.readouterr().err.splitlines() == [
+        "planning: 0 of 3 runs; reading: 0 of 5,000 images",
+        "planning: 1 of 3 runs",
+        "planning: 1 of 3 runs; downloading: 0.5 of 2.0 MB",
+        "planning: 2 of 3 runs",
+    ]
+
+
+SLOW = """
+import time
+from noisebench.cli import console
+from noisebench.core.progress import track
+console._DELAY = 0.0
+tell = console.TaskProgress()
+for _ in track(range(2), "planning", tell, total=2, unit="runs"):
+    for _ in track(range(20), "reading", tell, total=20, unit="images"):
+        time.sleep(0.05)
+    console.say("a warning")
+print("data")
+"""
+
+
+def _screen(written: str) -> list[str]:
+    """The lines of a terminal after it has received some text."""
+    lines, row, column = [""], 0, 0
+    for control, text in re.findall(r"(\x1b\[[?\d;]*[a-zA-Z]|[\r\n])|([^\x1b\r\n]+)", written):
+        if control == "\r":
+            column = 0
+        elif control == "\n":
+            row, lines = row + 1, [*lines, ""]
+        elif control.endswith("A"):
+            row -= int(control[2:-1])
+        elif control.endswith("K"):
+            lines[row] = ""
+        elif text:
+            before = lines[row].ljust(column)
+            lines[row] = before[:column] + text + before[column + len(text) :]
+            column += len(text)
+    return [line.rstrip() for line in lines if line.strip()]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no pseudo-terminals")
+@pytest.mark.parametrize("columns", [40, 80])
+def test_on_a_terminal_a_bar_is_drawn_and_erased(columns: int) -> None:
+    terminal, stderr = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm"},
+    )
+    os.close(stderr)
+    written = b""
+    with suppress(OSError):  # on Linux the end
+        while part := os.read(terminal, 1 << 16):
+            written += part
+    os.close(terminal)
+    out, _ = process.communicate(timeout=60)
+    drawn = written.decode()
+    assert (process.returncode, out) == (0, "data\n")
+    assert "of 2 runs" in drawn and "of 20 images" in drawn
+    assert _screen(drawn) == ["a warning", "a warning"]
+    assert drawn.rindex("\x1b[?25h") > drawn.rindex("\x1b[?25l")  # the cursor is shown again
