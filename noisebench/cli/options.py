@@ -59,7 +59,7 @@ class Command(typer.core.TyperCommand):
             flag, equals, value = word.partition("=")
             new = RENAMED.get(flag)
             if new in flags and flag not in flags:
-                say(f"{flag} is now {new}")
+                say(f"{flag} is now {new}", quiet=ctx.resilient_parsing)
                 words[index] = f"{new}{equals}{value}"
         return super().parse_args(ctx, words)
 

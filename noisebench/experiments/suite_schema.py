@@ -8,7 +8,8 @@ from typing import Any
 from ..datasets import FITS
 from ..labels.build import VAL_SPLITS
 from .recipes import LIMITS, RECIPE_FIELDS, option_name
-from .suite import _NUMBERS, AXES, Suite
+from .suite import Suite
+from .suite_file import AXES, NUMERIC_AXES
 
 _FACTS: dict[str, dict[str, Any]] = {
     "dataset": {"description": "A data set's name, a .npz, a folder or a streamed set."},
@@ -53,7 +54,7 @@ def suite_schema() -> dict[str, Any]:
             properties[name] |= _FACTS[name]
     axes = {}
     for axis in AXES:
-        one = {"type": "integer" if axis in _NUMBERS else "string"}
+        one = {"type": "integer" if axis in NUMERIC_AXES else "string"}
         several = {"type": "array", "items": one, "minItems": 1}
         axes[axis] = {**_FACTS[axis], "anyOf": [one, several]}
     suite["properties"]["matrix"] = {
