@@ -283,10 +283,7 @@ class RecipeOptions(Options):
         options = super().parameters()
         for name, value in RECIPE_FIELDS.items():
             facts = value.metadata
-            bounds = {end: facts[end] for end in ("min", "max") if end in facts}
-            declared = option(
-                "Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"], **bounds
-            )
+            declared = option("Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"])
             options[name] = _registered(option_name(name), RECIPE_TYPES[name], declared)
         return options
 

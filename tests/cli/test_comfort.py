@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +17,15 @@ import pytest
 import yaml
 
 from noisebench.cli import main
-from noisebench.experiments.recipes import RECIPE_FIELDS
+from noisebench.errors import ConfigError
+from noisebench.experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
+from noisebench.experiments.suite import read_suites
 from noisebench.experiments.suite_file import Defaults, packaged_suites
+from noisebench.experiments.suite_schema import suite_schema
 from noisebench.losses import LOSSES
 from noisebench.noise import NOISES
 from noisebench.strategies import STRATEGIES
+from tests.conftest import Case
 from tests.support.pages import ROOT
 
 NOISE = '''
@@ -64,6 +71,48 @@ def test_list_schema_accepts_our_suites_and_refuses_what_the_code_refuses(
         assert not validator.is_valid({"version": 1, "suites": {"a": suite}}), wrong
     for matrix in ({}, {"noises": "sym 0.4"}, {"noise": 3}, {"subset": "3"}, {"noise": []}):
         assert not validator.is_valid({"version": 1, "suites": {"a": {"matrix": matrix}}}), matrix
+
+
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "const")
+
+
+def bounds_in(schema: Any) -> Iterator[float]:
+    """All bounds in a part of a schema."""
+    for word, part in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if word in BOUNDS:
+            yield part
+        elif isinstance(part, dict | list):
+            yield from bounds_in(part)
+
+
+def test_the_schema_and_the_reader_accept_the_same_values_at_the_bounds(
+    tmp_path: Path, case: Case
+) -> None:
+    schema = suite_schema()
+    validator: Any = jsonschema.Draft202012Validator(schema)
+    properties = schema["$defs"]["Defaults"]["properties"]
+    bounds = {name: {*bounds_in(facts)} for name, facts in properties.items()}
+    unbounded = {name for name, values in bounds.items() if not values}
+    numeric = {name for name, kind in RECIPE_TYPES.items() if kind in (int, float)}
+    assert not {option_name(name) for name in numeric} & unbounded
+    path = tmp_path / "suites.yaml"
+    for name, bound in ((name, bound) for name, values in bounds.items() for bound in values):
+        is_float = {"type": "number"} in properties[name].get("anyOf", ())
+        below, above = bound - 1, bound + 1
+        if is_float:
+            below, above = math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf)
+        for value in (below, bound, above):
+            with case(name=name, value=value):
+                settings = {"nesterov": False, name: [value] if name == "seeds" else value}
+                readable = []
+                for dataset in ("digits", "imagenet"):  # some settings are for streamed sets only
+                    suite = {"matrix": {"noise": "sym 0.4"}, "defaults": settings}
+                    document = {"version": 1, "suites": {"a": suite}}
+                    settings["dataset"] = dataset
+                    path.write_text(yaml.safe_dump(document))
+                    with suppress(ConfigError):
+                        readable += read_suites(path)
+                assert validator.is_valid(document) == bool(readable)
 
 
 COMPLETE = """
