@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +19,7 @@ import typer.main
 from ..core.plugins import load_plugins
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
+from .completion import silent
 from .console import TaskProgress, say
 from .corrupt import corrupt
 from .evaluate import evaluate
@@ -37,8 +39,9 @@ class Group(typer.core.TyperGroup):
     """The commands, with the options of the noises that plugins add."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if (plugins := ctx.params.get("plugin")) and not ctx.resilient_parsing:
-            load_plugins(plugins)
+        if plugins := ctx.params.get("plugin"):
+            with silent() if ctx.resilient_parsing else nullcontext():  # shell completion
+                load_plugins(plugins)
             declare_options()
             self.commands = typer.main.get_group(app).commands
         return super().resolve_command(ctx, args)

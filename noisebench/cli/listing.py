@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.progress import track
-from .completion import completing
+from .completion import OF_ARGUMENT, completing
 from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
 
@@ -35,14 +35,19 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            autocompletion=completing(lambda root: (*_KINDS, "schema")),
+            autocompletion=completing(lambda ctx, incomplete: (*_KINDS, "schema")),
             help="Kind: losses noises conventions strategies methods datasets models recipes "
             "suites metrics figures published trackers "
             "manifests runs env schema.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show all facts about this name.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=OF_ARGUMENT["NAME"],
+            help="Show all facts about this name.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -351,7 +356,8 @@ def _suites(options: Globals) -> Rows:
     """images: number of training images over all epochs, in epochs of CE; takes: measured runtime
     and machine.
     """
-    from ..experiments.suite import expand, images_of, read_suites, suite_files
+    from ..experiments.suite import expand, images_of, read_suites
+    from ..experiments.suite_file import suite_files
 
     suites = {
         name: (suite, path)

@@ -60,7 +60,7 @@ class Command(typer.core.TyperCommand):
             flag, equals, value = word.partition("=")
             new = RENAMED.get(flag)
             if new in flags and flag not in flags:
-                say(f"{flag} is now {new}")
+                say(f"{flag} is now {new}", quiet=ctx.resilient_parsing)
                 words[index] = f"{new}{equals}{value}"
         return super().parse_args(ctx, words)
 
@@ -290,10 +290,7 @@ class RecipeOptions(Options):
         options = super().parameters()
         for name, value in RECIPE_FIELDS.items():
             facts = value.metadata
-            bounds = {end: facts[end] for end in ("min", "max") if end in facts}
-            declared = option(
-                "Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"], **bounds
-            )
+            declared = option("Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"])
             options[name] = _registered(option_name(name), RECIPE_TYPES[name], declared)
         return options
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -154,7 +153,7 @@ def logitclip(
             logits = (logits * (tau / length)).where(length > 1 / tau, logits)
         else:
             logits = logits * (tau / length).clamp_max(1)
-        return loss(replace(scores, logits=logits))
+        return loss(Scores(logits, scores.link, scores.transform, scores.classes))
 
     return clipped
 

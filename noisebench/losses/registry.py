@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, overload
 
 import numpy as np
@@ -96,6 +96,8 @@ class Scores:
     classes (N, 1): compute the cost of these classes only, which is cheaper; None for all.
     """
 
+    # changed by calls of Scores, since dataclasses.replace breaks a graph that torch 2.6 compiles
+
     logits: Tensor
     link: TensorMap = log_softmax
     transform: TensorMap = unchanged
@@ -122,11 +124,13 @@ class Scores:
     @property
     def all_classes(self) -> Scores:
         """A copy with all classes requested."""
-        return self if self.classes is None else replace(self, classes=None)
+        return self if self.classes is None else Scores(self.logits, self.link, self.transform)
 
     def with_log_p(self, change: TensorMap) -> Scores:
         """Returns a copy with a further change of log_p."""
-        return replace(self, transform=lambda log_p: change(self.transform(log_p)))
+        return Scores(
+            self.logits, self.link, lambda log_p: change(self.transform(log_p)), self.classes
+        )
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
@@ -262,7 +266,7 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
         link = make_link(**{key: values[key] for key in names if key in values})
 
     def cost(scores: Scores) -> Tensor:
-        linked = replace(scores, link=link) if link else scores
+        linked = Scores(scores.logits, link, scores.transform, scores.classes) if link else scores
         return scores.select(build(linked.log_p, **values))
 
     return cost

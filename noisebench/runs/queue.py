@@ -23,7 +23,6 @@ from ..experiments.oracle import mask_true_values
 from ..experiments.recipes import fitting_of
 from ..experiments.resolve import RunConfig
 from ..experiments.suite import (
-    AXES,
     Suite,
     SuiteRun,
     expand,
@@ -31,6 +30,7 @@ from ..experiments.suite import (
     request_of,
     select_matching,
 )
+from ..experiments.suite_file import AXES
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
 from ..losses import LOSSES

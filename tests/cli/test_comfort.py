@@ -5,10 +5,12 @@ progress.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,18 @@ from PIL import Image
 
 from noisebench.cli import console, main
 from noisebench.datasets import Fitting
-from noisebench.experiments.recipes import RECIPE_FIELDS
-from noisebench.experiments.suite import Suite, packaged_suites
-from noisebench.experiments.suite_file import Defaults
+from noisebench.errors import ConfigError
+from noisebench.experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
+from noisebench.experiments.suite import Suite, read_suites
+from noisebench.experiments.suite_file import Defaults, packaged_suites
+from noisebench.experiments.suite_schema import suite_schema
 from noisebench.labels.build import LabelRequest
+from noisebench.losses import LOSSES
+from noisebench.noise import NOISES
 from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
+from noisebench.strategies import STRATEGIES
+from tests.conftest import Case
 from tests.support.pages import ROOT
 
 NOISE = '''
@@ -74,48 +82,169 @@ def test_list_schema_accepts_our_suites_and_refuses_what_the_code_refuses(
         assert not validator.is_valid({"version": 1, "suites": {"a": {"matrix": matrix}}}), matrix
 
 
-@pytest.mark.parametrize(
-    ("words", "name"),
-    [
-        ("train --loss gc", "gce"),
-        ("train --strategy elr", "elr"),
-        ("train --method gc", "gce"),
-        ("corrupt digi", "digits"),
-        ("corrupt --convention p", "patrini2017"),
-        ("corrupt --map cifar10-t", "cifar10-two-way"),
-        ("train --model ml", "mlp"),
-        ("train --recipe ap", "apl"),
-        ("run smo", "smoke"),
-        ("report --metric la", "last"),
-        ("report --figure los", "loss"),
-        ("train --log-to wa", "wandb"),
-        ("list sche", "schema"),
-        ("train --manifest man", "manifests/a.csv"),
-        ("evaluate runs/o", "runs/one"),
-    ],
-)
-def test_bash_completes_names(place: Path, words: str, name: str) -> None:
-    Path("runs/one").mkdir(parents=True)
-    Path("manifests").mkdir()
-    Path("manifests/a.csv").touch()
-    code = (
-        "import sys; sys.argv = ['noisebench']\nfrom noisebench.cli import main\n"
-        "try: main()\nfinally: assert 'torch' not in sys.modules"
-    )
-    asked = {
-        "_NOISEBENCH_COMPLETE": "complete_bash",
-        "COMP_WORDS": f"noisebench {words}",
-        "COMP_CWORD": str(len(words.split())),
-    }
+BOUNDS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "const")
+
+
+def bounds_in(schema: Any) -> Iterator[float]:
+    """All bounds in a part of a schema."""
+    for word, part in schema.items() if isinstance(schema, dict) else enumerate(schema):
+        if word in BOUNDS:
+            yield part
+        elif isinstance(part, dict | list):
+            yield from bounds_in(part)
+
+
+def test_the_schema_and_the_reader_accept_the_same_values_at_the_bounds(
+    tmp_path: Path, case: Case
+) -> None:
+    schema = suite_schema()
+    validator: Any = jsonschema.Draft202012Validator(schema)
+    properties = schema["$defs"]["Defaults"]["properties"]
+    bounds = {name: {*bounds_in(facts)} for name, facts in properties.items()}
+    unbounded = {name for name, values in bounds.items() if not values}
+    numeric = {name for name, kind in RECIPE_TYPES.items() if kind in (int, float)}
+    assert not {option_name(name) for name in numeric} & unbounded
+    path = tmp_path / "suites.yaml"
+    for name, bound in ((name, bound) for name, values in bounds.items() for bound in values):
+        is_float = {"type": "number"} in properties[name].get("anyOf", ())
+        below, above = bound - 1, bound + 1
+        if is_float:
+            below, above = math.nextafter(bound, -math.inf), math.nextafter(bound, math.inf)
+        for value in (below, bound, above):
+            with case(name=name, value=value):
+                settings = {"nesterov": False, name: [value] if name == "seeds" else value}
+                readable = []
+                for dataset in ("digits", "imagenet"):  # some settings are for streamed sets only
+                    suite = {"matrix": {"noise": "sym 0.4"}, "defaults": settings}
+                    document = {"version": 1, "suites": {"a": suite}}
+                    settings["dataset"] = dataset
+                    path.write_text(yaml.safe_dump(document))
+                    with suppress(ConfigError):
+                        readable += read_suites(path)
+                assert validator.is_valid(document) == bool(readable)
+
+
+COMPLETE = """
+import contextlib, io, json, os, sys
+from noisebench.cli import main
+
+sys.argv = ["noisebench"]
+answers = []
+for words in json.load(sys.stdin):
+    os.environ |= {"COMP_WORDS": f"noisebench {words}", "COMP_CWORD": str(len(f"{words}|".split()))}
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        try:
+            code = main()
+        except SystemExit as end:
+            code = end.code
+    answers.append([code, out.getvalue().split()])
+assert "torch" not in sys.modules
+print(json.dumps(answers))
+"""
+
+
+def completions(*lines: str) -> list[set[str]]:
+    """What bash offers at the end of each command line. Nothing may be printed besides."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, **asked},
+        [sys.executable, "-c", COMPLETE],
+        env={**os.environ, "_NOISEBENCH_COMPLETE": "complete_bash"},
+        input=json.dumps(lines),
         capture_output=True,
         text=True,
-        check=False,
+        check=True,
     )
-    assert name in done.stdout.split(), done.stderr
     assert done.stderr == ""
+    answers = json.loads(done.stdout)
+    assert [code for code, _ in answers] == [0] * len(lines)
+    return [set(names) for _, names in answers]
+
+
+@pytest.fixture
+def workspace(place: Path) -> Path:
+    Path("runs/one").mkdir(parents=True)
+    Path("manifests").mkdir()
+    for name in ("manifests/a.csv", "results.csv", "notes.txt"):
+        Path(name).touch()
+    return place
+
+
+def test_bash_completes_names(workspace: Path, subtests: pytest.Subtests) -> None:
+    cases = {
+        "train --loss gc": {"gce"},
+        "train --strategy elr_": {"elr_plus"},
+        "train --method gce_": {"gce_tuned"},
+        "corrupt digi": {"digits"},
+        "corrupt --convention patrini": {"patrini2017"},
+        "corrupt --map cifar10-t": {"cifar10-two-way"},
+        "train --model ml": {"mlp"},
+        "train --init-weights ": {"none", "pretrained", "runs/one"},
+        "train --recipe ap": {"apl"},
+        "run smo": {"smoke"},
+        "run --filter lo": {"loss="},
+        "report --filter ep": {"epochs="},
+        "report --metric las": {"last"},
+        "report --metric best,las": {"best,last"},
+        "report --figure los": {"loss"},
+        "report --rows see": set(),
+        "report --rows dat": {"dataset"},
+        "report --cols noise,mod": {"noise,model"},
+        "report --published cifar": {"cifar-n"},
+        "report ": {"manifests", "results.csv", "runs", "runs/one"},
+        "report manifests/": {"manifests/a.csv"},
+        "train --log-to wa": {"wandb"},
+        "list sche": {"schema"},
+        "list metrics las": {"last"},
+        "list runs ": {"one"},
+        "train --manifest man": {"manifests/a.csv"},
+        "evaluate runs/o": {"runs/one"},
+        f"-C {workspace} evaluate {workspace}/r": {f"{workspace}/runs/one"},
+    }
+    for (line, names), offered in zip(cases.items(), completions(*cases), strict=True):
+        with subtests.test(line):
+            assert offered == names
+
+
+def test_list_completes_the_names_that_it_lists(
+    place: Path, capsys: pytest.CaptureFixture[str], subtests: pytest.Subtests
+) -> None:
+    # other tests of this process may have loaded plugins
+    added = {e.name for registry in (LOSSES, NOISES, STRATEGIES) for e in registry if e.code}
+    kinds = sorted(completions("list ")[0] - {"env", "schema"})
+    offered = completions(*(f"list {kind} " for kind in kinds))
+    for kind, names in zip(kinds, offered, strict=True):
+        with subtests.test(kind):
+            assert main(["list", kind, "--json"]) == 0
+            listed = {row["name"] for row in json.loads(capsys.readouterr().out)}
+            assert names == listed - {"timm:NAME", *added}
+
+
+def test_completion_knows_the_names_and_options_of_plugins(place: Path) -> None:
+    Path("mine.py").write_text(f"print('hello')\n{NOISE}")
+    plugin = "--plugin mine.py"
+    names, options = completions(f"{plugin} list noises near", f"{plugin} corrupt digits --near")
+    assert names == {"nearby"}
+    assert options == {"--nearby"}
+
+
+def test_completion_neither_prints_nor_fails(place: Path) -> None:
+    Path("benchmarks.yaml").write_text("suites: [")
+    Path("broken.py").write_text("raise SystemExit('no')")
+    lines = (
+        *(
+            "run ",
+            "list nothing ",
+            "-C missing evaluate ",
+            "report missing/",
+            "train --epochs x --loss ",
+        ),
+        *(
+            "report --where method=el --loss ",
+            "--plugin broken.py train --loss ",
+            "--version ",
+            "'",
+        ),
+    )
+    assert "gce" in completions(*lines)[-3]
 
 
 # Progress
