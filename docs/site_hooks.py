@@ -101,7 +101,8 @@ def command_line() -> str:
     ]
     for name, command in group.commands.items():
         context = command.make_context(f"noisebench {name}", [], resilient_parsing=True)
-        lines += [f"## {name}", str(command.help).replace("\b", "")]
+        text = re.sub(r"^noisebench .*", r"```sh\n\g<0>\n```", str(command.help), flags=re.M)
+        lines += [f"## {name}", text]
         lines += [f"```text\n{command.get_usage(context)}\n```"]
         lines += options_of(command, "Options")
     return "\n\n".join(lines) + "\n"
