@@ -120,7 +120,7 @@ def options_of(command: Any, other: str) -> Iterator[str]:
         )
         default = parameter.default
         shown = default not in (None, False, [], (), "") and parameter.show_default
-        text = " ".join(str(parameter.help or "").split())
+        text = paragraphs(" ".join(str(parameter.help or "").split()))
         if shown:
             text += f" Default: `{default}`."
         panel = getattr(parameter, "rich_help_panel", None) or other
@@ -190,8 +190,9 @@ def methods() -> str:
 
 
 def code(text: Any) -> str:
-    """Code in a cell of a table, where a bar would end it."""
-    return f"<code>{escape(str(text)).replace('|', '&#124;')}</code>" if text else ""
+    """Code in a cell of a table: bars, asterisks and underscores are text."""
+    plain = re.sub(r"[|*_]", lambda mark: f"&#{ord(mark[0])};", escape(str(text)))
+    return f"<code>{plain}</code>" if text else ""
 
 
 def paragraphs(doc: str) -> str:
