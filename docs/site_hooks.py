@@ -104,7 +104,8 @@ def command_line() -> str:
     ]
     for name, command in group.commands.items():
         context = command.make_context(f"noisebench {name}", [], resilient_parsing=True)
-        lines += [f"## {name}", str(command.help).replace("\b", "")]
+        text = re.sub(r"^noisebench .*", r"```sh\n\g<0>\n```", str(command.help), flags=re.M)
+        lines += [f"## {name}", text]
         lines += [f"```text\n{command.get_usage(context)}\n```"]
         lines += options_of(command, "Options")
     return "\n\n".join(lines) + "\n"
@@ -122,7 +123,7 @@ def options_of(command: Any, other: str) -> Iterator[str]:
         )
         default = parameter.default
         shown = default not in (None, False, [], (), "") and parameter.show_default
-        text = " ".join(str(parameter.help or "").split())
+        text = paragraphs(" ".join(str(parameter.help or "").split()))
         if shown:
             text += f" Default: `{default}`."
         panel = getattr(parameter, "rich_help_panel", None) or other
@@ -194,8 +195,9 @@ def methods() -> str:
 
 
 def code(text: Any) -> str:
-    """Code in a cell of a table, where a bar would end it."""
-    return f"<code>{escape(str(text)).replace('|', '&#124;')}</code>" if text else ""
+    """Code in a cell of a table: bars, asterisks and underscores are text."""
+    plain = re.sub(r"[|*_]", lambda mark: f"&#{ord(mark[0])};", escape(str(text)))
+    return f"<code>{plain}</code>" if text else ""
 
 
 def paragraphs(doc: str) -> str:

@@ -64,7 +64,7 @@ FIGURES = {
     ),
     "reliability": FigureSpec("test accuracy against confidence", "runs", "progress:reliability"),
     "optimum": FigureSpec(
-        "mean p of the correct and the likeliest wrong class, and the optimum of the loss",
+        "mean p of the correct and the likeliest other class, and the optimum of the loss",
         "runs",
         "optimum:optimum",
     ),
