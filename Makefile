@@ -42,7 +42,7 @@ package: $(VENV)/.installed
 	cd .package && venv/bin/noisebench --version && venv/bin/noisebench run smoke
 	rm -rf .package
 
-# Half an hour of tables: what things cost, each beside its reference. tests/perf/README.md shows them.
+# Half an hour of tables: what things cost, each with its reference. tests/perf/README.md shows them.
 perf: $(VENV)/.installed-test
 	for script in startup training streaming dynamics suite agreement growth strategies losses manifest report; do $(BIN)/python tests/perf/bench_$$script.py; done
 	$(BIN)/python tests/perf/simulate_gate.py

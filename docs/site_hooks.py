@@ -25,7 +25,7 @@ from noisebench.cli import main
 from noisebench.cli.app import app
 
 ROOT = Path(__file__).parents[1]
-PICTURES = (".svg", ".png")
+IMAGES = (".svg", ".png")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         site = f"results/{'index' if path.stem == 'README' else path.stem}.md"
         if path.suffix == ".md":
             generated[site] = path.read_text(encoding="utf-8")
-        elif path.suffix in PICTURES:
+        elif path.suffix in IMAGES:
             files.append(File(f"results/{path.name}", str(ROOT), config.site_dir, False))
     for uri, content in generated.items():
         files.append(File.generated(config, uri, content=content))
@@ -91,17 +91,21 @@ def command_line() -> str:
     group: Any = typer.main.get_command(app)
     lines = [
         "# Command line",
-        "This page lists every command with all its options, as `--help` prints them. Options of "
-        "the first section come before the command: `noisebench -C DIR train ...`.",
+        "Look up every command with all its options, as `--help` prints them.",
+        "Options of the first section come before the command: `noisebench -C DIR train ...`.",
         "Exit codes: 0 success; 1 a bug; 2 wrong input; 3 a run failed; 4 a check found a "
         "regression; 5 a check cannot decide; 130 interrupted. Results go to stdout, progress and "
         "warnings to stderr; with `--json` stdout is one JSON document.",
+        "On a terminal, everything that takes longer than about a second shows a progress bar, "
+        "which is erased at the end. Elsewhere, what takes longer than ten seconds prints a line "
+        "at most every ten seconds. `noisebench --quiet` hides both.",
         "## noisebench",
         *options_of(group, "Global options"),
     ]
     for name, command in group.commands.items():
         context = command.make_context(f"noisebench {name}", [], resilient_parsing=True)
-        lines += [f"## {name}", str(command.help).replace("\b", "")]
+        text = re.sub(r"^noisebench .*", r"```sh\n\g<0>\n```", str(command.help), flags=re.M)
+        lines += [f"## {name}", text]
         lines += [f"```text\n{command.get_usage(context)}\n```"]
         lines += options_of(command, "Options")
     return "\n\n".join(lines) + "\n"
@@ -119,7 +123,7 @@ def options_of(command: Any, other: str) -> Iterator[str]:
         )
         default = parameter.default
         shown = default not in (None, False, [], (), "") and parameter.show_default
-        text = " ".join(str(parameter.help or "").split())
+        text = paragraphs(" ".join(str(parameter.help or "").split()))
         if shown:
             text += f" Default: `{default}`."
         panel = getattr(parameter, "rich_help_panel", None) or other
@@ -136,20 +140,21 @@ def cell(text: str) -> str:
 
 LOSSES = (
     "Losses",
-    "This page gives the formula, the parameters and the source of every loss. p is the softmax "
-    "probability of the class whose cost is meant, z are the logits, K is the number of classes. "
-    "Each loss is a function `log_p (N, K) -> cost (N, K)`; combinators take a loss as first "
-    "argument: `lsr(el(eps=0.4))`. Sums and products of losses are losses: `ce + 0.1*mae`.",
+    "Look up the formula, the parameters and the source of every loss.\n\n"
+    "p is the softmax probability of the class whose cost is computed, z are the logits, K is the "
+    "number of classes. Each loss is a function `log_p (N, K) -> cost (N, K)`; combinators take a "
+    "loss as first argument: `lsr(el(eps=0.4))`. Sums and products of losses are losses: "
+    "`ce + 0.1*mae`.",
 )
 NOISES = (
     "Noises",
-    "This page gives every kind of label noise with its parameters and its source. Use one by its "
-    "short option (`--sym 0.4`) or by `--noise TEXT`.",
+    "Look up every kind of label noise with its parameters and its source.\n\n"
+    "Use one by its short option (`--sym 0.4`) or by `--noise TEXT`.",
 )
 STRATEGIES = (
     "Strategies",
-    "This page gives every training strategy with its parameters and its source. A strategy goes "
-    "with any loss: `--loss el --strategy coteaching`.",
+    "Look up every training strategy with its parameters and its source.\n\n"
+    "A strategy goes with any loss: `--loss el --strategy coteaching`.",
 )
 
 
@@ -175,9 +180,10 @@ def methods() -> str:
     """Methods of the literature: what each trains."""
     lines = [
         "# Methods",
-        "This page lists the methods of the literature that `--method NAME` trains: a loss and a "
-        "strategy with the settings of their source, which can depend on data set and noise. "
-        "`noisebench list methods NAME` prints all settings of one.",
+        "Pick a method of the literature for `--method NAME`: a loss and a strategy with the "
+        "settings of their source.",
+        "Settings can depend on data set and noise; `noisebench list methods NAME` prints all "
+        "settings of one.",
         "| method | loss | strategy | source |\n| --- | --- | --- | --- |\n"
         + "\n".join(
             f"| {m['name']} | {code(m.get('loss'))} | {code(m.get('strategy'))} "
@@ -189,8 +195,9 @@ def methods() -> str:
 
 
 def code(text: Any) -> str:
-    """Code in a cell of a table, where a bar would end it."""
-    return f"<code>{escape(str(text)).replace('|', '&#124;')}</code>" if text else ""
+    """Code in a cell of a table: bars, asterisks and underscores are text."""
+    plain = re.sub(r"[|*_]", lambda mark: f"&#{ord(mark[0])};", escape(str(text)))
+    return f"<code>{plain}</code>" if text else ""
 
 
 def paragraphs(doc: str) -> str:

@@ -25,7 +25,8 @@ from pathlib import Path
 import noisebench as nb
 from noisebench.cli import main as command
 from noisebench.errors import Interrupted
-from noisebench.experiments.suite import Suite, expand, packaged_suites, read_suites
+from noisebench.experiments.suite import Suite, expand, read_suites
+from noisebench.experiments.suite_file import packaged_suites
 
 HERE = Path(__file__).parent
 _LEAST = 0.01  # minutes: no run starts with less

@@ -8,6 +8,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ import typer.main
 from ..core.plugins import load_plugins
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
-from .console import say
+from .completion import silent
+from .console import TaskProgress, say
 from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
@@ -37,8 +39,9 @@ class Group(typer.core.TyperGroup):
     """The commands, with the options of the noises that plugins add."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if (plugins := ctx.params.get("plugin")) and not ctx.resilient_parsing:
-            load_plugins(plugins)
+        if plugins := ctx.params.get("plugin"):
+            with silent() if ctx.resilient_parsing else nullcontext():  # shell completion
+                load_plugins(plugins)
             declare_options()
             self.commands = typer.main.get_group(app).commands
         return super().resolve_command(ctx, args)
@@ -121,7 +124,11 @@ def before(
             f"noisebench {name} without torchrun",
         )
     )
-    context.obj = Globals(workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose)
+    progress = TaskProgress()
+    context.call_on_close(progress.close)
+    context.obj = Globals(
+        workspace, data_dir, offline, tuple(plugin or ()), quiet, verbose, progress
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -9,6 +9,8 @@ import json
 import sys
 import time
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from threading import RLock, Timer
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Group
     from rich.live import Live
     from rich.progress import Progress as Bar
-    from rich.progress import ProgressColumn
+    from rich.progress import ProgressColumn, Task, TaskID
     from rich.table import Table
 
     from ..core.console import Screen, Text
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
 _SIZES = ((10**12, "T "), (10**9, "G "), (10**6, "M "), (10**3, "k "), (1, ""))
 _EVERY = 10.0  # seconds between plain lines
+_DELAY = 1.0  # seconds after which the bar of an operation appears
 _LONG = 600.0  # seconds; the estimated runtime of longer runs is shown
 
 
@@ -152,16 +155,32 @@ def _start_bar(first: ProgressColumn | str, third: ProgressColumn | str) -> Bar:
     from rich.progress import BarColumn, Progress, TimeRemainingColumn
 
     columns = (first, BarColumn(10), third, TimeRemainingColumn())
-    bar = Progress(*columns, console=console(sys.stderr), transient=True)
+    # stdout is data: Rich would print it on the console of the bar
+    bar = Progress(*columns, console=console(sys.stderr), transient=True, redirect_stdout=False)
     bar.start()
     return bar
 
 
+def _text_column() -> ProgressColumn:
+    """The text of an operation, which is cut in a narrow terminal."""
+    from rich.progress import ProgressColumn
+
+    from ..core.console import Text
+
+    class TextColumn(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+    return TextColumn()
+
+
 class RunProgress:
-    """Shows the progress of a run. Inside `with`, call `update` after each epoch."""
+    """Shows the progress of a run. Inside `with`, call `step` within an epoch and `update` after
+    each.
+    """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet, self._printed = quiet, 0.0
+        self._quiet, self._printed, self._text = quiet, time.monotonic(), ""
         self._bar: Bar | None = None
 
     def __enter__(self) -> RunProgress:
@@ -190,16 +209,30 @@ class RunProgress:
                 "resumes"
             )
 
+    def step(self, what: str, done: float, epochs: int) -> None:
+        """Show a training within an epoch. what: a training that precedes the run's own, or empty;
+        done: epochs.
+        """
+        if self._bar:
+            self._draw(what or self._text, done, epochs)
+        elif not self._quiet and time.monotonic() - self._printed > _EVERY:
+            self._printed = time.monotonic()
+            say(f"{what or 'training'}: {done:.2f} of {plural(epochs, 'epoch')}")
+
+    def _draw(self, text: str, done: float, epochs: int) -> None:
+        assert self._bar is not None
+        if not self._bar.task_ids:
+            self._bar.add_task(text, total=epochs)
+        self._bar.update(self._bar.task_ids[0], completed=done, total=epochs, description=text)
+
     def update(self, progress: Progress) -> None:
         line = progress.lines[-1]
-        text = (
+        text = self._text = (
             f"loss {line['loss']:.4f}, test {percent(line['test_acc'])}, "
             f"{progress.images_per_second:.0f} images/s"
         )
         if self._bar:
-            if not self._bar.task_ids:
-                self._bar.add_task(text, total=progress.epochs)
-            self._bar.update(self._bar.task_ids[0], completed=progress.epoch, description=text)
+            self._draw(text, progress.epoch, progress.epochs)
         elif not self._quiet and (
             time.monotonic() - self._printed > _EVERY or progress.epoch == progress.epochs
         ):
@@ -207,32 +240,105 @@ class RunProgress:
             say(f"epoch {progress.epoch}/{progress.epochs}: {text}, {duration(progress.seconds)}")
 
 
-class DownloadProgress:
-    """Shows the progress of a download. Called with its name, the bytes so far and the total size;
-    with an empty text at the end.
+@dataclass
+class _Operation:
+    """An operation that has begun: what was reported last, and its row of the bar."""
+
+    begun: float
+    done: int = 0
+    total: int = 0
+    unit: str = ""
+    row: TaskID | None = None
+
+    @property
+    def count(self) -> str:
+        """`1,200 of 50,000 images`, `1.2 of 170.5 MB`; empty if nothing is counted."""
+        if not self.total:
+            return ""
+        if self.unit == "bytes":
+            return f"{self.done / 1e6:.1f} of {self.total / 1e6:.1f} MB"
+        return f"{self.done:,} of {self.total:,} {self.unit}"
+
+
+class TaskProgress:
+    """Shows the progress of operations; called as a `ProgressCallback`.
+
+    On a terminal a bar appears on stderr after a second, with a row for each nested operation, and
+    is erased at the end. Elsewhere an operation that takes longer than ten seconds prints lines.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self._quiet, self._text, self._printed = quiet, "", 0.0
+    def __init__(self) -> None:
+        self._operations: dict[str, _Operation] = {}  # the outermost first
+        self._printed = 0.0
         self._bar: Bar | None = None
+        self._timer: Timer | None = None  # shows the bar although nothing is reported meanwhile
+        self._lock = RLock()
 
-    def __call__(self, text: str, done: int, size: int) -> None:
-        if self._quiet:
-            return
-        new, self._text = text != self._text, text
-        if new and self._bar:
-            self._bar.stop()
-            self._bar = None
-        if size and sys.stderr.isatty():
-            if self._bar is None:
-                from rich.progress import DownloadColumn
+    def __call__(self, text: str, done: int, total: int, unit: str) -> None:
+        with self._lock:
+            if text:
+                self._update(text, done, total, unit)
+            elif len(self._operations) > 1:
+                self._end(next(reversed(self._operations)))
+            else:
+                self.close()
 
-                self._bar = _start_bar("{task.description}", DownloadColumn())
-                self._bar.add_task(text, total=size)
-            self._bar.update(self._bar.task_ids[0], completed=done, total=size)
-        elif text and (new or (size and time.monotonic() - self._printed > _EVERY)):
-            self._printed = time.monotonic()
-            say(f"{text}: {done / 1e6:.1f} of {size / 1e6:.1f} MB" if size else text)
+    def close(self) -> None:
+        """End all operations, also those that an error has ended."""
+        with self._lock:
+            self._operations.clear()
+            if self._timer:
+                self._timer.cancel()
+            if self._bar:
+                self._bar.stop()
+            self._timer = self._bar = None
+
+    def _update(self, text: str, done: int, total: int, unit: str) -> None:
+        now = time.monotonic()
+        if not self._operations:
+            self._printed = now
+            if sys.stderr.isatty():
+                self._timer = Timer(_DELAY, self._show)
+                self._timer.daemon = True
+                self._timer.start()
+        operation = self._operations.setdefault(text, _Operation(now))
+        for inner in reversed(list(self._operations)):
+            if inner == text:
+                break
+            self._end(inner)  # ended by an error
+        operation.done, operation.total, operation.unit = done, total, unit
+        if self._bar and now - operation.begun >= _DELAY:
+            self._draw(text, operation)
+        elif not self._timer and now - self._printed > _EVERY:
+            self._printed = now
+            lines = (
+                f"{name}: {one.count}" if one.total else name
+                for name, one in self._operations.items()
+            )
+            say("; ".join(lines))
+
+    def _show(self) -> None:
+        with self._lock:
+            if self._operations and not self._bar:
+                self._bar = _start_bar(_text_column(), "{task.fields[count]}")
+                for text, operation in self._operations.items():
+                    self._draw(text, operation)
+
+    def _draw(self, text: str, operation: _Operation) -> None:
+        assert self._bar is not None
+        if operation.row is None:
+            operation.row = self._bar.add_task(text, total=None, count="")
+        self._bar.update(
+            operation.row,
+            completed=operation.done,
+            total=operation.total or None,
+            count=operation.count,
+        )
+
+    def _end(self, text: str) -> None:
+        operation = self._operations.pop(text)
+        if self._bar and operation.row is not None:
+            self._bar.remove_task(operation.row)
 
 
 class GridProgress:

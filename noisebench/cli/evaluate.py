@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..core.progress import ProgressCallback, silent, track
 from ..errors import DataError, Regressed, Undecided
 from .completion import OF_ARGUMENT
 from .console import RunProgress, estimated, facts_table, percent, say, show, text_table, write_json
@@ -166,13 +167,18 @@ def evaluate(
     if verify:
         _verify(folders, inference, json=json)
         return
-    entries = [_evaluate(folder) for folder in folders]
+    tell, n = inference.workspace.tell, len(folders)
+    entries = [
+        _evaluate(folder)
+        for folder in track(folders, "reading predictions", tell, total=n, unit="runs")
+    ]
     listed = folders
     if suspects is not None and len(folders) > 1:
         listed = _of_the_same_labels(folders, quiet=options.quiet)
     lists = _write_lists(listed, inference, suspects, predictions, folds, score)
     entries[folders.index(listed[0])].update(lists)
-    for folder, entry in zip(folders, entries, strict=True) if on else ():
+    pairs = list(zip(folders, entries, strict=True)) if on else []
+    for folder, entry in track(pairs, "evaluating", tell, total=len(pairs), unit="runs"):
         entry["on"] = _evaluate_on(folder, on or [], inference)
     if json:
         write_json(entries)
@@ -306,7 +312,7 @@ def _write_lists(
         by = f"{folds} folds"
     elif suspects is not None:
         manifest = manifest_of(folder, inference.workspace, inference.manifest)
-        runs, by = predictions_of(folders, score)
+        runs, by = predictions_of(folders, score, inference.workspace.tell)
         predicted = combine(runs, manifest.labels)
     elif predictions is not None:
         (predicted,), by = predictions_of([folder], score or "last")
@@ -342,13 +348,15 @@ def _of_the_same_labels(folders: list[RunFolder], *, quiet: bool) -> list[RunFol
     return chosen
 
 
-def predictions_of(folders: list[RunFolder], score: str | None) -> tuple[list[Predictions], str]:
+def predictions_of(
+    folders: list[RunFolder], score: str | None, tell: ProgressCallback = silent
+) -> tuple[list[Predictions], str]:
     """The predictions of runs for all training images, and the name of the score used."""
     from ..labels.issues import better_score, score_labels
     from ..runs.result import load_predictions
 
     predictions, names = [], set()
-    for folder in folders:
+    for folder in track(folders, "scoring labels", tell, total=len(folders), unit="runs"):
         arrays = load_predictions(folder, folder.full_record()["data"]["num_classes"]).arrays
         name = score or better_score(arrays)
         predictions.append(score_labels(arrays, name))
@@ -380,6 +388,7 @@ def _judged_by_folds(
                 on_epoch_end=lines.update,
                 should_stop=lambda: signals.stopped,
                 on_time_estimate=lambda seconds: lines.say_duration(seconds * left, "the folds"),
+                on_step=lines.step,
             )
 
         train_folds(folds, images, inference.device, options)
@@ -432,8 +441,9 @@ def _verify(folders: list[RunFolder], inference: Inference, *, json: bool) -> No
     style = {"same": "green", "differs": "bold red", "undecided": "yellow"}
     entries, parts = list[dict[str, Any]](), list[Text | Table]()
     titles_of: dict[str, list[str]] = {}
-    for folder in folders:
-        checks = verify_run(folder, inference.workspace, inference.manifest, inference.device)
+    workspace = inference.workspace
+    for folder in track(folders, "verifying", workspace.tell, total=len(folders), unit="runs"):
+        checks = verify_run(folder, workspace, inference.manifest, inference.device)
         status, title = worst_status(checks), folder.path.name
         outcome = {"verdict": status, "checks": [vars(check) for check in checks]}
         entries.append({"run": str(folder.path), "title": title, "recheck": outcome})

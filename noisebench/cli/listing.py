@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .completion import completing
+from ..core.progress import track
+from .completion import OF_ARGUMENT, completing
 from .console import facts_table, images, percent, show, text_table, write_json
 from .options import Globals, Json
 
@@ -34,14 +35,19 @@ def list_(
         str,
         typer.Argument(
             metavar="KIND",
-            autocompletion=completing(lambda root: (*_KINDS, "schema")),
+            autocompletion=completing(lambda ctx, incomplete: (*_KINDS, "schema")),
             help="Kind: losses noises conventions strategies methods datasets models recipes "
             "suites metrics figures published trackers "
             "manifests runs env schema.",
         ),
     ],
     name: Annotated[
-        str | None, typer.Argument(metavar="NAME", help="Show all facts about this name.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=OF_ARGUMENT["NAME"],
+            help="Show all facts about this name.",
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -350,7 +356,8 @@ def _suites(options: Globals) -> Rows:
     """images: number of training images over all epochs, in epochs of CE; takes: measured runtime
     and machine.
     """
-    from ..experiments.suite import expand, images_of, read_suites, suite_files
+    from ..experiments.suite import expand, images_of, read_suites
+    from ..experiments.suite_file import suite_files
 
     suites = {
         name: (suite, path)
@@ -406,7 +413,9 @@ def _trackers(options: Globals) -> Rows:
 def _manifests(options: Globals) -> Rows:
     folder = options.workspace / "manifests"
     patterns = ("*.csv", "*.csv.gz", "*.parquet")
-    return [_manifest(path) for path in sorted(chain(*map(folder.glob, patterns)))]
+    paths = sorted(chain(*map(folder.glob, patterns)))
+    reported = track(paths, "reading manifests", options.tell, total=len(paths), unit="manifests")
+    return [_manifest(path) for path in reported]
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -438,7 +447,8 @@ def _runs(options: Globals) -> Rows:
     from ..runs.folder import run_folders
 
     folder, rows = options.workspace / "runs", list[dict[str, Any]]()
-    for run in run_folders([folder]) if folder.is_dir() else []:
+    runs = run_folders([folder]) if folder.is_dir() else []
+    for run in track(runs, "reading runs", options.tell, total=len(runs), unit="runs"):
         status, test_acc, owner = run.status(), None, None
         if status == "done":
             try:

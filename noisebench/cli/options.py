@@ -15,12 +15,13 @@ import typer
 import typer.core
 
 from ..core.expressions import Call
+from ..core.progress import ProgressCallback, silent
 from ..errors import ConfigError
 from ..experiments.recipes import RECIPE_FIELDS, RECIPE_TYPES, option_name
 from ..noise import label_file_of, noise_of_option, noise_options, parse_noise
 from ..noise.conventions import find_convention
 from .completion import OF_OPTION
-from .console import DownloadProgress, say
+from .console import TaskProgress, say
 
 if TYPE_CHECKING:
     from ..datasets import Dataset
@@ -59,7 +60,7 @@ class Command(typer.core.TyperCommand):
             flag, equals, value = word.partition("=")
             new = RENAMED.get(flag)
             if new in flags and flag not in flags:
-                say(f"{flag} is now {new}")
+                say(f"{flag} is now {new}", quiet=ctx.resilient_parsing)
                 words[index] = f"{new}{equals}{value}"
         return super().parse_args(ctx, words)
 
@@ -235,6 +236,12 @@ class Globals:
     plugins: tuple[str, ...]
     quiet: bool
     verbose: bool
+    progress: TaskProgress = field(default_factory=TaskProgress)
+
+    @property
+    def tell(self) -> ProgressCallback:
+        """Receives the progress of operations."""
+        return silent if self.quiet else self.progress
 
     def open(self, workers: int | None = None) -> Workspace:
         """Load the plugins and open the workspace; workers: processes that load streamed images."""
@@ -247,7 +254,7 @@ class Globals:
             self.data_dir,
             offline=self.offline,
             workers=workers,
-            tell=DownloadProgress(quiet=self.quiet),
+            tell=self.tell,
         )
 
     def open_logger(self, names: Iterable[str]) -> RunLogger:
@@ -301,10 +308,7 @@ class RecipeOptions(Options):
         options = super().parameters()
         for name, value in RECIPE_FIELDS.items():
             facts = value.metadata
-            bounds = {end: facts[end] for end in ("min", "max") if end in facts}
-            declared = option(
-                "Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"], **bounds
-            )
+            declared = option("Recipe", facts["flag"], help=facts["help"], metavar=facts["metavar"])
             options[name] = _registered(option_name(name), RECIPE_TYPES[name], declared)
         return options
 

@@ -40,7 +40,7 @@ def report(
         list[Path] | None,
         typer.Argument(
             metavar="PATH",
-            autocompletion=OF_ARGUMENT["RUN"],
+            autocompletion=OF_ARGUMENT["PATH"],
             help="Run directories, directories of runs, workspaces or results CSVs; default: this "
             "workspace.",
         ),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..core.progress import track
 from ..errors import ConfigError, Interrupted, NoisebenchError, RunFailed
 from .completion import OF_ARGUMENT
 from .console import GridProgress, duration, plural, say, show, write_json
@@ -407,7 +408,8 @@ def _show_plan(
     if packs:
         folders = run_folders([workspace.runs]) if workspace.runs.is_dir() else []
         records = read_records(
-            folders, lambda error: say(f"warning: {error}", quiet=context.obj.quiet)
+            track(folders, "reading runs", workspace.tell, total=len(folders), unit="runs"),
+            lambda error: say(f"warning: {error}", quiet=context.obj.quiet),
         )
         total = estimate_suite_seconds(workspace, packs, records, at_once, pool.config.device)
     if context.params["json"]:
@@ -494,7 +496,7 @@ def _write_suite_list(
         text = "exists already and is kept: move it away to write a new list"
     else:
         run = items[0].run
-        runs, by = predictions_of([item.folder for item in items], None)
+        runs, by = predictions_of([item.folder for item in items], None, workspace.tell)
         predicted = combine(runs, run.manifest.labels)
         write_suspects(path, predicted, run.manifest)
         facts = precision_text(predicted, run.manifest)

@@ -265,7 +265,12 @@ def train(
                 logger.log(run, folder, progress.lines)
 
             run_options = RunOptions(
-                resume, force, on_epoch_end, lambda: signals.stopped, lines.say_duration
+                resume,
+                force,
+                on_epoch_end,
+                lambda: signals.stopped,
+                lines.say_duration,
+                lines.step,
             )
             record = execute_run(run, images, trainer, folder, run_options)
             logger.finish(folder)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar
 
 from ..errors import LanguageError, UnknownName
 from .expressions import Call, Expression, Sum, Value, parse, terms
@@ -85,10 +85,6 @@ class Registry:
         # a suite has few texts, which each run needs several times
         self._normal_forms: dict[str, Expression] = {}
 
-    @overload
-    def register(self, build: None = None, *, name: str = "", **facts: Any) -> Callable[[F], F]: ...
-    @overload
-    def register(self, build: F, *, name: str = "", **facts: Any) -> F: ...
     def register(self, build: Any = None, *, name: str = "", **facts: Any) -> Any:
         """Decorator that registers a function or class. Keywords: `name`, default that of the
         function; Entry's `paper`, `version`, `aliases`, `properties`, `fill_defaults`; all others

@@ -2,7 +2,6 @@
 noise."""
 
 from .checks import check_arrays, check_files, number_in
-from .download import ProgressCallback, silent
 from .images import FITS, Fitting, LazyImages
 from .issue_lists import read_review
 from .label_files import (
@@ -44,7 +43,6 @@ __all__ = [
     "LabelTable",
     "Labels",
     "LazyImages",
-    "ProgressCallback",
     "Shape",
     "at_hand",
     "check_arrays",
@@ -64,7 +62,6 @@ __all__ = [
     "read_label_table",
     "read_labels",
     "read_review",
-    "silent",
     "split_column",
     "split_reader",
 ]

@@ -16,15 +16,14 @@ from typing import Any
 import numpy as np
 
 from ..core.files.atomic import write_text
+from ..core.progress import ProgressCallback, silent, track
 from ..errors import DataError
-from .download import ProgressCallback, silent
 from .image_folder import counted
 from .images import ImageIndex, Listed, Opener, as_rgb, opener, read_picture
 
 _FORMAT = 2
 _LARGEST_OVERLAP = 0.01  # share of the test images that may also be training images
 _SEVERAL = 100  # images from which the result is cached
-_MANY = 10_000  # images from which progress is reported
 _THREADS = 8  # readers: each can hold an image of 270 MB
 # pixels of the shorter side from which an eighth of them still distinguishes images
 _SMALLEST_DRAFT = 256
@@ -81,15 +80,11 @@ Looked = tuple[bytes, tuple[str, ...]]
 
 def _read_all(index: ImageIndex, tell: ProgressCallback) -> list[Looked]:
     """Read every image. Raises DataError, naming those that cannot be read."""
-    if len(index) >= _MANY:
-        tell(f"reading each of {len(index):,} images once", 0, 0)
-    look = partial(_look, opener(index), index)
-    if index.kind == "hfds":  # its tables are opened at first use
-        results = list(map(look, range(len(index))))
-    else:
-        with ThreadPoolExecutor(_THREADS) as threads:
-            results = list(threads.map(look, range(len(index))))
-    tell("", 0, 0)
+    look, n = partial(_look, opener(index), index), len(index)
+    with ThreadPoolExecutor(_THREADS) as threads:
+        # a table of the hub is opened at first use, in this thread
+        looked = (map if index.kind == "hfds" else threads.map)(look, range(n))
+        results = list(track(looked, "checking images", tell, total=n, unit="images"))
     broken = [result for result in results if isinstance(result, DataError)]
     if len(broken) == 1:
         raise broken[0]

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 from ..core.files.atomic import remove_partials
+from ..core.progress import ProgressCallback, silent
 from ..errors import ConfigError, DataError
 
 
@@ -150,27 +151,19 @@ _CHUNK = 1 << 18  # bytes between two progress reports
 _PAUSE = 0.2  # seconds between two checks of a lock
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
-# receives the current activity, the bytes done and the total bytes (0, 0 if nothing is counted);
-# an empty text ends the report
-ProgressCallback = Callable[[str, int, int], None]
-
-
-def silent(text: str, done: int, size: int) -> None:
-    """Report nothing."""
-
 
 class NoHost(DataError):
     """A file could not be downloaded; the message gives the reason of each host."""
 
 
 @contextmanager
-def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
+def download_lock(folder: Path, tell: ProgressCallback) -> Iterator[None]:
     """Let only one process download into a directory; others wait. The operating system frees the
     lock of a killed process. Raises DataError if the directory cannot be written.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    lock, waiting = FileLock(folder.with_name(f"{folder.name}.lock")), False
     try:
         while not lock.is_locked:
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -179,19 +172,21 @@ def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
             except FileNotFoundError:
                 continue  # the process with the lock has removed the directory
             except Timeout:
-                report(f"waiting for another process that downloads {folder.name}", 0, 0)
+                waiting = True
+                tell(f"waiting for another process that downloads {folder.name}", 0, 0, "")
                 time.sleep(_PAUSE)
         folder.mkdir(exist_ok=True)
     except OSError as error:
         raise DataError(f"cannot write {folder}: {error.strerror or error}") from None
+    finally:
+        if waiting:
+            tell("", 0, 0, "")
     try:
-        report("", 0, 0)
         remove_partials(folder)
         for unfinished in folder.glob("tmp*"):  # of a killed download
             unfinished.unlink()
         yield
     finally:
-        report("", 0, 0)
         with suppress(OSError):  # a directory with files stays for the next attempt
             folder.rmdir()
             Path(lock.lock_file).unlink()
@@ -199,7 +194,7 @@ def download_lock(folder: Path, report: ProgressCallback) -> Iterator[None]:
         lock.release()
 
 
-def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> Path:
+def fetch(file: Published, folder: Path, tell: ProgressCallback = silent) -> Path:
     """Returns the file in `folder`; if it is missing, downloads it from the first host that has it.
     The caller holds the directory's `download_lock`.
 
@@ -212,8 +207,10 @@ def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> P
     failures = []
     for address in _addresses(file):
         host = urlsplit(address).netloc.rpartition("@")[2]
+        text = f"downloading {file.name} from {host}"
+        tell(text, 0, file.size, "bytes")
         downloader = pooch.HTTPDownloader(
-            progressbar=_Progress(file, f"downloading {file.name} from {host}", report),
+            progressbar=_Progress(file, text, tell),
             chunk_size=_CHUNK,
             timeout=SILENCE,
             headers={"User-Agent": "noisebench", "Accept-Encoding": "identity"},
@@ -231,6 +228,8 @@ def fetch(file: Published, folder: Path, report: ProgressCallback = silent) -> P
                 f"cannot write {folder / file.name}: {error.strerror or error}; the file has "
                 f"{file.size:,} bytes"
             ) from None
+        finally:
+            tell("", 0, 0, "")
     raise NoHost(f"{file.name} cannot be downloaded ({'; '.join(failures)})")
 
 
@@ -269,8 +268,8 @@ def _check_redirect(response: Any, **settings: Any) -> None:
 class _Progress:
     """Receives pooch's progress; aborts a download that is larger than the file."""
 
-    def __init__(self, file: Published, text: str, report: ProgressCallback) -> None:
-        self._file, self._text, self._report = file, text, report
+    def __init__(self, file: Published, text: str, tell: ProgressCallback) -> None:
+        self._file, self._text, self._tell = file, text, tell
         self.total = self._done = 0
 
     def update(self, count: int) -> None:
@@ -281,7 +280,7 @@ class _Progress:
         size = self.total or self._file.size
         if max(self.total, self._done - _CHUNK + 1) > self._file.size:
             raise RequestException(f"sends more than the file's {self._file.size:,} bytes")
-        self._report(self._text, min(self._done, size), size)
+        self._tell(self._text, min(self._done, size), size, "bytes")
 
     def reset(self) -> None:
         self._done = 0

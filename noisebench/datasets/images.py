@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from ..core.files.untrusted import open_regular
+from ..core.progress import ProgressCallback, silent, track
 from ..errors import DataError
 
 T = TypeVar("T")
@@ -305,14 +306,18 @@ class Changed:
 
 
 def read_fitted(
-    index: ImageIndex, places: Sequence[int], fitting: Fitting
+    index: ImageIndex,
+    places: Sequence[int],
+    fitting: Fitting,
+    tell: ProgressCallback = silent,
 ) -> tuple[np.ndarray, list[Changed]]:
     """Reads images (n, height, width, 3), uint8, with the changes of each. Raises DataError, naming
     the image that cannot be read.
     """
     images = np.empty((len(places), fitting.height, fitting.width, 3), np.uint8)
     changed, opened = [], opener(index)
-    for row, i in enumerate(places):
+    reported = track(places, "reading images", tell, total=len(places), unit="images")
+    for row, i in enumerate(reported):
         image, changes = read_picture(opened, index, i, as_rgb)
         fitted = fitting(image)
         images[row] = np.asarray(fitted)

@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files.atomic import atomic_write
+from ..core.progress import ProgressCallback, silent, track
 from ..errors import DataError, UnknownName
-from .download import DOWNLOADS, FILES, NoHost, ProgressCallback, download_lock, fetch, silent
+from .download import DOWNLOADS, FILES, NoHost, download_lock, fetch
 from .features import check_finite, open_features
 from .images import Fitting, LazyImages, Listed, read_fitted, sentences
 from .npz import as_images, as_labels, fingerprint, read_arrays
@@ -141,7 +142,7 @@ def read_labels(
     dataset: Dataset, data_dir: Path, *, offline: bool = False, tell: ProgressCallback = silent
 ) -> Labels:
     """Reads the training labels, without images; if they are in the package, without torch and
-    network. `tell` receives the progress of a download.
+    network. `tell` receives the progress.
     """
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
@@ -177,7 +178,7 @@ def read_images(
     of a streamed set are not read yet. Raises DataError.
 
     fitting: a size other than the data set's own; workers: processes that prefetch; tell: receives
-    the progress of a download.
+    the progress.
     """
     if dataset.reader:
         listed, fitting = _listed(dataset, data_dir), fitting or dataset.fitting
@@ -206,7 +207,7 @@ def read_images(
     if dataset.path and dataset.dimensions:
         return _read_features(dataset, dataset.path)
     if dataset.path and dataset.listed:
-        return _from_folder(dataset, dataset.path, dataset.listed, fitting or dataset.fitting)
+        return _from_folder(dataset, dataset.listed, fitting or dataset.fitting, tell)
     if dataset.merged:
         parent, number = DATASETS[dataset.merged[0]], np.asarray(dataset.merged[1])
         images = read_images(parent, data_dir, offline=offline, tell=tell)
@@ -218,7 +219,7 @@ def read_images(
         images = _check_set(dataset, read_arrays(archive, _NAMES), archive)
     else:
         images = _published(dataset, data_dir, offline=offline, tell=tell)
-    return images if fitting is None else fit_set(images, fitting)
+    return images if fitting is None else fit_set(images, fitting, tell=tell)
 
 
 def _check_set(
@@ -270,7 +271,9 @@ def _check_set(
     return images
 
 
-def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarray:
+def fit_images(
+    images: np.ndarray, fitting: Fitting, channels: int, tell: ProgressCallback = silent
+) -> np.ndarray:
     """Resizes images (n, h, w, c), uint8, and converts to grey or colour (1 or 3 channels)."""
     shape = (fitting.height, fitting.width, channels)
     if images.shape[1:] == shape and fitting.centre == 1:
@@ -278,7 +281,8 @@ def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarra
     from PIL import Image
 
     fitted = np.empty((len(images), *shape), np.uint8)
-    for i, image in enumerate(images):
+    reported = track(images, "resizing images", tell, total=len(images), unit="images")
+    for i, image in enumerate(reported):
         picture = Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).convert(
             "L" if channels == 1 else "RGB"
         )
@@ -286,7 +290,13 @@ def fit_images(images: np.ndarray, fitting: Fitting, channels: int) -> np.ndarra
     return fitted
 
 
-def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Images:
+def fit_set(
+    images: Images,
+    fitting: Fitting,
+    channels: int | None = None,
+    *,
+    tell: ProgressCallback = silent,
+) -> Images:
     """Resizes all images of a set in memory and converts between grey and colour. Raises DataError
     if they do not fit into memory.
     """
@@ -297,8 +307,8 @@ def fit_set(images: Images, fitting: Fitting, channels: int | None = None) -> Im
     sentence = describe_fitting(train.shape[1:], fitting, channels)
     return replace(
         images,
-        train_images=fit_images(train, fitting, channels),
-        test_images=fit_images(test, fitting, channels),
+        train_images=fit_images(train, fitting, channels, tell),
+        test_images=fit_images(test, fitting, channels, tell),
         changed=(*images.changed, *([sentence] if sentence else [])),
     )
 
@@ -371,15 +381,19 @@ def _packaged_labels(name: str) -> np.ndarray | None:
         return archive[name].astype(np.int64) if name in archive else None
 
 
-def _from_folder(dataset: Dataset, path: Path, listed: Listed, fitting: Fitting) -> Images:
+def _from_folder(
+    dataset: Dataset, listed: Listed, fitting: Fitting, tell: ProgressCallback
+) -> Images:
+    path = dataset.path
+    assert path is not None
     if not len(listed.test):
         raise DataError(
             f"{path} has no test images: put them into {path / 'test'}/class/ beside "
             f"{path / 'train'}/class/, or use --test"
         )
     check_memory(path, len(listed.train) + len(listed.test), fitting.height, fitting.width)
-    train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting)
-    test, test_changes = read_fitted(listed.test, range(len(listed.test)), fitting)
+    train, train_changes = read_fitted(listed.train, range(len(listed.train)), fitting, tell)
+    test, test_changes = read_fitted(listed.test, range(len(listed.test)), fitting, tell)
     arrays = dict(zip(_NAMES, (train, listed.train_labels, test, listed.test_labels), strict=True))
     changed = (
         *sentences("training", listed.train.names, train_changes, fitting),

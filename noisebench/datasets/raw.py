@@ -19,17 +19,16 @@ from typing import Any
 import numpy as np
 
 from ..core.files.atomic import read_checked
+from ..core.progress import ProgressCallback, silent
 from ..errors import DataError
 from .download import (
     DOWNLOADS,
     FILES,
     HUMAN_HOSTS,
     NoHost,
-    ProgressCallback,
     download_lock,
     fetch,
     human_file,
-    silent,
 )
 from .npz import as_labels
 

@@ -66,7 +66,8 @@ FOOD101 = tuple(
     paella pancakes panna_cotta peking_duck pho pizza pork_chop poutine prime_rib
     pulled_pork_sandwich ramen ravioli red_velvet_cake risotto samosa sashimi scallops
     seaweed_salad shrimp_and_grits spaghetti_bolognese spaghetti_carbonara spring_rolls steak
-    strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare waffles""".split()  # noqa: SIM905
+    strawberry_shortcake sushi tacos takoyaki tiramisu tuna_tartare
+    waffles""".split()  # noqa: SIM905
 )
 
 
@@ -143,7 +144,9 @@ class Dataset:
 
 
 _DIGITS = tuple("0123456789")
-_CIFAR10 = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())  # noqa: SIM905
+_CIFAR10 = tuple(
+    "airplane automobile bird cat deer dog frog horse ship truck".split()  # noqa: SIM905
+)
 _CIFAR100 = tuple(  # the official fine names, in the official order
     """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus
     butterfly camel can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch
@@ -192,7 +195,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar10",
-            "60,000 photographs, 32x32, of 10 classes",
+            "60,000 color images, 32x32, of 10 classes",
             _CIFAR10,
             (32, 32, 3),
             50_000,
@@ -206,7 +209,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar100",
-            "60,000 photographs, 32x32, of 100 classes",
+            "60,000 color images, 32x32, of 100 classes",
             _CIFAR100,
             (32, 32, 3),
             50_000,
@@ -220,7 +223,7 @@ DATASETS = {
         ),
         Dataset(
             "cifar20",
-            "the photographs of cifar100, 20 superclasses",
+            "the images of cifar100, 20 superclasses",
             SUPERCLASS_NAMES,
             (32, 32, 3),
             50_000,
@@ -261,7 +264,7 @@ DATASETS = {
         ),
         _streamed(
             "imagenet",
-            "1,281,167 photographs of 1,000 classes, ILSVRC 2012",
+            "1,281,167 images of 1,000 classes, ILSVRC 2012",
             IMAGENET,
             (224, 224, 3),
             1_281_167,
@@ -320,7 +323,7 @@ DATASETS = {
         ),
         _small(
             "tinyimagenet",
-            "100,000 photographs, 64x64, of 200 classes of ImageNet",
+            "100,000 images, 64x64, of 200 classes of ImageNet",
             tuple(map(str, range(200))),
             (64, 64, 3),
             100_000,

@@ -128,9 +128,9 @@ METHODS = {
         Method("distill", "Li et al. 2017, on verified labels", "ce", "distill"),
         Method("forward", "Patrini et al. 2017, true T", "forward(ce)"),
         Method("backward", "Patrini et al. 2017, true T", "backward(ce)"),
-        Method("forward_estimated", "Patrini et al. 2017, T found out", "ce", "forward_estimated"),
+        Method("forward_estimated", "Patrini et al. 2017, T estimated", "ce", "forward_estimated"),
         Method(
-            "backward_estimated", "Patrini et al. 2017, T found out", "ce", "backward_estimated"
+            "backward_estimated", "Patrini et al. 2017, T estimated", "ce", "backward_estimated"
         ),
         Method("volminnet", "Li et al. 2021", "ce", "volminnet"),
         # The epochs of Xia et al.'s three stages, of all: 20 + 100 + 200 on MNIST, 15 + 200 + 200
@@ -154,7 +154,7 @@ METHODS = {
             "Cui et al., Equal Loss, eps the share of incorrect labels",
             "el(eps=overall)",
         ),
-        Method("el_estimated", "Cui et al., Equal Loss, eps found out", "el(eps=estimated)"),
+        Method("el_estimated", "Cui et al., Equal Loss, eps estimated", "el(eps=estimated)"),
         Method("lsr_el", "Cui et al., Equal Loss, with label smoothing", "lsr(el)"),
         # Ma et al. write MAE as 1 - p, half of ours, and take RCE's A from the code, -9.21; nfl's
         # factor is detached in all codes.

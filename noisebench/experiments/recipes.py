@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from collections.abc import Callable
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, get_type_hints
 
@@ -16,12 +18,25 @@ _STREAMED = ("area", "centre")  # the rest of an image's settings is for images 
 
 
 def _value(default: Any, flag: str, help: str, metavar: str | None = None, **more: Any) -> Any:
-    """A recipe field with the metadata of its option: `flag`, `help`, `panel`, `metavar`, and `min`
-    and `max`, which the option checks; `aliases`: hidden flags; `later`: the field was added when
-    runs existed already, so it is written and hashed only if it differs from its default.
+    """A recipe field with the metadata of its option: `flag`, `help`, `panel`, `metavar`; `bounds`:
+    of its value, as in a JSON schema; `or_zero`: whether 0 is valid besides; `aliases`: hidden
+    flags; `later`: the field was added when runs existed already, so it is written and hashed only
+    if it differs from its default.
     """
     words = {"flag": flag, "help": help, "metavar": metavar, "panel": "Training recipe"}
-    return field(default=default, metadata={**words, **more})
+    return field(default=default, metadata={"bounds": {}, **words, **more})
+
+
+_COUNT = {"minimum": 1, "exclusiveMaximum": 1 << 31}
+_NOT_NEGATIVE = {"minimum": 0}
+_SHARE = {"minimum": 0, "maximum": 1}
+# keyword of JSON schema -> the comparison of a value with the bound, and its words in errors
+_COMPARISONS: dict[str, tuple[Callable[[float, float], bool], str]] = {
+    "minimum": (operator.ge, "at least"),
+    "exclusiveMinimum": (operator.gt, "above"),
+    "maximum": (operator.le, "at most"),
+    "exclusiveMaximum": (operator.lt, "below"),
+}
 
 
 @dataclass(frozen=True)
@@ -40,42 +55,57 @@ class Recipe:
     To add a setting, add a field here: options, suites, keys and records use it automatically.
     """
 
-    epochs: int = _value(MISSING, "--epochs", "Passes over the training set.", "N")
-    batch_size: int = _value(128, "--batch-size", "Examples per step.", "N")
-    lr: float = _value(0.01, "--lr", "Initial learning rate.", "N")
-    momentum: float = _value(0.9, "--momentum", "SGD momentum.", "N")
+    epochs: int = _value(MISSING, "--epochs", "Passes over the training set.", "N", bounds=_COUNT)
+    batch_size: int = _value(128, "--batch-size", "Examples per step.", "N", bounds=_COUNT)
+    lr: float = _value(0.01, "--lr", "Initial learning rate.", "N", bounds=_NOT_NEGATIVE)
+    momentum: float = _value(
+        0.9, "--momentum", "SGD momentum.", "N", bounds={"minimum": 0, "exclusiveMaximum": 1}
+    )
     nesterov: bool = _value(False, "--nesterov/--no-nesterov", "Nesterov momentum.")
-    weight_decay: float = _value(1e-4, "--weight-decay", "Weight decay of every parameter.", "N")
+    weight_decay: float = _value(
+        1e-4, "--weight-decay", "Weight decay of every parameter.", "N", bounds=_NOT_NEGATIVE
+    )
     schedule: str = _value(
         "cosine",
         "--schedule",
         "Learning rate schedule: constant, cosine or 'step(40, 80)' (epochs).",
         "TEXT",
     )
-    clip: float = _value(0.0, "--clip", "Largest gradient norm; 0: no limit.", "N")
-    crop: int = _value(0, "--crop", "Padding of the random crop, in pixels.", "N")
+    clip: float = _value(
+        0.0, "--clip", "Largest gradient norm; 0: no limit.", "N", bounds=_NOT_NEGATIVE
+    )
+    crop: int = _value(
+        0,
+        "--crop",
+        "Padding of the random crop, in pixels.",
+        "N",
+        bounds={"minimum": 0, "exclusiveMaximum": 64},
+    )
     flip: bool = _value(
         False,
         "--hflip/--no-hflip",
         "Flip images horizontally at random.",
         aliases=("--flip/--no-flip",),
     )
-    freeze: int = _value(0, "--freeze", "Freeze the first N layer groups.", "N", later=True)
+    freeze: int = _value(
+        0, "--freeze", "Freeze the first N layer groups.", "N", bounds=_NOT_NEGATIVE, later=True
+    )
     layer_decay: float = _value(
         1.0,
         "--layer-decay",
         "Layer-wise learning rate decay factor; 1: none.",
         "SHARE",
+        bounds={"exclusiveMinimum": 0, "maximum": 1},
         later=True,
     )
     size: int = _value(
         0,
         "--img-size",
-        "Side of the square images in pixels; default: unchanged, or for images of different "
-        "sizes their median shorter side, at most 224.",
+        "Side of the square images in pixels, 8 to 1024; default: unchanged, or for images of "
+        "different sizes their median shorter side, at most 224.",
         "N",
-        min=8,
-        max=1024,
+        bounds={"minimum": 8, "maximum": 1024},
+        or_zero=True,
         aliases=("--size",),
         later=True,
     )
@@ -84,6 +114,7 @@ class Recipe:
         "--scale",
         "Smallest share of a streamed image's area in a random crop.",
         "SHARE",
+        bounds=_SHARE,
         aliases=("--area",),
         later=True,
     )
@@ -92,6 +123,7 @@ class Recipe:
         "--crop-pct",
         "Share of a streamed image's shorter side in the evaluation's center crop.",
         "SHARE",
+        bounds=_SHARE,
         aliases=("--centre",),
         later=True,
     )
@@ -104,36 +136,23 @@ class Recipe:
     )
 
     def __post_init__(self) -> None:
-        for name, (least, limit) in LIMITS.items():
-            value = getattr(self, name)
-            if not least <= value < limit:
-                most = "finite" if limit == math.inf else f"below {limit}"
-                raise ConfigError(f"{name} must be at least {least} and {most}, got {value}")
+        for name, value in RECIPE_FIELDS.items():
+            number, bounds = getattr(self, name), value.metadata["bounds"]
+            if not bounds or (value.metadata.get("or_zero") and number == 0):
+                continue
+            compared = [(_COMPARISONS[word], bound) for word, bound in bounds.items()]
+            if not (number < math.inf and all(holds(number, b) for (holds, _), b in compared)):
+                texts = [f"{words} {bound}" for (_, words), bound in compared]
+                texts += ["finite"] if len(texts) == 1 else []
+                raise ConfigError(
+                    f"{option_name(name)} must be {' and '.join(texts)}, got {number}"
+                )
         from ..datasets import FITS
 
-        size = self.size
-        checks = (
-            (self.momentum < 1, f"momentum must be below 1, got {self.momentum}"),
-            (
-                self.momentum or not self.nesterov,
-                "nesterov needs a momentum above 0: set momentum, or nesterov: false",
-            ),
-            (self.fit in FITS, f"fit must be one of {', '.join(FITS)}, got {self.fit!r}"),
-            (self.crop < 64, f"crop must be below 64 pixels of padding, got {self.crop}"),
-            (
-                0 < self.layer_decay <= 1,
-                f"layer_decay must be above 0 and at most 1 (none), got {self.layer_decay}",
-            ),
-            (
-                size == 0 or 8 <= size <= 1024,
-                f"img_size must be from 8 to 1024 pixels, got {size}",
-            ),
-            (0 <= self.area <= 1, f"scale must be in (0, 1], got {self.area}"),
-            (0 <= self.centre <= 1, f"crop_pct must be in (0, 1], got {self.centre}"),
-        )
-        for holds, message in checks:
-            if not holds:
-                raise ConfigError(message)
+        if self.nesterov and not self.momentum:
+            raise ConfigError("nesterov needs a momentum above 0: set momentum, or nesterov: false")
+        if self.fit not in FITS:
+            raise ConfigError(f"fit must be one of {', '.join(FITS)}, got {self.fit!r}")
         # one text per meaning, since the key holds it
         schedule = str(Call(*read_schedule(self.schedule)))
         object.__setattr__(self, "schedule", schedule)
@@ -147,11 +166,6 @@ class Recipe:
         }
 
 
-# smallest valid value, and the first that is too large
-LIMITS: dict[str, tuple[int, float]] = {
-    **dict.fromkeys(("epochs", "batch_size"), (1, 1 << 31)),
-    **dict.fromkeys(("lr", "momentum", "weight_decay", "clip", "crop", "freeze"), (0, math.inf)),
-}
 RECIPE_FIELDS = {value.name: value for value in fields(Recipe)}
 RECIPE_TYPES = {name: get_type_hints(Recipe)[name] for name in RECIPE_FIELDS}
 _LATER = {name: value.default for name, value in RECIPE_FIELDS.items() if "later" in value.metadata}

@@ -121,7 +121,7 @@ def check_schedule(recipe: Recipe) -> None:
 PICTURES_VERSION = 2
 # increased when the meaning of a run changes: the loop, the split of digits, the evaluation
 PROTOCOL = 1
-_LARGEST_SEED = 2**32
+LARGEST_SEED = 2**32 - 1
 _LARGEST_TABLE = 1 << 29  # numbers, 2 GB
 _LONGEST_NAME = 150  # characters of the readable part of a directory's name
 
@@ -356,7 +356,7 @@ def check_head(model: str, strategy: Expression) -> None:
 
 def checked_seed(seed: int) -> int:
     """Returns the seed if it is from 0 to 2^32 - 1. Raises ConfigError."""
-    if not 0 <= seed < _LARGEST_SEED:
+    if not 0 <= seed <= LARGEST_SEED:
         raise ConfigError(f"a seed must be a whole number from 0 to 2^32 - 1, got {seed}")
     return seed
 

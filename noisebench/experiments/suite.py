@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from functools import cache
-from importlib.resources import files
 from pathlib import Path, PurePath
 from typing import Annotated, Any, TypeVar
 
@@ -61,6 +60,9 @@ from .resolve import (
     price_of,
 )
 from .suite_file import (
+    AXES,
+    MAX_DEPTH,
+    NUMERIC_AXES,
     Defaults,
     Override,
     ReportShape,
@@ -69,27 +71,13 @@ from .suite_file import (
     StrictModel,
     YamlPath,
     construct,
+    suite_files,
 )
 
-AXES = (
-    "dataset",
-    "subset",
-    "model",
-    "init",
-    "features",
-    "recipe",
-    "noise",
-    "method",
-    "loss",
-    "strategy",
-)
-_NUMBERS = ("subset",)  # axes whose choices are whole numbers; other choices are texts
-_FILE = "benchmarks.yaml"
 _MOST_RUNS = 100_000  # of a suite
 _SHOWN = 100  # mistakes
 _LONGEST_LINE = 300  # characters
 _MOST_SELECTED = 10_000_000  # pairs of a run and a selector
-_DEPTH = 8  # of the YAML: a selector's value in an override in a suite
 _MOST_VALUES = 50_000  # of the YAML
 
 
@@ -172,17 +160,6 @@ class SuiteRun:
     budget: str = "epochs"
 
 
-def packaged_suites() -> Path:
-    """benchmarks.yaml inside the package, or next to it in a checkout."""
-    inside = Path(str(files("noisebench") / _FILE))
-    return inside if inside.exists() else inside.parents[1] / _FILE
-
-
-def suite_files(root: Path) -> list[Path]:
-    """The suite files: that of the workspace first, then the packaged one."""
-    return [path for path in (root / _FILE, packaged_suites()) if path.exists()]
-
-
 def find_suite(name: str, root: Path) -> tuple[str, Suite]:
     """A suite's name and the suite, by its name, by `FILE` with one suite, or by `FILE:NAME`.
     Raises ConfigError or UnknownName.
@@ -216,7 +193,7 @@ def read_suites(path: Path) -> dict[str, Suite]:
     mistakes: list[tuple[int, int, str]] = []
     try:
         text = read_text(path)
-        check_nesting(text, _DEPTH, _MOST_VALUES)
+        check_nesting(text, MAX_DEPTH, _MOST_VALUES)
         node = yaml.compose(text, yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -272,8 +249,8 @@ def _wrong_types(suite: Suite) -> Iterator[tuple[YamlPath, str]]:
     """Yields choices of an axis that are numbers instead of texts, or texts instead of numbers."""
     for axis, choices in suite.matrix.items():
         for number, choice in enumerate(choices):
-            if isinstance(choice, int) != (axis in _NUMBERS) and axis in AXES:
-                kind = "integer" if axis in _NUMBERS else "string"
+            if isinstance(choice, int) != (axis in NUMERIC_AXES) and axis in AXES:
+                kind = "integer" if axis in NUMERIC_AXES else "string"
                 at = ("matrix", axis, number)
                 yield at, f"matrix.{axis}.{number}: Input should be a valid {kind}"
 

@@ -1,4 +1,5 @@
-"""The keys and types of a suite in benchmarks.yaml; suite.py checks the values.
+"""Where suite files are, the names of their suites, and the keys and types of a suite; suite.py
+checks the values.
 
 Also converts YAML to plain values with the line and column of each, so that all mistakes of a file
 are reported with their position.
@@ -7,12 +8,31 @@ are reported with their position.
 from __future__ import annotations
 
 import re
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, create_model
 
+from ..core.files.untrusted import read_text, read_yaml
 from .recipes import RECIPE_TYPES, option_name
+
+AXES = (
+    "dataset",
+    "subset",
+    "model",
+    "init",
+    "features",
+    "recipe",
+    "noise",
+    "method",
+    "loss",
+    "strategy",
+)
+NUMERIC_AXES = ("subset",)  # axes whose choices are whole numbers; other choices are texts
+_FILE = "benchmarks.yaml"
+MAX_DEPTH = 8  # of the YAML: a selector's value in an override in a suite
 
 Scalar = bool | int | float | str | None
 Selector = dict[str, Scalar | list[Scalar]]
@@ -93,6 +113,22 @@ YamlPath = tuple[str | int, ...]
 """The path of keys and indices to a value."""
 
 _LIKE_A_NUMBER = re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|[-+]?[0-9]*\.?[0-9]+[eE][0-9]+")
+
+
+def packaged_suites() -> Path:
+    """benchmarks.yaml inside the package, or next to it in a checkout."""
+    inside = Path(str(files("noisebench") / _FILE))
+    return inside if inside.exists() else inside.parents[1] / _FILE
+
+
+def suite_files(root: Path) -> list[Path]:
+    """The suite files: that of the workspace first, then the packaged one."""
+    return [path for path in (root / _FILE, packaged_suites()) if path.exists()]
+
+
+def suite_names(path: Path) -> list[str]:
+    """The names of a file's suites; does not check the suites."""
+    return list(read_yaml(read_text(path), MAX_DEPTH)["suites"])
 
 
 def construct(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from ..datasets import FITS
 from ..labels.build import VAL_SPLITS
-from .recipes import LIMITS, RECIPE_FIELDS, option_name
-from .suite import _NUMBERS, AXES, Suite
+from .recipes import RECIPE_FIELDS, option_name
+from .resolve import LARGEST_SEED
+from .suite import Suite
+from .suite_file import AXES, NUMERIC_AXES
 
+_SHARE = {"minimum": 0, "exclusiveMaximum": 1}
+_SEED = {"minimum": 0, "maximum": LARGEST_SEED}
 _FACTS: dict[str, dict[str, Any]] = {
     "dataset": {"description": "A data set's name, a .npz, a folder or a streamed set."},
     "test": {"description": "A folder of test images."},
@@ -20,16 +23,16 @@ _FACTS: dict[str, dict[str, Any]] = {
     "method": {"description": "A method's name, instead of loss and strategy."},
     "loss": {"description": "A loss: `gce`, `el(eps=0.4)`."},
     "strategy": {"description": "A training strategy: `standard`."},
-    "val_fraction": {"description": "Share of the validation split.", "minimum": 0},
+    "val_fraction": {"description": "Share of the validation split.", **_SHARE},
     "val_split": {
         "description": "Split off after or before corruption.",
         "enum": [*VAL_SPLITS, None],
     },
-    "trusted": {"description": "Share of verified labels.", "minimum": 0},
+    "trusted": {"description": "Share of verified labels.", **_SHARE},
     "subset": {"description": "Number of training images.", "minimum": 1},
     "precision": {"description": "auto, fp32 or bf16."},
-    "seeds": {"description": "The seeds of each run."},
-    "noise_seed": {"description": "Seed of the noise; default: the run's.", "minimum": 0},
+    "seeds": {"description": "The seeds of each run.", "items": {"type": "integer", **_SEED}},
+    "noise_seed": {"description": "Seed of the noise; default: the run's.", **_SEED},
     "budget": {"description": "What all methods share.", "enum": ["epochs", "compute"]},
     "fit": {"enum": [*FITS, None]},
 }
@@ -43,17 +46,17 @@ def suite_schema() -> dict[str, Any]:
         properties = kinds[kind]["properties"]
         for name, field in RECIPE_FIELDS.items():
             value = properties[option_name(name)]
-            least, limit = LIMITS.get(name, (-math.inf, math.inf))
-            value |= {"description": field.metadata["help"]}
-            value |= {"minimum": least} if least > -math.inf else {}
-            value |= {"exclusiveMaximum": limit} if limit < math.inf else {}
+            bounds = field.metadata["bounds"]
+            if field.metadata.get("or_zero"):
+                bounds = {"allOf": [{"anyOf": [{"const": 0}, bounds]}]}
+            value |= {"description": field.metadata["help"], **bounds}
             if name != option_name(name):  # the old name
                 properties[name] = {**value, "deprecated": True}
         for name in properties.keys() & _FACTS.keys():
             properties[name] |= _FACTS[name]
     axes = {}
     for axis in AXES:
-        one = {"type": "integer" if axis in _NUMBERS else "string"}
+        one = {"type": "integer" if axis in NUMERIC_AXES else "string"}
         several = {"type": "array", "items": one, "minItems": 1}
         axes[axis] = {**_FACTS[axis], "anyOf": [one, several]}
     suite["properties"]["matrix"] = {

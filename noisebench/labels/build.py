@@ -15,6 +15,7 @@ import numpy as np
 from ..core.expressions import Call, Expression, Value
 from ..core.files.atomic import read_checked
 from ..core.files.untrusted import hash_of
+from ..core.progress import ProgressCallback, silent
 from ..core.seeds import TRUSTED, VALIDATION
 from ..datasets import (
     DATASETS,
@@ -23,7 +24,6 @@ from ..datasets import (
     Fitting,
     ImageArray,
     Labels,
-    ProgressCallback,
     Shape,
     check_column,
     find_dataset,
@@ -32,7 +32,6 @@ from ..datasets import (
     read_human,
     read_images,
     read_review,
-    silent,
     split_column,
 )
 from ..errors import ConfigError, DataError, LanguageError
@@ -102,8 +101,7 @@ class LabelRequest:
 @dataclass(frozen=True)
 class DatasetInputs:
     """The inputs of a noise for one data set. `find`: returns another data set by name or path;
-    `root`: the workspace, which relative paths can also refer to; `tell`: receives the progress of
-    a download.
+    `root`: the workspace, which relative paths can also refer to; `tell`: receives the progress.
     """
 
     data: Labels

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.progress import ProgressCallback
 from ..core.seeds import SUBSET
 from ..datasets import Labels
 from ..errors import ConfigError, DataError
@@ -73,6 +74,10 @@ class SubsetInputs:
     full: NoiseInputs
     labels: np.ndarray
     indices: np.ndarray
+
+    @property
+    def tell(self) -> ProgressCallback:
+        return self.full.tell
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
         rows = self.full.images()

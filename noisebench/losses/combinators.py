@@ -1,13 +1,11 @@
-"""Combinators, which make a loss from a loss by a fixed change of the target, the logits or log_p;
-and losses with a link of their own, logits -> log_p. `+` and `*` belong to the loss language
-itself.
+"""Combinators, which turn a loss into another by a fixed change of the target, the logits or log_p,
+and losses with their own link, logits -> log_p. `+` and `*` are part of the loss language.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Annotated, Any
 
 import numpy as np
@@ -27,7 +25,7 @@ from .registry import (
     register_loss,
 )
 
-_WORST_CONDITION = 1e6  # beyond this, float32 has no digit left after multiplying with the inverse
+_WORST_CONDITION = 1e6  # above it, float32 has no correct digit after multiplying by the inverse
 
 
 @register_loss(
@@ -57,7 +55,7 @@ def forward(loss: Loss, T: TransitionText = AUTO) -> Loss:
     on = _held("forward", table)
 
     def corrected(log_p: Tensor) -> Tensor:
-        p = log_p.double().exp()  # down to e^-745, and no autocast touches float64
+        p = log_p.double().exp()  # down to e^-745; autocast leaves float64 unchanged
         return log_through(p, on(p)).to(log_p.dtype)
 
     return lambda scores: loss(scores.with_log_p(corrected))
@@ -116,7 +114,9 @@ def _table(T: Matrix | str) -> np.ndarray:
 
 
 def _held(name: str, table: np.ndarray) -> Callable[[Tensor], Tensor]:
-    """The table as a float64 tensor on the device of another one (N, K), copied there once."""
+    """Returns a function that gives the table as a float64 tensor on the device of values (N, K);
+    it is copied once per device.
+    """
     copies: dict[Any, Tensor] = {}
 
     def on(values: Tensor) -> Tensor:
@@ -129,8 +129,8 @@ def _held(name: str, table: np.ndarray) -> Callable[[Tensor], Tensor]:
     return on
 
 
-_NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, it only approaches
-_SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) is z to float64's last digit
+_NEWTON = 30  # steps to the normaliser: from the left, where the sum is convex, without overshoot
+_SOFTPLUS_IS_EXP = -40.0  # below it log softplus(z) equals z in float64
 
 
 @register_loss(pointwise=True, paper="Wei et al. 2023", properties=("equivariant", "nonnegative"))
@@ -153,7 +153,7 @@ def logitclip(
             logits = (logits * (tau / length)).where(length > 1 / tau, logits)
         else:
             logits = logits * (tau / length).clamp_max(1)
-        return loss(replace(scores, logits=logits))
+        return loss(Scores(logits, scores.link, scores.transform, scores.classes))
 
     return clipped
 
@@ -176,7 +176,7 @@ def eps_softmax(
 
     def raised(log_p: Tensor) -> Tensor:
         likeliest = log_p == log_p.gather(1, log_p.argmax(1, keepdim=True))
-        likeliest = likeliest & (likeliest.cumsum(1) == 1)  # of equal ones the first
+        likeliest = likeliest & (likeliest.cumsum(1) == 1)  # the first of equal ones
         largest = log_p.where(likeliest, log_p.new_zeros(()))
         top = (largest.expm1() / (1 + m)).log1p()  # log((p + m) / (1 + m)), without cancellation
         changed = top.where(likeliest, log_p - math.log1p(m))
@@ -186,8 +186,8 @@ def eps_softmax(
 
 
 def tempered(t2: float) -> TensorMap:
-    """logits (N, K) -> log p of the tempered softmax, p = exp_t2(z - normaliser): heavier tails
-    than softmax for t2 > 1.
+    """Returns the map logits (N, K) -> log p of the tempered softmax, p = exp_t2(z - normaliser),
+    which has heavier tails than softmax for t2 > 1.
     """
     if t2 == 1:
         return log_softmax
@@ -197,7 +197,7 @@ def tempered(t2: float) -> TensorMap:
         below = logits.double() - logits.double().max(1, keepdim=True).values
 
         def step(normaliser: Tensor) -> Tensor:
-            """Newton's, towards probabilities that sum to 1."""
+            """One step of Newton's method towards probabilities that sum to 1."""
             log_p = -(heavy * (normaliser - below)).log1p() / heavy
             return normaliser + (log_p.exp().sum(1, keepdim=True) - 1) / (t2 * log_p).exp().sum(
                 1, keepdim=True
@@ -206,7 +206,8 @@ def tempered(t2: float) -> TensorMap:
         normaliser = below.detach().new_zeros(len(below), 1)
         for _ in range(_NEWTON):
             normaliser = step(normaliser).detach()
-        # at the solution these change nothing but the gradient and its gradient, to the right ones
+        # at the solution two more steps change only the first and second derivatives, which they
+        # make correct
         normaliser = step(step(normaliser))
         return at_loss_precision(-(heavy * (normaliser - below)).log1p() / heavy, logits)
 
@@ -214,7 +215,7 @@ def tempered(t2: float) -> TensorMap:
 
 
 def softplus_share(logits: Tensor) -> Tensor:
-    """softplus(z) over its mean in the row (N, K), float64: positive, of mean 1."""
+    """Returns softplus(z) (N, K) divided by its mean over the row, in float64: positive, mean 1."""
     z = logits.double()
     softplus = z.clamp_min(_SOFTPLUS_IS_EXP).logaddexp(z.new_zeros(()))
     log_softplus = softplus.log().where(z > _SOFTPLUS_IS_EXP, z)
@@ -222,7 +223,7 @@ def softplus_share(logits: Tensor) -> Tensor:
 
 
 def log_softmax_of_scores(lam: float, normalize: bool = True) -> TensorMap:
-    """logits (N, K) -> log p of softmax(s / lam), s the logits or their `softplus_share`."""
+    """Returns the map logits (N, K) -> log softmax(s / lam), s the logits or `softplus_share`."""
 
     def link(logits: Tensor) -> Tensor:
         scores = softplus_share(logits) if normalize else logits.double()

@@ -90,8 +90,8 @@ class LossModule(nn.Module):
 
 
 def module_class(entry: Entry, name: str) -> type[LossModule]:
-    """A loss by class: its own parameters, then LossModule's, all by name. `EqualLoss(eps=0.4,
-    reduction="sum")`.
+    """Returns the class of a loss, whose keywords are the loss's parameters and LossModule's:
+    `EqualLoss(eps=0.4, reduction="sum")`.
     """
     parameters = [
         inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default)

@@ -1,5 +1,5 @@
 """Losses as functions log_p (N, K) -> cost (N, K), with p = exp(log_p) and 1 - p = -expm1(log_p).
-First those whose cost of a class depends on the probability of that class alone, then those of all
+First losses whose cost of a class depends only on the probability of that class, then losses of all
 probabilities of an example, then penalties on the network's parameters.
 """
 
@@ -18,41 +18,41 @@ from .registry import Tensor, register_loss
 
 _TINY = 1e-30  # floor of 1 - p under a fractional power, far below float32's resolution of 1 - p
 _SMALL_EPS = 1e-8
-_NOT_SMALL = 0.1  # from here what is added to p can be added to 1 as well
-_LARGEST_POWER = 80.0  # e to this is a float32, and not much more
-_NEARLY_ZERO = 1e-12  # from here float32 cannot tell a limit from its limit case
+_NOT_SMALL = 0.1  # from here on p + eps is computed as 1 + eps - (1 - p) without loss of digits
+_LARGEST_POWER = 80.0  # exp(80) = 5.5e34 is still a float32
+_NEARLY_ZERO = 1e-12  # below it float32 cannot distinguish a loss from its limit
 
 
 def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
     """The probabilities (..., K) that minimise the expected Equal Loss under label probabilities w
     (..., K), by water-filling.
 
-    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), the active ones
-    being the largest; Eq. 8-12 of the paper with their number solved for. w itself (what CE learns)
-    at eps = 0; its largest class, ties in equal parts, at eps = inf. Raises ValueError for rows
-    that are no probabilities or a negative eps.
+    p_k = max(0, (1 + m eps) w_k / (sum of w over the m active classes) - eps), where the active
+    classes are the m largest; Eq. 8-12 of the paper, solved for m. At eps = 0 it is w, the optimum
+    of CE; at eps = inf the largest class, with ties in equal parts. Raises ValueError if rows are
+    not probabilities or eps is negative.
     """
     w = np.asarray(w, np.float64)
     if not (w >= 0).all() or not np.allclose(w.sum(-1), 1) or not eps >= 0:
-        raise ValueError("w must be probabilities in its last axis, eps at least 0")
+        raise ValueError("the last axis of w must be probabilities, and eps at least 0")
     ordered = -np.sort(-w, axis=-1)
     m = np.arange(1, w.shape[-1] + 1)
     total = ordered.cumsum(-1)
     if math.isinf(eps):
         share = (w == ordered[..., :1]).astype(np.float64)
         return share / share.sum(-1, keepdims=True)
-    # p_m > 0 in the form that cancels nothing where eps is large
+    # p_m > 0, in a form without cancellation for large eps
     last = np.sum(ordered + eps * (m * ordered - total) > 0, -1, keepdims=True) - 1
     active, sum_active = last + 1, np.take_along_axis(total, last, -1)
     return np.maximum(0, (w + eps * (active * w - sum_active)) / sum_active)
 
 
 def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray | None:
-    """The same of generalised cross entropy: p_k in proportion to w_k^(1 / (1 - q)), the largest
-    class at q = 1.
+    """Returns the optimum of generalised cross entropy: p_k proportional to w_k^(1 / (1 - q)), the
+    largest class at q = 1.
 
-    None where it is truncated at k, below which there is no gradient, so that the result depends on
-    the initial network.
+    None for the loss truncated at k: below k there is no gradient, so the result depends on the
+    initial network.
     """
     if k:
         return None
@@ -104,14 +104,14 @@ def gce(
 )
 def rce(log_p: Tensor, A: Annotated[float, Interval("[-1e6, 0)")] = -9.21) -> Tensor:
     """Reverse cross entropy, -A (1 - p), where A replaces log 0."""
-    # The paper says A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) =
-    # -9.21. The default is the code.
+    # The paper has A = -4; the authors' code clips the one-hot label at 1e-4, A = log(1e-4) =
+    # -9.21. The default follows the code.
     return A * log_p.expm1()
 
 
 def _some_weight(values: dict[str, Value]) -> dict[str, Value]:
     if not values["alpha"] and not values["beta"]:
-        raise LanguageError("sce: alpha and beta are both 0, which leaves no loss")
+        raise LanguageError("sce: alpha and beta are both 0: set one of them above 0")
     return values
 
 
@@ -177,8 +177,8 @@ def focal(
 
 
 def _one_minus_p(log_p: Tensor) -> Tensor:
-    """1 - p with the gradient of -p: expm1's own is 0 from p = 3e-8 down, which a large factor
-    would show.
+    """Returns 1 - p with the gradient of -p. The gradient of expm1 is 0 for p below 3e-8, which
+    matters after multiplication by a large factor.
     """
     p = log_p.exp()
     return (p.detach() - p) - log_p.detach().expm1()
@@ -193,8 +193,7 @@ def agce(
     """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a) with eps = a
     as q -> 0.
     """
-    # log((a + p) / (a + 1)), which 1 - p does not cancel near p = 1, nor p near p = 0 where a is
-    # small
+    # log((a + p) / (a + 1)) without cancellation: by 1 - p near p = 1, by p near p = 0 for small a
     shrunk = (
         (_one_minus_p(log_p) / -(a + 1)).log1p()
         if a > _NOT_SMALL
@@ -211,7 +210,7 @@ def aul(
 ) -> Tensor:
     """Asymmetric unhinged loss, ((a - p)^q - (a - 1)^q) / q with a > 1: 1 - p at q = 1."""
     wrong = _one_minus_p(log_p)
-    if q * -math.log(a - 1) > _LARGEST_POWER:  # a - 1 is so small that there is nothing to cancel
+    if q * -math.log(a - 1) > _LARGEST_POWER:  # a - 1 is too small for cancellation
         return ((wrong + (a - 1)).pow(q) - (a - 1) ** q) / q
     grown = (wrong / (a - 1)).log1p()
     return grown if q < _NEARLY_ZERO else (q * grown).expm1() * ((a - 1) ** q / q)
@@ -250,7 +249,7 @@ def js(log_p: Tensor, pi: Annotated[float, Interval("[1e-6, 0.999999]")] = 0.5) 
     """Jensen-Shannon divergence of the one-hot label (weight pi) and p, divided by -(1 - pi) log(1
     - pi): CE as pi -> 0, 1 - p as pi -> 1.
     """
-    # divides by about pi, which float32 would not survive
+    # the division by about pi needs float64
     dtype, log_p, lost = log_p.dtype, log_p.double(), math.log1p(-pi)
     # 1 + missing: the mixture at the label; elsewhere it is (1 - pi) p
     p, missing = log_p.exp(), (1 - pi) * log_p.expm1()

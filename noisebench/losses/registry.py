@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, overload
 
 import numpy as np
 
 from ..core.expressions import AUTO, WORDS, Call, Expression, Sum, Value, terms
 from ..core.parameters import Inner, Parameter
-from ..core.registry import Registry
+from ..core.registry import F, Registry
 from ..errors import LanguageError
 from ..noise import build_noise
 
@@ -28,7 +28,7 @@ TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
 _FEW = 2**14
 _TINY = 1e-300  # floor before the logarithm; float64
-_LEAST = 1e-37  # float32's smallest sum whose inverse is finite
+_LEAST = 1e-37  # the smallest float32 sum whose inverse is finite
 
 
 def at_loss_precision(values: Tensor, logits: Tensor) -> Tensor:
@@ -44,8 +44,8 @@ def log_softmax(logits: Tensor) -> Tensor:
     """The default link, logits (N, K) -> log_p: float32 whatever the autocast dtype (float64 for
     float64 logits).
     """
-    # In float64 inside: float32's own is off by 6e-8 where a class is nearly sure, and rce
-    # multiplies that by -A = 9.21.
+    # Computed in float64: in float32 the error is 6e-8 where p is near 1, and rce multiplies it by
+    # -A = 9.21.
     return at_loss_precision(logits.double().log_softmax(1), logits)
 
 
@@ -66,13 +66,13 @@ def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
 
     compiled = is_compiling()
     if logits.dtype == float64 or (logits.numel() < _FEW and not compiled):
-        # A small batch takes less time in one call in float64 than in seven in float32.
+        # For a small batch one call in float64 is faster than seven in float32.
         log_p = -cross_entropy(logits.double(), classes.squeeze(1), reduction="none").unsqueeze(1)
         return at_loss_precision(log_p, logits)
-    logits = logits.float()  # by the odds of all the others, which cancel nothing
+    logits = logits.float()  # from the odds of all other classes, without cancellation
     largest = logits.detach().amax(1, keepdim=True)
     odds = (logits - largest).exp()
-    # A compiler melts a mask into the sum, but not a scatter, which alone is the cheaper.
+    # The compiler fuses a mask into the sum, but not a scatter, which is cheaper in eager mode.
     others = (
         odds.masked_fill(classes == arange(odds.shape[1], device=odds.device), 0)
         if compiled
@@ -84,7 +84,7 @@ def log_softmax_at(logits: Tensor, classes: Tensor) -> Tensor:
 
 
 def unchanged(log_p: Tensor) -> Tensor:
-    """The default transform."""
+    """Returns log_p unchanged, the default transform."""
     return log_p
 
 
@@ -95,6 +95,8 @@ class Scores:
 
     classes (N, 1): compute the cost of these classes only, which is cheaper; None for all.
     """
+
+    # changed by calls of Scores, since dataclasses.replace breaks a graph that torch 2.6 compiles
 
     logits: Tensor
     link: TensorMap = log_softmax
@@ -121,12 +123,14 @@ class Scores:
 
     @property
     def all_classes(self) -> Scores:
-        """The same with all classes requested."""
-        return self if self.classes is None else replace(self, classes=None)
+        """A copy with all classes requested."""
+        return self if self.classes is None else Scores(self.logits, self.link, self.transform)
 
     def with_log_p(self, change: TensorMap) -> Scores:
-        """The same with a further change of log_p."""
-        return replace(self, transform=lambda log_p: change(self.transform(log_p)))
+        """Returns a copy with a further change of log_p."""
+        return Scores(
+            self.logits, self.link, lambda log_p: change(self.transform(log_p)), self.classes
+        )
 
 
 Loss: TypeAlias = Annotated[Callable[[Scores], Tensor], Inner()]
@@ -147,25 +151,45 @@ classes (symmetric in the sense of Ghosh et al. 2017).
 """
 
 
-register_loss = LOSSES.register
-"""Decorator that registers a function `log_p (N, K) -> cost (N, K)` as a loss under its name; its
-further parameters become the loss's parameters.
+@overload
+def register_loss(build: F) -> F: ...
+@overload
+def register_loss(*, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+def register_loss(build: Any = None, *, name: str = "", **facts: Any) -> Any:
+    """Decorator that registers a function as a loss, usable by its name in `--loss`, in suites and
+    in `noisebench.loss`.
 
-    @register_loss(paper="Author Year")
-    def tail(log_p, q: float = 0.5):
-        return (1 - log_p.exp()) ** q
+    The function gets log_p (N, K), the log-probabilities of K classes for N examples, and returns
+    the cost (N, K): for each example, the loss of every class as if it were the label. Its further
+    parameters become the loss's parameters.
 
-A function whose first parameter is named `loss` is a combinator: it takes a loss and returns one, a
-function from `Scores` to a cost, as in `def twice(loss): return lambda scores: 2 * loss(scores)`.
+        @register_loss(paper="Author Year")
+        def tail(log_p, q: float = 0.5):
+            return (1 - log_p.exp()) ** q
 
-Keywords: `paper`, `version`, `aliases`, `properties`. `pointwise`: the cost of a class depends on
-that class's log_p only (for a combinator, on its inner cost), which makes it cheaper. `penalty`:
-the function takes the network's parameters and returns a scalar, a term of a sum. `link`: a
-function of some of the loss's parameters that returns its map from logits to log_p. `needs`: the
-property that a combinator's inner loss must have. `optimum`: label probabilities w (..., K) and the
-loss's parameters -> p (..., K) that minimizes the expected cost, or None. `target`, of a
-combinator: the label probabilities that the inner loss is trained on in place of w.
-"""
+    A function whose first parameter is named `loss` is a combinator: it gets a loss and returns
+    one, a function from `Scores` to the cost, as in `def twice(loss): return lambda scores: 2 *
+    loss(scores)`.
+
+    Keywords:
+
+    * `name`: default the function's; `aliases`; `paper`.
+    * `version`: to be raised when results change.
+    * `properties`: by default `falls`, `equivariant` and `nonnegative`; `constant_sum` if the costs
+      of all classes have a constant sum. `needs`: the property that a combinator's inner loss must
+      have.
+    * `pointwise`: the cost of a class depends only on the log_p of that class (for a combinator, on
+      its inner cost), which makes it cheaper.
+    * `penalty`: the function gets the network's parameters and returns a scalar, a term of a sum.
+    * `link`: a function of some of the loss's parameters that returns its map from logits to log_p.
+    * `optimum`: label probabilities w (..., K) and the loss's parameters -> p (..., K) that
+      minimizes the expected cost, or None; `target`, of a combinator: the label probabilities that
+      the inner loss is trained on in place of w.
+
+    Returns the function unchanged. Raises LanguageError for a name that exists or is not letters,
+    digits and _.
+    """
+    return LOSSES.register(build, name=name, **facts)
 
 
 def build_loss(
@@ -214,7 +238,7 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
     name = expression.name
     if is_penalty(expression):
         raise LanguageError(
-            f"{name} is a penalty on the network's parameters: add it to the whole "
+            f"{name} is a penalty on the network's parameters: add it to the outermost "
             f"loss, as in ce + {expression}"
         )
     values: dict[str, Any] = dict(expression.kwargs)
@@ -242,7 +266,7 @@ def _build(expression: Expression, num_classes: int | None, transitions: Mapping
         link = make_link(**{key: values[key] for key in names if key in values})
 
     def cost(scores: Scores) -> Tensor:
-        linked = replace(scores, link=link) if link else scores
+        linked = Scores(scores.logits, link, scores.transform, scores.classes) if link else scores
         return scores.select(build(linked.log_p, **values))
 
     return cost

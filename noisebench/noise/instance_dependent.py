@@ -12,6 +12,7 @@ import numpy as np
 
 from ..core.expressions import Value
 from ..core.parameters import Interval, OneOf, Rate
+from ..core.progress import ProgressCallback, track
 from ..core.seeds import CORRUPTED, PROJECTION, RATES, VIEWS
 from ..errors import LanguageError
 from ..metrics.predictions import Teaching
@@ -67,11 +68,13 @@ def pdn(
     CIFAR-10 58 to 77 % of a class's incorrect labels, depending on the seed; with normalised pixels
     about 25 %. LogitClip, epsilon-softmax and JAL use another noise, `dependent`.
     """
-    images, n = examples.sources.images(), len(examples.labels)
+    images, n, tell = examples.sources.images(), len(examples.labels), examples.sources.tell
     rates = (
         truncated_normal(rate, std, uniforms((examples.seed, RATES), n)) if rate else np.zeros(n)
     )
-    statistics = (np.zeros(1), np.ones(1)) if pixels == "bytes" else _channel_statistics(images, n)
+    statistics = np.zeros(1), np.ones(1)
+    if pixels != "bytes":
+        statistics = _channel_statistics(images, n, tell)
     return _by_image(examples, rate, _part_dependent(examples, rates, images, statistics))
 
 
@@ -91,16 +94,24 @@ def dependent(examples: Examples, rate: Rate) -> NoisyLabels:
     - rate: share of incorrect labels.
     """
     seed, n = examples.seed, len(examples.labels)
-    images = examples.sources.images()
+    images, tell = examples.sources.images(), examples.sources.tell
     group = grouped(np.zeros_like(examples.labels), 1, examples.parts)
     wrong = choose(group, [rate], (seed, CORRUPTED)).astype(np.float64)
     views = _training_views(images, n, seed)
-    rows = _part_dependent(examples, wrong, views, _channel_statistics(images, n))
+    rows = _part_dependent(examples, wrong, views, _channel_statistics(images, n, tell))
     return _by_image(examples, rate, rows)
 
 
 def _by_image(examples: Examples, rate: float, rows: Rows) -> NoisyLabels:
-    recorded = sample(examples.labels, rows, examples.seed)
+    reported = track(
+        rows,
+        "sampling labels",
+        examples.sources.tell,
+        total=len(examples.labels),
+        unit="images",
+        size=lambda part: len(part[1]),
+    )
+    recorded = sample(examples.labels, reported, examples.seed)
     return NoisyLabels(
         recorded, nominal_rate=rate, facts={"images_sha256": examples.sources.images_sha256()}
     )
@@ -167,12 +178,21 @@ def truncated_normal(mean: float, std: float, uniform: np.ndarray) -> np.ndarray
     return np.fromiter(inverse, np.float64, len(uniform)).clip(0, 1)
 
 
-def _channel_statistics(images: ImageRows, n: int) -> tuple[np.ndarray, np.ndarray]:
+def _channel_statistics(
+    images: ImageRows, n: int, tell: ProgressCallback
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over all images, in bytes, from exact counts of
     each byte value.
     """
     counts = np.zeros((images(np.arange(1)).shape[3], 256), np.int64)
-    for part in chunks(n, _images_at_a_time(images)):
+    for part in track(
+        chunks(n, _images_at_a_time(images)),
+        "averaging pixels",
+        tell,
+        total=n,
+        unit="images",
+        size=lambda part: part.stop - part.start,
+    ):
         pixels = images(np.arange(part.start, part.stop))
         counts += [
             np.bincount(pixels[..., channel].reshape(-1), minlength=256)

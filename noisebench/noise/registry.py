@@ -11,37 +11,54 @@ import inspect
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 
 from ..core.expressions import Call, Expression, Value, parse
 from ..core.parameters import OneOf
-from ..core.registry import Entry, Registry
+from ..core.progress import ProgressCallback
+from ..core.registry import Entry, F, Registry
 from ..errors import LanguageError, UnknownName
 from ..metrics.predictions import Teaching
 from .sampling import Seed, sample
 
 FILES = ("file", "predictions", "suspects")  # parameters whose value is a file
 NOISES = Registry("noise", "noises", injected=("num_classes", "classes", "examples"))
-register_noise = NOISES.register
-"""Decorator that registers a function as a noise; its name is usable in `--noise`.
 
-    @register_noise(overall="rate", paper="Doe 2026")
-    def to_first(num_classes: int, rate: float) -> np.ndarray:
-        '''Each label becomes class 0 with probability rate.'''
-        T = (1 - rate) * np.eye(num_classes)
-        T[:, 0] += rate
-        return T
 
-Class-conditional noise takes `num_classes` (and `classes`, their names) and returns T (K, K), rows
-= true class. Noise that depends on each example takes `examples`, an `Examples`, and returns
-`NoisyLabels`. All other parameters are set in the noise text. Keywords: `name`, default the
-function's; `overall`, the overall share of incorrect labels in words; `paper`; `short`, the name in
-tables; `option`, a `NoiseOption`; `version`, to be raised when results change; `aliases`;
-`fill_defaults`, a function that completes the parameters. Raises LanguageError for a name that
-exists or is not letters, digits and _.
-"""
+@overload
+def register_noise(build: F) -> F: ...
+@overload
+def register_noise(*, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+def register_noise(build: Any = None, *, name: str = "", **facts: Any) -> Any:
+    """Decorator that registers a function as a noise, usable by its name in `--noise`, in suites
+    and in `noisebench.corrupt`.
+
+    A function of `num_classes` (and optionally `classes`, their names) is class-conditional noise:
+    it returns the transition matrix T (K, K), row = true class, column = noisy label. A function of
+    `examples`, an `Examples` with the true labels (N,), is noise that depends on each example: it
+    returns `NoisyLabels`. All other parameters are set in the noise text.
+
+        @register_noise(overall="rate", paper="Author Year")
+        def to_first(num_classes: int, rate: float) -> np.ndarray:
+            '''Each label becomes class 0 with probability rate.'''
+            T = (1 - rate) * np.eye(num_classes)
+            T[:, 0] += rate
+            return T
+
+    Keywords:
+
+    * `name`: default the function's; `aliases`; `paper`.
+    * `version`: to be raised when results change.
+    * `overall`: the overall share of incorrect labels, in words; `short`: the name in tables.
+    * `option`: a `NoiseOption`, its short option on the command line.
+    * `fill_defaults`: a function from the given parameters to all of them.
+
+    Returns the function unchanged. Raises LanguageError for a name that exists or is not letters,
+    digits and _.
+    """
+    return NOISES.register(build, name=name, **facts)
 
 
 @dataclass(frozen=True)
@@ -73,8 +90,11 @@ def noise_of_option(name: str, value: Value, **parameters: Value) -> str:
 
 class NoiseInputs(Protocol):
     """Inputs of a noise other than the true labels: the images, a teacher's predictions, label
-    files.
+    files. `tell` receives the progress.
     """
+
+    @property
+    def tell(self) -> ProgressCallback: ...
 
     def images(self) -> Callable[[np.ndarray], np.ndarray]:
         """Returns a function from examples (n,) to their images (n, H, W, C), uint8."""

@@ -20,24 +20,9 @@ from ..experiments.resolve import RelativeCost, price_of
 from ..experiments.suite import select_matching
 from ..labels.manifest import short_noise
 from ..runs.folder import RunFolder
-from .metrics import Metric, find_metric
+from .metrics import AXES, Metric, find_metric
 from .runs_csv import RunLike
 
-AXES = (
-    "dataset",
-    "subset",
-    "model",
-    "init",
-    "features",
-    "recipe",
-    "epochs",
-    "precision",
-    "noise",
-    "method",
-    "loss",
-    "strategy",
-    "metric",
-)
 VERSIONS = "versions"  # extra axis of a table whose cells would mix runs of different code versions
 ALL = "all"  # the subset of a run on the full training set
 

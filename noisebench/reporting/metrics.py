@@ -1,5 +1,5 @@
-"""The metrics of runs that tables can show: each is a path in the record of a run, or a function of
-its facts.
+"""The axes of tables, and the metrics of runs that they can show: each is a path in the record of a
+run, or a function of its facts. Importing this module is cheap, for shell completion.
 """
 
 from __future__ import annotations
@@ -9,7 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import NoisebenchError, UnknownName
-from ..experiments.resolve import price_of
+
+AXES = (
+    "dataset",
+    "subset",
+    "model",
+    "init",
+    "features",
+    "recipe",
+    "epochs",
+    "precision",
+    "noise",
+    "method",
+    "loss",
+    "strategy",
+    "metric",
+)
 
 RunValues = dict[str, Any]
 """The facts of a run, from `RunFolder.about`."""
@@ -112,6 +127,8 @@ def _per_minute(known: RunValues) -> float | None:
 
 
 def _work(known: RunValues) -> float | None:
+    from ..experiments.resolve import price_of
+
     try:
         return price_of(known["loss"], known["strategy"]).work(known["recipe"]["epochs"])
     except NoisebenchError:  # a strategy without a cost, or of a plugin that is not loaded

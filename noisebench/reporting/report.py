@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..core.progress import track
 from ..errors import ConfigError, DataError
 from ..runs.workspace import Workspace
 from .aggregate import read_rows, where
@@ -100,7 +101,7 @@ class Report:
         from .figures import page_figures
         from .page import page
 
-        figures = page_figures(self.tables)
+        figures = page_figures(self.tables, self.workspace.tell)
         return page(
             self.tables,
             self.workspace,
@@ -137,7 +138,9 @@ def report_of(
         if pass_over is not None:
             pass_over(error)
 
-    rows = where(read_rows(runs, shape.metrics, note), conditions)
+    workspace = workspace or Workspace()
+    reported = track(runs, "reading runs", workspace.tell, total=len(runs), unit="runs")
+    rows = where(read_rows(reported, shape.metrics, note), conditions)
     tables = make_tables(rows, shape.rows, shape.cols, shape.budget)
     if shape.published is not None:
         tables = add_published(tables, shape.published)
@@ -147,7 +150,7 @@ def report_of(
         tables,
         shape,
         damaged,
-        workspace or Workspace(),
+        workspace,
         tuple(dict.fromkeys(row.run for row in rows if row.run)),
     )
 

@@ -22,7 +22,6 @@ from ..noise import NOISES, normal_noise
 from ..strategies import STRATEGIES
 from .aggregate import (
     ALL,
-    AXES,
     VERSIONS,
     Cell,
     Row,
@@ -34,7 +33,7 @@ from .aggregate import (
     paired_by_seed,
     version_text,
 )
-from .metrics import METRICS, Metric
+from .metrics import AXES, METRICS, Metric
 from .stats import Difference, significantly_better
 
 # rows that differ in these are not compared with one another

@@ -57,7 +57,8 @@ class RunOptions:
 
     resume: from the checkpoint, if there is one; force: train a finished run again.
     `should_stop()` is called between steps; `on_time_estimate` once, after some seconds, with the
-    estimated seconds of the whole run.
+    estimated seconds of the whole run; `on_step` between steps, with a text on the training that
+    precedes the run's own, empty for that one, and its epochs so far and in total.
     """
 
     resume: bool = True
@@ -65,6 +66,7 @@ class RunOptions:
     on_epoch_end: Callable[[Progress], object] = lambda progress: None
     should_stop: Callable[[], bool] = lambda: False
     on_time_estimate: Callable[[float], object] = lambda seconds: None
+    on_step: Callable[[str, float, int], object] = lambda what, done, epochs: None
 
 
 @dataclass

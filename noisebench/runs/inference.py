@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..core.classes import have_names, same_classes
 from ..core.expressions import parse
+from ..core.progress import ProgressCallback, silent, track
 from ..datasets import Dataset, Fitting, ImageArray, LazyImages, at_hand, fit_set, number_in
 from ..errors import DataError, NoisebenchError
 from ..experiments.oracle import with_estimates
@@ -117,7 +118,9 @@ def evaluate_on(
             f"{networks.shape[2]}"
         )
     if not on_features and not dataset.reader and images.test_images.shape[3] != channels:
-        images = fit_set(images, Fitting(networks.shape[0], networks.shape[1]), channels)
+        images = fit_set(
+            images, Fitting(networks.shape[0], networks.shape[1]), channels, tell=workspace.tell
+        )
     tests = images.test_images
     changes = [sentence for sentence in images.changed if "training images" not in sentence]
     if isinstance(tests, LazyImages):
@@ -129,7 +132,7 @@ def evaluate_on(
             f"{dataset.name} does not have the classes of {run_data['name']}: {error}"
         ) from None
     labels: np.ndarray = number[images.test_labels]
-    log_p = np.concatenate(list(networks.parts(images.test_images)))
+    log_p = np.concatenate(list(networks.parts(images.test_images, workspace.tell)))
     if not np.isfinite(log_p).all() or len(log_p) != len(labels):
         finite = int(np.isfinite(log_p).all(1).sum())
         raise DataError(
@@ -193,7 +196,7 @@ class StoredNetworks:
         """How the run resized images."""
         return Fitting(self.shape[0], self.shape[1], self.fit, self.centre or 1.0)
 
-    def parts(self, images: ImageArray) -> Iterator[np.ndarray]:
+    def parts(self, images: ImageArray, tell: ProgressCallback = silent) -> Iterator[np.ndarray]:
         """Yields log_p (n, K), float32, of images (n, H, W, C), batch by batch."""
         device = next(self.networks[0].parameters()).device
         pixels = source_of(
@@ -202,7 +205,14 @@ class StoredNetworks:
             device,
             StreamTransform(self.shape[0], self.fitting.centre, fit=self.fit),
         )
-        for log_ps in log_p_parts(self.networks, pixels, self.precision):
+        for log_ps in track(
+            log_p_parts(self.networks, pixels, self.precision),
+            "predicting",
+            tell,
+            total=len(images),
+            unit="images",
+            size=lambda log_ps: len(log_ps[0]),
+        ):
             yield self.strategy.predict(log_ps).cpu().numpy()
 
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..core.progress import track
 from ..datasets import Dataset, Fitting, fingerprint
 from ..errors import ConfigError, DataError, RunFailed
 from ..experiments.backbones import NONE, label_of, pack_width
@@ -22,7 +23,6 @@ from ..experiments.features import features_label
 from ..experiments.oracle import mask_true_values
 from ..experiments.resolve import RunConfig
 from ..experiments.suite import (
-    AXES,
     Suite,
     SuiteRun,
     expand,
@@ -30,6 +30,7 @@ from ..experiments.suite import (
     request_of,
     select_matching,
 )
+from ..experiments.suite_file import AXES
 from ..labels.build import size_sentences
 from ..labels.manifest import short_noise
 from ..losses import LOSSES
@@ -86,7 +87,10 @@ def plan_suite(workspace: Workspace, suite: Suite, device: str = "auto") -> list
     for folder in folders:
         older.setdefault(folder.path.name.rpartition("__")[0], []).append(folder)
     items = []
-    for suite_run in expand(suite):
+    suite_runs = expand(suite)
+    for suite_run in track(
+        suite_runs, "planning", workspace.tell, total=len(suite_runs), unit="runs"
+    ):
         run = resolve_suite_run(workspace, suite_run, device)
         folder = RunFolder(workspace.runs / run.folder_name)
         items.append(QueuedRun(suite_run, run, folder, *_status(run, folder, older)))
@@ -334,10 +338,12 @@ def estimate_suite_seconds(
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, threads // jobs))
     try:
-        for pack in packs:
-            for kind in dict.fromkeys(_kind(item.run, pack.width) for item in pack.items):
-                if kind not in known:
-                    known[kind] = _measure(workspace, packs, kind, pack.width, device)
+        widths = {_kind(item.run, pack.width): pack.width for pack in packs for item in pack.items}
+        new = [kind for kind in widths if kind not in known]
+        for kind in track(
+            new, "estimating the runtime", workspace.tell, total=len(new), unit="kinds of runs"
+        ):
+            known[kind] = _measure(workspace, packs, kind, widths[kind], device)
     finally:
         torch.set_num_threads(threads)
     seconds = [

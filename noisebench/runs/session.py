@@ -176,12 +176,15 @@ class RunSession:
         self.state.seconds = timer.spent
         # of this training and the following ones, in steps of about the same length
         epochs, steps = trainer.task.recipe.epochs, len(trainer.state.batches)
-        steps_left: float = (epochs - trainer.state.epoch) * steps - trainer.state.step
+        done, what = trainer.state.epoch + trainer.state.step / steps, ""
+        steps_left = (epochs - done) * steps
         if self._estimates_noise:
+            what = f"estimating the noise, fold {len(self.state.folds) + 1} of {NUM_FOLDS}"
             folds_after = NUM_FOLDS - 1 - len(self.state.folds)
             # an epoch of the run's own training has all folds, of these networks all but one
             own_epochs = NUM_FOLDS / (NUM_FOLDS - 1) * self.run.recipe.epochs
             steps_left += steps * (folds_after * epochs + own_epochs)
+        self.options.on_step(what, done, epochs)
         estimate = timer.estimate(steps_left)
         if estimate is not None:
             self.options.on_time_estimate(estimate)

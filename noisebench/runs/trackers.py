@@ -25,11 +25,12 @@ from ..core.files.atomic import write_text
 from ..core.files.schema import check_form
 from ..core.files.untrusted import read_json
 from ..errors import ConfigError, DataError, RunFailed, UnknownName
-from ..experiments.resolve import RunConfig
-from .folder import RunFolder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+
+    from ..experiments.resolve import RunConfig
+    from .folder import RunFolder
 
 # project or experiment name, unless the tracker's own settings set another one
 _PROJECT = "noisebench"

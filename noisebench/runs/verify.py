@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..core.progress import ProgressCallback
 from ..datasets import Images
 from ..errors import DataError, ManifestError, NoisebenchError
 from ..experiments.resolve import RunConfig
@@ -85,7 +86,7 @@ def verify_run(
         if checks[-1].status == SAME:
             training = run.manifest.in_training
             networks = load_ensemble(folder, record, device, lambda: images.train_images[training])
-            checks += _predict_again(networks, run, images, stored)
+            checks += _predict_again(networks, run, images, stored, workspace.tell)
     except NoisebenchError as error:
         if manifest is not None and isinstance(error, ManifestError):
             raise
@@ -275,7 +276,11 @@ def _labels(run: RunConfig, images: Images, stored: RunPredictions) -> Check:
 
 
 def _predict_again(
-    networks: StoredNetworks, run: RunConfig, images: Images, stored: RunPredictions
+    networks: StoredNetworks,
+    run: RunConfig,
+    images: Images,
+    stored: RunPredictions,
+    tell: ProgressCallback,
 ) -> Iterator[Check]:
     """The trained networks give the stored predictions."""
     training = run.manifest.in_training
@@ -286,7 +291,7 @@ def _predict_again(
         ("networks on test", all_test, images.test_images, stored.test),
     ):
         if which.any():
-            batches = networks.parts(pixels[which])
+            batches = networks.parts(pixels[which], tell)
             yield _same_again(name, batches, before.take(which), TOLERANCE[run.precision])
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..core.files.atomic import write_text
 from ..core.files.untrusted import read_text
+from ..core.progress import ProgressCallback, silent
 from ..datasets import (
     Dataset,
     Fitting,
@@ -22,7 +23,6 @@ from ..datasets import (
     Images,
     Labels,
     LazyImages,
-    ProgressCallback,
     check_arrays,
     check_files,
     describe_fitting,
@@ -31,7 +31,6 @@ from ..datasets import (
     images_fingerprint,
     read_images,
     read_labels,
-    silent,
     split_column,
 )
 from ..datasets.images import read_fitted
@@ -66,7 +65,7 @@ class Workspace:
         tell: ProgressCallback = silent,
     ) -> None:
         """workers: processes that read streamed images ahead of the training, None: one per core;
-        tell: called with the progress of a download.
+        tell: receives the progress.
         """
         self.root, self.offline, self.workers, self.tell = Path(root), offline, workers, tell
         self.manifests, self.runs = self.root / "manifests", self.root / "runs"

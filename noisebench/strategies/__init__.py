@@ -1,5 +1,5 @@
-"""Strategies, which decide what is trained on each example, by its history. One class each, which
-holds all its state; the training loop does not depend on any of them.
+"""Strategies, which choose targets, weights and a regularizer for each batch. Each is one class
+that holds all its state; the training loop does not depend on any of them.
 """
 
 from __future__ import annotations

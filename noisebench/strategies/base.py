@@ -13,16 +13,16 @@ Shapes: B = batch, N = training set, K classes; index (B,) contains positions in
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol, TypeAlias, overload
 
-from ..core.registry import Registry
+from ..core.registry import F, Registry
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
     from torch.nn import Module
-else:  # torch takes a second to import, and the registry needs none of it
+else:  # importing torch takes a second, and the registry does not need it
     Generator = Module = Tensor = Any
 
 __all__ = [
@@ -60,21 +60,44 @@ STRATEGIES = Registry("strategy", "strategies", properties=("proper",))
 negative.
 """
 
-register_strategy = STRATEGIES.register
-"""Decorator that registers a dataclass derived from `Strategy`; its fields become the strategy's
-parameters.
 
-    @register_strategy(name="halve", cost=ComputeCost(1, 1))
-    @dataclass
-    class Halve(Strategy):
-        share: float = 0.5
+@overload
+def register_strategy(build: F) -> F: ...
+@overload
+def register_strategy(*, name: str = "", **facts: Any) -> Callable[[F], F]: ...
+def register_strategy(build: Any = None, *, name: str = "", **facts: Any) -> Any:
+    """Decorator that registers a dataclass derived from `Strategy`, usable by its name in
+    `--strategy` and in suites.
 
-Keywords: `name`, `paper`, `version`, `aliases`, `properties`; `cost`, its ComputeCost;
-`disabled_form`, its text with parameters that make it plain training bit for bit;
-`per_class_memory`, that it stores a number for each class of each example; `fill_defaults`, a
-function
-from the given parameters to all of them.
-"""
+    Its fields become the strategy's parameters. Its hooks get a `Batch` of B examples and the
+    networks' outputs, with log_p (B, K) and cost (B, K) of each network and view: `supervise`
+    returns the targets, classes (B,) or probabilities (B, K), and the sample weights (B,) of each
+    network; `regularizer` returns a scalar or None. `Strategy` describes all hooks.
+
+        @register_strategy(paper="Author Year")
+        @dataclass
+        class Confident(Strategy):
+            least: float = 0.5
+
+            def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
+                p = outputs[0][0].log_p.detach().exp()  # first network, first view: (B, K)
+                given = p.gather(1, batch.labels[:, None])[:, 0]
+                return [Supervision(batch.targets, (given >= self.least).to(p.dtype))]
+
+    Keywords:
+
+    * `name`: default the class's; `aliases`; `paper`.
+    * `version`: to be raised when results change.
+    * `properties`: by default `proper`: targets are probabilities, weights are not negative.
+    * `cost`: its `ComputeCost`.
+    * `disabled_form`: its text with parameters that make it plain training, bit for bit.
+    * `per_class_memory`: whether it stores a number for each class of each example.
+    * `fill_defaults`: a function from the given parameters to all of them.
+
+    Returns the class unchanged. Raises LanguageError for a name that exists or is not letters,
+    digits and _.
+    """
+    return STRATEGIES.register(build, name=name, **facts)
 
 
 @dataclass(frozen=True)
@@ -105,7 +128,7 @@ class ComputeCost:
     """The compute of a strategy, in passes for each example and epoch; CE has one forward and one
     backward pass.
 
-    forward: forward passes, with those without gradient; full_set: those of them over the whole
+    forward: forward passes, including those without gradient; full_set: those of them over the full
     training set between epochs; backward: backward passes; note: what these numbers do not include.
     """
 
@@ -124,7 +147,7 @@ class ComputeCost:
     def __str__(self) -> str:
         text = f"{self.forward:g} forward"
         if self.full_set:
-            text += f" ({self.full_set:g} of them over the whole set after each epoch)"
+            text += f" ({self.full_set:g} of them over the full set after each epoch)"
         text += f", {self.backward:g} backward"
         return f"{text}; {self.note}" if self.note else text
 
@@ -203,14 +226,15 @@ class Networks(Protocol):
 
 
 class FullTrainingSet(Networks, Protocol):
-    """The networks and the whole training set between epochs, without augmentation, in the order of
+    """The networks and the full training set between epochs, without augmentation, in the order of
     the index.
     """
 
     def log_p(self, network: int = 0) -> Tensor:
         """Returns log_p (N, K) of one network. Raises RunFailed if it is not finite."""
 
-    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor: ...
+    def features(self, network: int = 0, index: Tensor | None = None) -> Tensor:
+        """Returns the penultimate features (N, D) of one network; with index (n,), (n, D)."""
 
     def restart(self) -> None:
         """Replaces the networks by new ones, with a new optimizer and the learning rate schedule
@@ -285,7 +309,7 @@ class Strategy:
         return None
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        """(e) Update the state after an epoch (counted from 1), with predictions for the whole
+        """(e) Update the state after an epoch (counted from 1), with predictions for the full
         training set: fit a model, remove examples, restore weights.
         """
 
@@ -369,12 +393,13 @@ def consistency(first: Tensor, second: Tensor) -> Tensor:
 
 
 Average: TypeAlias = dict[str, Tensor]
-"""A network's weights averaged over its steps, to predict with. Tarvainen & Valpola 2017."""
+"""Moving average of a network's weights over its steps, for predictions. Tarvainen & Valpola 2017.
+"""
 
 
 def follow(average: Average, network: Module, decay: float) -> None:
-    """average <- decay * average + (1 - decay) * network, in place: parameters and floating-point
-    buffers; counts are copied. An empty average becomes the network.
+    """Updates in place average <- decay * average + (1 - decay) * network, for parameters and
+    floating-point buffers; integer buffers are copied. An empty average becomes the network.
     """
     state = {name: value.detach() for name, value in network.state_dict().items()}
     if not average:

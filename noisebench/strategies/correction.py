@@ -26,16 +26,16 @@ from .base import (
 )
 
 _LID_BATCH, _LID_BATCHES = 128, 10
-_WINDOW = 5  # epochs before the present one
+_WINDOW = 5  # epochs before the current one
 
 
 def local_dimension(features: Tensor, neighbours: int, *, authors: bool = False) -> Tensor:
-    """Local intrinsic dimensionality (..., n) of each of n points (..., n, D) among the others, by
-    its nearest `neighbours`, k.
+    """Returns the local intrinsic dimensionality (..., n) of each of n points (..., n, D), from its
+    k = `neighbours` nearest neighbours.
 
-    (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearer ones, which is unbiased. authors: as D2L's
-    code has it, with 1 added to every squared distance and k in place of k - 2. Points that
-    coincide with another count as far as the nearest that does not.
+    The unbiased estimate (k - 2) / sum_j log(r_k / r_j) over the k - 1 nearest. authors: as in
+    D2L's code, with 1 added to every squared distance and k in place of k - 2. The distance to a
+    point that coincides is floored at 1e-12.
     """
     points = features.double()
     centred = points - points.mean(-2, keepdim=True)
@@ -95,7 +95,7 @@ class D2L(Strategy):
         ]
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        # going back at the end would only lose the last epoch
+        # a reset after the last epoch would only lose that epoch
         if self.wait == 1 or epoch == self.info.epochs:
             return
         dimensions: list[float] = self.state["dimensions"]
@@ -117,12 +117,12 @@ class D2L(Strategy):
             }
 
     def _dimension(self, whole: FullTrainingSet) -> float:
-        """Of the features of some images, estimated in each batch of them alone."""
+        """Returns the mean local dimension of up to 1,280 images' features, by batches of 128."""
         from torch import cat, randperm
 
         order = randperm(len(self.info.labels), generator=self.info.generator)
         features = whole.features(index=order[: _LID_BATCH * _LID_BATCHES])
-        # of one shape, and so at once; then the rest
+        # full batches at once, then the remainder
         full = len(features) // _LID_BATCH * _LID_BATCH
         parts = [features[:full].unflatten(0, (-1, _LID_BATCH))] if full else []
         parts += [features[full:][None]] if len(features) - full > self.neighbours else []
@@ -132,8 +132,8 @@ class D2L(Strategy):
 
 
 def risen(before: Sequence[float], now: float) -> bool:
-    """Whether a dimension exceeds the last five by two standard deviations of these; never without
-    five.
+    """Whether `now` exceeds the mean of the last five values by two of their standard deviations;
+    False if there are fewer than five.
     """
     last = before[-_WINDOW:]
     if len(last) < _WINDOW:
@@ -174,12 +174,12 @@ class Joint(Strategy):
     def setup(self, info: TrainingInfo) -> None:
         super().setup(info)
         self._window = max(1, round(self.window * info.epochs))
-        # the last epoch on given labels: they have been predicted for a window by then
+        # the last epoch on given labels; a full window of predictions exists by then
         self._from = max(self._window, round(self.wait * info.epochs))
         # the last epoch of the first network
         self._until = max(self._from, round(self.first * info.epochs))
         self.state["targets"] = info.given_targets()
-        # Until an example is looked at: it may stand in a last batch that is left out.
+        # Initial value: an example may be in a last, incomplete batch, which is skipped.
         self.state["recent"] = self.state["targets"].repeat(self._window, 1, 1)
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:

@@ -1,5 +1,5 @@
-"""The training set divided by a mixture fitted to its costs: small costs mean correct labels. By
-itself, and as the first step of DivideMix.
+"""Splits of the training set by a mixture model fitted to its losses, where small losses mean
+correct labels: selection by this split alone, and DivideMix.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .base import (
 )
 from .mixup import Mixture
 
-# To the end; the authors of DivideMix stop after 10 steps, or below 0.01, where the beginning still
-# shows. The variance is theirs.
+# EM runs to convergence; the authors of DivideMix stop after 10 steps or below a tolerance of 0.01,
+# where the result still depends on the initial values. The variance is theirs.
 _ITERATIONS, _TOLERANCE, _LEAST_VARIANCE = 500, 1e-4, 5e-4
 
 
@@ -41,11 +41,11 @@ def scaled_cost(log_p: Tensor, labels: Tensor) -> Tensor:
 
 
 def chance_clean(cost: Tensor) -> Tensor:
-    """The chance (N,) that a cost (N,) in [0, 1] is of the lower of two normal distributions that
-    make up all of them.
+    """Returns the posterior probability (N,) that a cost (N,) in [0, 1] belongs to the component of
+    lower mean in a mixture of two normal distributions.
 
-    By EM from the means of the costs below and above their mean, with equal weights and all costs'
-    variance; 1 where all cost the same.
+    Fitted by EM, which starts from the means of the costs below and above the overall mean, equal
+    weights and the variance of all costs. 1 if all costs are equal.
     """
     from sklearn.mixture import GaussianMixture
 
@@ -106,17 +106,18 @@ class GmmSplit(Strategy):
 
 
 def co_refined(given: Tensor, predicted: Tensor, clean: Tensor, temperature: float) -> Tensor:
-    """Targets (B, K) of labels (B, K) that are likely correct: mixed with the predictions (B, K),
-    the more the less likely that is, and sharpened.
+    """Returns targets (B, K) for labels (B, K) that are probably correct: clean * given + (1 -
+    clean) * predicted, sharpened.
 
-    predicted: the network's mean over the views; clean (B,): the chance that the label is correct.
+    predicted (B, K): the network's mean over the views; clean (B,): the probability that the label
+    is correct.
     """
     return sharpened(clean[:, None] * given + (1 - clean[:, None]) * predicted, temperature)
 
 
 def co_guessed(predicted: Sequence[Tensor], temperature: float) -> Tensor:
-    """Targets (B, K) where the label is likely wrong: the mean prediction of both networks, each
-    (B, K) over the views; sharpened.
+    """Returns targets (B, K) for labels that are probably incorrect: the sharpened mean of both
+    networks' predictions (B, K), each a mean over the views.
     """
     return sharpened(sum(predicted) / len(predicted), temperature)  # type: ignore[arg-type]
 
@@ -195,7 +196,7 @@ class DivideMix(Strategy):
         return replace(stacked, views=(mixture(stacked.views[0]),))
 
     def _labelled(self, number: int) -> Tensor:
-        """Which rows (2B,) of the mixed batch have a label, 1 or 0."""
+        """Mask (2B,), 1 for the rows of the mixed batch that are trained as labelled, else 0."""
         clean = self._clean[number]
         return (clean > self.threshold).to(clean.dtype).repeat(self.num_views)
 
@@ -212,7 +213,7 @@ class DivideMix(Strategy):
         if batch.epoch <= self._warm:
             negative: Any = -sum(map(entropy, log_ps))
             return self.confidence * negative if self.confidence else None
-        # epochs since the warm-up, in the middle of this one
+        # epochs since the warm-up, counted to the middle of this epoch
         half_done = batch.epoch - self._warm - 0.5
         weight = self.lambda_u * linear_ramp(half_done, self.ramp * self.info.epochs)
         total: Any = sum(balance(log_p) for log_p in log_ps)
@@ -229,6 +230,6 @@ class DivideMix(Strategy):
             costs.copy_(scaled_cost(whole.log_p(number), self.info.labels))
         self.state["seen"] = min(self.window, self.state["seen"] + 1)
         mean = self.state["costs"].sum(0) / self.state["seen"]
-        # Each network learns from what the other one's costs say.
+        # Each network is trained on the split by the other network's costs.
         for clean, costs in zip(self.state["clean"], reversed(mean), strict=True):
             clean.copy_(chance_clean(costs))

@@ -1,5 +1,5 @@
-"""Early-learning regularisation: an example's earlier predictions keep its prediction in place.
-ELR+ has two networks, each with a memory of the other one's averaged weights, and mixup.
+"""Early-learning regularisation (ELR), which pulls predictions towards a moving average of earlier
+ones, and ELR+, with two networks, averaged weights and mixup.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from .base import (
 )
 from .mixup import Mixture
 
-_LEAST = 1e-4  # the authors keep p this far from 0 and 1, and with it the term above log 1e-4
+_LEAST = 1e-4  # the authors clamp p to [1e-4, 1 - 1e-4], which bounds the term below by log 1e-4
 
 
 def remembered(memory: Tensor, index: Tensor, p: Tensor, beta: float) -> Tensor:
-    """t (B, K) of the examples index (B,): beta t + (1 - beta) p, p (B, K) scaled to sum to 1,
-    written into memory (N, K). No gradient.
+    """Updates memory (N, K) at index (B,) to beta t + (1 - beta) p, with p (B, K) clamped and
+    scaled to sum to 1, and returns the new rows (B, K). No gradient.
     """
     clamped = p.detach().clamp(_LEAST, 1 - _LEAST)
     t = beta * memory[index] + (1 - beta) * clamped / clamped.sum(1, keepdim=True)
@@ -37,8 +37,8 @@ def remembered(memory: Tensor, index: Tensor, p: Tensor, beta: float) -> Tensor:
 
 
 def early_term(t: Tensor, p: Tensor) -> Tensor:
-    """Mean log(1 - <t, p>) over rows t and p (B, K): the lower, the more p agrees with t. p is
-    clamped, and has no gradient where that changes it.
+    """Returns the mean of log(1 - <t, p>) over rows t and p (B, K); it falls as p approaches t. p
+    is clamped, without gradient where it is out of bounds.
     """
     return (1 - (t * p.clamp(_LEAST, 1 - _LEAST)).sum(1)).log().mean()
 
@@ -117,7 +117,7 @@ class ElrPlus(Strategy):
         for number, average in enumerate(self.state["averages"]):
             follow(average, networks.networks[number], decay)
             p = networks.predict_log_p(batch.views[0], number, average).exp()
-            memory = self.state["memory"][1 - number]  # which is the other network's
+            memory = self.state["memory"][1 - number]  # the target of the other network
             self._early.append(mixture(remembered(memory, batch.index, p, self.beta)))
         self._early.reverse()
         rows = one_hot(batch.labels, self._early[0])

@@ -1,5 +1,5 @@
-"""Changed batches: images and labels mixed in pairs (mixup), and two views whose predictions are to
-agree (generalised Jensen-Shannon loss).
+"""Mixup, which trains on mixtures of pairs of images and labels, and the generalised Jensen-Shannon
+loss, which penalizes different predictions for two views.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .base import (
 
 @dataclass(frozen=True)
 class Mixture:
-    """How a batch of n rows is mixed: row i with row order[i], of which it keeps `share`."""
+    """A mixture of a batch of n rows: row i becomes share * row i + (1 - share) * row order[i]."""
 
     order: Tensor
     share: float
@@ -33,8 +33,8 @@ class Mixture:
     def draw(
         cls, n: int, alpha: float, generator: Generator, *, own: bool = False, device: Any = None
     ) -> Mixture:
-        """share from Beta(alpha, alpha), one for the batch; own: the larger of it and its rest, so
-        that each row stays mostly itself.
+        """Samples one share for the batch from Beta(alpha, alpha). own: use max(share, 1 - share),
+        so that each row keeps the larger part of itself.
         """
         import numpy as np
         from torch import randint, randperm
@@ -46,7 +46,7 @@ class Mixture:
         )
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """rows (n, ...), mixed."""
+        """Returns the mixed rows (n, ...)."""
         return self.share * rows + (1 - self.share) * rows[self.order]
 
 
@@ -80,13 +80,13 @@ class Mixup(Strategy):
 
 
 def mean_p(first: Tensor, second: Tensor) -> Tensor:
-    """log of the mean (B, K) of two predictions log_p (B, K)."""
+    """Returns the log of the mean (B, K) of two predictions, each log_p (B, K)."""
     return first.logaddexp(second) - math.log(2)
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:
-    """Jensen-Shannon divergence (B,) of two predictions log_p (B, K), half the sum of both KL from
-    their mean: 0 to log 2.
+    """Returns the Jensen-Shannon divergence (B,) of two predictions log_p (B, K): the mean of their
+    KL divergences from their mean, between 0 and log 2.
     """
     mean = mean_p(first, second)
     return ((first.exp() * (first - mean) + second.exp() * (second - mean)) / 2).sum(1)

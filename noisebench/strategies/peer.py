@@ -1,4 +1,6 @@
-"""Losses less what any label would cost: peer loss; CORES^2, whose sieve leaves examples out."""
+"""Losses minus the expected cost of a random label: peer loss, and CORES^2, which also removes
+examples by a sieve.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,11 @@ from .base import (
     register_strategy,
 )
 
-_PEER_FLOOR = 1e-5  # what the authors add to p before the logarithm
+_PEER_FLOOR = 1e-5  # the authors add it to p before the logarithm
 
-# The weight of the peer term as the authors' code has it: shares of the run, and alpha there;
-# linear between them. CIFAR-10 in 300 epochs; late, CIFAR-100 in 250. Where the code for uniform
-# noise rises to 0.1 and goes on at 1, the 0.1 is taken for a slip.
+# The weight alpha of the peer term in the authors' code, as (share of the run, alpha), linear in
+# between: CIFAR-10 with 300 epochs; late: CIFAR-100 with 250. For uniform noise the code rises to
+# 0.1 and continues at 1; the 0.1 is treated as a mistake.
 _ALPHAS: dict[str, tuple[tuple[float, float], ...]] = {
     "uniform": (
         (20 / 300, 0),
@@ -54,16 +56,16 @@ _ALPHAS: dict[str, tuple[tuple[float, float], ...]] = {
 
 
 def interpolated(knots: Sequence[tuple[float, float]], share: float) -> float:
-    """The value at a share of the run by (share, value) in order, linear between; where two stand
-    at one share, the later one.
+    """Interpolates (share, value) knots, in order of share, linearly at a share of the run; of two
+    knots at the same share the later one counts.
     """
     shares, values = np.array(knots).T
     return float(np.interp(share, shares, values))
 
 
 def bounded_cost(output: ModelOutput, least: float) -> Tensor:
-    """The cost (B, K), without gradient for a class of p below `least`, which would otherwise grow
-    without bound.
+    """Returns the cost (B, K), without gradient for classes with p below `least`, where the
+    gradient would be unbounded.
     """
     return output.cost.where(output.log_p.detach().exp() >= least, output.cost.detach())
 
@@ -106,14 +108,14 @@ class Peer(Strategy):
         alpha = self.alpha(batch.epoch)
         if not alpha:
             return None
-        drawn = randint(len(self.info.labels), batch.index.shape, generator=batch.generator).to(
+        peers = randint(len(self.info.labels), batch.index.shape, generator=batch.generator).to(
             self.info.labels.device
         )
-        cost = bounded_cost(outputs[0][0], _PEER_FLOOR).gather(1, self.info.labels[drawn][:, None])
+        cost = bounded_cost(outputs[0][0], _PEER_FLOOR).gather(1, self.info.labels[peers][:, None])
         return -alpha / (1 + alpha) * cost.mean()
 
 
-_SIEVE_FLOOR = 1e-8  # what the authors add to p before the logarithm
+_SIEVE_FLOOR = 1e-8  # the authors add it to p before the logarithm
 
 
 @register_strategy(
@@ -170,7 +172,7 @@ class Cores2(Strategy):
         beta, output = self.beta_in(batch.epoch), outputs[0][0]
         if not beta:
             return None
-        # of a label drawn by the prior
+        # expected cost of a label sampled from the prior
         expected = bounded_cost(output, _SIEVE_FLOOR) @ self.state["prior"]
         return -(averaged(self._kept(batch, output), beta / (1 + beta)) * expected).mean()
 
@@ -180,9 +182,9 @@ class Cores2(Strategy):
         self.state["left_out"].zero_()
 
     def _kept(self, batch: Batch, output: ModelOutput) -> Tensor:
-        """The examples that are not sieved out, weights (B,) in {0, 1}."""
+        """Weights (B,) in {0, 1}, 1 for the examples that the sieve keeps."""
         cost = given_label_cost(output, batch)
-        # the authors' code sieves an epoch later
+        # the authors' code starts the sieve one epoch later
         if batch.epoch <= first_epochs(self.wait, self.info.epochs):
             return cost.new_ones(cost.shape)
         return (cost <= output.cost.detach().mean(1)).to(cost.dtype)

@@ -1,4 +1,4 @@
-"""Strategies on given labels and the network's predictions: standard training, bootstrapping."""
+"""Strategies without state: standard training and bootstrapping."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class Bootstrap(Strategy):
     beta: Annotated[float | None, Interval("[0, 1]")] = None
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        assert self.beta is not None, "the language fills beta in"
+        assert self.beta is not None, "fill_defaults sets beta"
         log_p = outputs[0][0].log_p
         given = one_hot(batch.labels, log_p)
-        # Soft is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
+        # The soft target is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
         # minimum-entropy term.
         predicted = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
         return [Supervision(self.beta * given + (1 - self.beta) * predicted)]

@@ -1,5 +1,5 @@
-"""Examples selected by their cost or probability: by two networks in decoupling, co-teaching,
-co-teaching+ and JoCoR, by one in curriculum loss and negative learning.
+"""Selection of examples by their cost or probability: with two networks in decoupling, co-teaching,
+co-teaching+ and JoCoR, with one in curriculum loss and negative learning.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from .base import (
 
 
 def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
-    """Weights (B,) in {0, 1}: the `count` smallest costs, ties by place; of those in the mask
-    `among` only.
+    """Returns weights (B,) in {0, 1}, 1 for the `count` smallest costs (B,) within the mask
+    `among`; of equal costs the first.
     """
     if among is not None:
         cost = cost.masked_fill(~among, math.inf)
@@ -40,21 +40,21 @@ def smallest(cost: Tensor, count: int, among: Tensor | None = None) -> Tensor:
 
 
 def forgotten(rate: float, epoch: int, ramp: float, epochs: int, power: float) -> float:
-    """The share of examples left out in an epoch (counted from 1): rate min(1, (e / T_k)^power), e
-    epochs done, T_k = ramp x epochs.
+    """Returns the share of examples excluded in an epoch (counted from 1): rate * min(1, (e /
+    T_k)^power), with e the finished epochs and T_k = ramp * epochs.
     """
     return rate * linear_ramp(epoch - 1, ramp * epochs) ** power
 
 
 def disagreement(outputs: Outputs) -> Tensor:
-    """Where (B,) two networks predict different classes."""
+    """Mask (B,) of the examples for which two networks predict different classes."""
     first, second = (views[0].logits.detach().argmax(1) for views in outputs)
     return first != second
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p | q) + KL(q | p) of each row (B,) of two networks' log_p (B, K): sum_k (p_k - q_k) (log
-    p_k - log q_k).
+    """Returns KL(p | q) + KL(q | p) (B,) of two networks' log_p (B, K), computed as sum_k (p_k -
+    q_k) (log p_k - log q_k).
     """
     return ((log_p.exp() - log_q.exp()) * (log_p - log_q)).sum(1)
 
@@ -82,7 +82,7 @@ class Coteaching(Strategy):
     power: Annotated[float, Interval("(0, 10]")] = 1.0
 
     def kept(self, size: int, epoch: int) -> int:
-        """How many of `size` examples are learned."""
+        """Returns how many of `size` examples are trained on."""
         return int(
             (1 - forgotten(self.rate, epoch, self.ramp, self.info.epochs, self.power)) * size + 1e-9
         )
@@ -160,7 +160,7 @@ class JoCoR(Coteaching):
         return (averaged(self._chosen(batch, outputs), self.lam) * apart).mean()
 
     def _chosen(self, batch: Batch, outputs: Outputs) -> Tensor:
-        """The examples of smallest joint loss, weights (B,) in {0, 1}."""
+        """Weights (B,) in {0, 1}, 1 for the examples of smallest joint loss."""
         first, second = (views[0] for views in outputs)
         apart = divergence(first.log_p.detach(), second.log_p.detach())
         joint = (1 - self.lam) * (
@@ -195,16 +195,16 @@ class Decoupling(Strategy):
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """How far (B,) the label's logit lies above the largest other one, of logits (B, K); below 0
-    the label is not what is predicted.
+    """Returns the margin (B,), the label's logit minus the largest other logit, of logits (B, K);
+    below 0 another class is predicted.
     """
     others = logits.scatter(1, labels[:, None], -float("inf"))
     return logits.gather(1, labels[:, None])[:, 0] - others.max(1).values
 
 
 def soft_hinge(logits: Tensor, labels: Tensor) -> Tensor:
-    """The paper's base loss (B,): max(0, 1 - margin) where the label is predicted, 1 + CE where it
-    is not; never below the 0-1 loss.
+    """Returns the paper's base loss (B,): max(0, 1 - margin) if the label is predicted, else 1 +
+    CE; an upper bound of the 0-1 loss.
     """
     u = margin(logits, labels)
     cross_entropy = logits.logsumexp(1) - logits.gather(1, labels[:, None])[:, 0]
@@ -212,8 +212,9 @@ def soft_hinge(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def cheapest_within(cost: Tensor, threshold: Tensor | float) -> Tensor:
-    """The v (B,) in {0, 1} of least max(sum_i v_i cost_i, C - sum_i v_i), C the threshold: by cost
-    in order, ties by place, as long as the i cheapest together cost no more than C + 1 - i.
+    """Returns the v (B,) in {0, 1} that minimizes max(sum_i v_i cost_i, C - sum_i v_i), with C the
+    threshold: examples are added in order of cost as long as the sum of the i smallest costs is at
+    most C + 1 - i.
     """
     ordered, places = cost.sort(stable=True)
     rank = cost.new_ones(cost.shape).cumsum(0)
@@ -260,12 +261,12 @@ class CurriculumLoss(Strategy):
         ]
 
 
-_NEGATIVE_FLOOR = 1e-5  # the authors keep 1 - p above it; where that takes hold it has no gradient
+_NEGATIVE_FLOOR = 1e-5  # the authors clamp 1 - p to it; a clamped probability has no gradient
 
 
 def other_labels(labels: Tensor, num_classes: int, draws: int, generator: Generator) -> Tensor:
-    """So many complementary labels (B, draws) of each label (B,): of the other classes alike, and
-    with repetition.
+    """Samples complementary labels (B, draws) for each label (B,), uniformly from the other classes
+    with replacement.
     """
     from torch import randint
 
@@ -274,7 +275,7 @@ def other_labels(labels: Tensor, num_classes: int, draws: int, generator: Genera
 
 
 def negative_cost(log_p: Tensor, others: Tensor) -> Tensor:
-    """- sum_k log(1 - p_k) over the complementary labels (B, draws) of each example (B,)."""
+    """Returns - sum_k log(1 - p_k) (B,) over each example's complementary labels (B, draws)."""
     return -(1 - log_p.exp()).clamp_min(_NEGATIVE_FLOOR).log().gather(1, others).sum(1)
 
 
@@ -311,7 +312,7 @@ class NLNL(Strategy):
         self._last = self._first + whole_epochs(self.selective, info.epochs)
 
     def supervise(self, batch: Batch, outputs: Outputs) -> list[Supervision]:
-        # in the negative stages no label is learned
+        # in the negative stages no example is trained on its given label
         least = self.cut if batch.epoch > self._last else 2
         return [Supervision(batch.targets, _sure(batch, outputs[0][0], least))]
 
@@ -325,6 +326,6 @@ class NLNL(Strategy):
 
 
 def _sure(batch: Batch, output: ModelOutput, least: float) -> Tensor:
-    """Where the given label has p of at least so much, weights (B,) in {0, 1}."""
+    """Weights (B,) in {0, 1}, 1 where the probability of the given label is at least `least`."""
     log_p = output.log_p.detach().gather(1, batch.labels[:, None])[:, 0]
     return (log_p.exp() >= least).to(log_p.dtype)

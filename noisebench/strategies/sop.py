@@ -1,5 +1,5 @@
-"""Sparse over-parameterisation: the error of each label is learned with the network, and subtracted
-from it.
+"""Sparse over-parameterisation (SOP): the label noise of each example is modelled by parameters
+that are learned jointly with the network.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from .base import (
     register_strategy,
 )
 
-_SPREAD = 1e-8  # of u and v in the beginning
-_FLOOR = 1e-4  # of a probability
+_SPREAD = 1e-8  # standard deviation of the initial u and v
+_FLOOR = 1e-4  # lower bound of a probability
 
 
 def explained(log_p: Tensor, noise: Tensor) -> Tensor:
-    """log_p (B, K) of p + noise (B, K), at least 1e-4 and scaled to sum to 1. What the floor holds
-    has no gradient, as in the source.
+    """Returns the log (B, K) of p + noise (B, K), clamped to at least 1e-4 and scaled to sum to 1.
+    Clamped probabilities have no gradient, as in the authors' code.
     """
     q = (log_p.exp() + noise).clamp_min(_FLOOR)
     return (q / q.sum(1, keepdim=True)).clamp_min(_FLOOR).log()
@@ -65,8 +65,8 @@ class SOP(Strategy):
         from torch import randn
 
         for name, columns in (("u", 1), ("v", info.num_classes)):
-            drawn = _SPREAD * randn(len(info.labels), columns, generator=info.generator)
-            self.state[name] = drawn.to(info.labels.device)
+            initial = _SPREAD * randn(len(info.labels), columns, generator=info.generator)
+            self.state[name] = initial.to(info.labels.device)
 
     def transform_log_p(self, log_p: Tensor, batch: Batch, network: int) -> Tensor:
         if not (self.lr_u or self.lr_v):
@@ -90,22 +90,22 @@ class SOP(Strategy):
     def _noise(
         self, like: Tensor, batch: Batch, u: Tensor | None = None, v: Tensor | None = None
     ) -> Tensor:
-        """s (B, K), with a gradient for the one of u (B, 1) and v (B, K) that is given."""
+        """Returns s (B, K), differentiable in u (B, 1) or v (B, K) if that is given."""
         u = self.state["u"][batch.index] if u is None else u
         v = self.state["v"][batch.index] if v is None else v
         y = one_hot(batch.labels, like)
         return u.square().clamp_max(1) * y - v.square().clamp_max(1) * (1 - y)
 
     def _moving(self, name: str, index: Tensor, lr: float) -> Tensor:
-        """Rows of u or v that take their step as soon as they have their gradient; a loss of
-        several links asks for them several times.
+        """Returns rows of u or v that are updated as soon as their gradient is computed. Called
+        once for each link of the loss.
         """
         rows: Tensor = self.state[name][index].requires_grad_()
         rows.register_post_accumulate_grad_hook(partial(self._move, name=name, index=index, lr=lr))
         return rows
 
     def _move(self, rows: Tensor, *, name: str, index: Tensor, lr: float) -> None:
-        assert rows.grad is not None, "it is called with the gradient"
+        assert rows.grad is not None, "the hook runs after the gradient is accumulated"
         self.state[name][index] -= lr * rows.grad
 
 

@@ -1,5 +1,5 @@
-"""Class-conditional noise whose transition matrix T is not given: estimated by the anchors of a
-first network, learned with the network (VolMinNet, T-Revision), or without effect (DMI).
+"""Class-conditional noise with an unknown transition matrix T: estimated from the anchor points of
+a first network, learned jointly with the network (VolMinNet, T-Revision), or not needed (DMI).
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _WORST_CONDITION = 1e6
 
 
 def through(log_p: Tensor, T: Tensor) -> Tensor:
-    """log_p (B, K) of the given labels, log(p T), where that of the clean ones is log_p (B, K);
-    in float64 inside, and never -inf.
+    """Returns log(p T) (B, K), the log-probabilities of the noisy labels, from log_p (B, K) of the
+    clean labels. Computed in float64, never -inf.
     """
     return log_through(log_p.double().exp(), T).to(log_p.dtype)
 
 
 class TwoStages(Strategy):
-    """A network on given labels for `first` of the run, T by its anchors, and a new network
-    under T.
+    """Trains a network on the given labels for `first` of the run, estimates T from its anchor
+    points, then trains a new network with T.
     """
 
     restarts = True
@@ -66,7 +66,7 @@ class TwoStages(Strategy):
             whole.networks[0].load_state_dict(before)
 
     def prepared(self, T: np.ndarray) -> np.ndarray:
-        """What the correction multiplies with."""
+        """Returns the matrix (K, K) that the correction uses."""
         return T
 
 
@@ -125,19 +125,19 @@ class BackwardEstimated(TwoStages):
         return [Supervision(self.state["T"][batch.labels].to(outputs[0][0].cost.dtype))]
 
 
-_LEAST = 1e-12  # of a T to be revised: a logarithm is to be had of it, and 1 / T_yy
+_LEAST = 1e-12  # smallest entry of a T to be revised, which needs log T and 1 / T_yy
 
 
 def with_unit_diagonal(w: Tensor) -> Tensor:
-    """T (K, K) of free parameters w (K, K): rows of 1 on the diagonal and sigmoid(w) off it, over
-    their sums. T_ii is its row's largest.
+    """Returns T (K, K) from free parameters w (K, K): rows with 1 on the diagonal and sigmoid(w)
+    elsewhere, divided by their sums. T_ii is the largest entry of its row.
     """
     rows = w.sigmoid().diagonal_scatter(w.new_ones(len(w)))
     return rows / rows.sum(1, keepdim=True)
 
 
 def log_volume(T: Tensor) -> Tensor:
-    """log |det T|, the logarithm of the volume that the rows of T (K, K) span."""
+    """Returns log |det T|, the log of the volume spanned by the rows of T (K, K)."""
     return T.slogdet().logabsdet
 
 
@@ -176,18 +176,18 @@ class VolMinNet(Strategy):
 
 
 def revised(T: Tensor, slack: Tensor) -> Tensor:
-    """T (K, K) with a slack (K, K) on its logarithms: rows are probabilities whatever the slack,
-    and T where it is 0.
+    """Returns softmax(log T + slack) by rows (K, K): always probabilities, and T itself for slack
+    0.
     """
     return (T.log() + slack).softmax(1)
 
 
 def importance(log_p: Tensor, labels: Tensor, T: Tensor) -> Tensor:
-    """p_y / (p T)_y (B,), the chance of labels (B,) as clean ones over that as given ones. The
-    gradient reaches T alone.
+    """Returns p_y / (p T)_y (B,), the probability of the labels (B,) as clean labels over that as
+    noisy labels. Only T gets a gradient.
 
-    At most K, which it exceeds for no T whose diagonal is its rows' largest: a class that T has
-    lost would take all the weight.
+    Clamped to at most K, which no T exceeds whose diagonal entries are the largest of their rows;
+    without it a class that T no longer predicts would get all the weight.
     """
     log_p = log_p.detach()
     ratio = (log_p - through(log_p, T)).gather(1, labels[:, None])[:, 0].exp()
@@ -240,7 +240,7 @@ class ForwardRevision(TwoStages):
         return floored / floored.sum(1, keepdims=True)
 
     def transition(self, epoch: int) -> Tensor:
-        """T (K, K) as it stands in an epoch; from the revision on a function of the slack."""
+        """Returns T (K, K) in an epoch; in the revision stage a function of the slack."""
         T: Tensor = self.state["T"]
         return revised(T, self.state["slack"]) if epoch > self._revised_after else T
 
@@ -257,11 +257,11 @@ class ForwardRevision(TwoStages):
 
 
 def determinant_loss(log_p: Tensor, targets: Tensor, delta: float) -> Tensor:
-    """-log |det K U| (scalar) of the joint U = P^T Y / B (K, K) of log_p (B, K) and targets (B, K),
-    kept finite by delta.
+    """Returns -log |det K U| (scalar), with U = P^T Y / B (K, K) the joint distribution of log_p
+    (B, K) and targets (B, K); delta keeps it finite.
 
-    -1/2 sum log(s^2 + delta^2) over the singular values s of K U, as -1/2 log det(K^2 U U^T +
-    delta^2 I), in float64.
+    Computed in float64 as -1/2 log det(K^2 U U^T + delta^2 I), which is -1/2 sum log(s^2 +
+    delta^2) over the singular values s of K U.
     """
     p = log_p.double().exp()
     joint = p.T @ targets.double() * (p.shape[1] / len(p))

@@ -1,5 +1,5 @@
-"""Weights by verified labels (`corrupt --trusted 0.1`): CleanNet and distillation, and MentorNet,
-whose mentor may also be a closed form of the cost.
+"""Strategies that use verified labels (`corrupt --trusted 0.1`): CleanNet, distillation, and
+MentorNet, whose mentor can also be a closed form of the cost.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from .base import (
 
 
 def verified(name: str, info: TrainingInfo) -> Tensor:
-    """Which examples (N,) have a verified label. Raises ConfigError where none has."""
+    """Returns the mask (N,) of verified examples. Raises ConfigError if there are none."""
     if info.trusted is None:
         raise ConfigError(
-            f"{name} needs verified labels, which these data have not: noisebench "
+            f"{name} needs verified labels, and these data have none: noisebench "
             "corrupt ... --trusted 0.1"
         )
     return info.trusted
@@ -42,8 +42,8 @@ def verified(name: str, info: TrainingInfo) -> Tensor:
 def cosine_to_prototypes(
     features: Tensor, labels: Tensor, trusted: Tensor, num_classes: int
 ) -> Tensor:
-    """The cosine (N,) of each example's features (N, D) with the prototype of its label's class:
-    the mean direction of the trusted ones.
+    """Returns the cosine similarity (N,) of the features (N, D) of each example to the prototype of
+    its label's class, the mean direction of the trusted examples of that class.
     """
     directions = features / features.norm(dim=1, keepdim=True).clamp_min(1e-12)
     sums = directions.new_zeros(num_classes, features.shape[1]).index_add_(
@@ -90,7 +90,7 @@ class CleanNet(Strategy):
         return [Supervision(batch.targets, self.state["weights"][batch.index], mean_over=True)]
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        # 0.07 of 100 is 7, though their product is above it
+        # 0.07 * 100 is above 7 in floating point
         if epoch < self.wait * self.info.epochs - 1e-9 or self.wait == 1:
             return
         labels, K = self.info.labels, self.info.num_classes
@@ -145,16 +145,16 @@ Mentor: TypeAlias = dict[str, Tensor]
 _COSTS, _PERCENTS = 4, 100
 _LABEL, _EPOCH, _HIDDEN = 2, 5, 20  # the paper's sizes
 _STEPS, _LR, _DECAY = 300, 0.02, 1e-3
-_LEAST = 1e-6  # of a chance: no class is never mistaken for another
-_SCALES = ("centre", "scale")  # measured, not learned
-# the paper's, as is the last lesson
+_LEAST = 1e-6  # smallest probability of an incorrect class
+_SCALES = ("centre", "scale")  # computed from the costs, not learned
+# the paper's shares of the run, as is the time of the last fit
 _BURN_IN = {"self_paced": 0.18, "predefined": 0.18, "data_driven": 0.21}
-_LAST_LESSON = 0.75
+_LAST_FIT = 0.75
 
 
 class Seen(NamedTuple):
-    """The input of a mentor: costs (B, 4), now and when last seen, each as it is and less the
-    percentile of its time; labels (B,); and the percentage of the run (B,), 0 to 99.
+    """Input of a mentor: costs (B, 4), the current and the previous cost, each also minus the
+    threshold of its step; labels (B,); and the percentage of the run (B,), 0 to 99.
     """
 
     costs: Tensor
@@ -163,30 +163,30 @@ class Seen(NamedTuple):
 
 
 def new_mentor(num_classes: int, generator: Generator) -> Mentor:
-    """A mentor that has learned nothing yet, on the generator's device."""
+    """Returns the initial parameters of a mentor, on the generator's device."""
     from torch import ones, randn, zeros
 
-    def drawn(rows: int, columns: int) -> Tensor:
+    def normal(rows: int, columns: int) -> Tensor:
         return randn(rows, columns, generator=generator, device=generator.device)
 
     inputs = _COSTS + _LABEL + _EPOCH
     return {
-        "label": drawn(num_classes, _LABEL),
-        "epoch": drawn(_PERCENTS, _EPOCH),
-        "hidden": drawn(inputs, _HIDDEN) / inputs**0.5,
+        "label": normal(num_classes, _LABEL),
+        "epoch": normal(_PERCENTS, _EPOCH),
+        "hidden": normal(inputs, _HIDDEN) / inputs**0.5,
         "hidden_bias": zeros(_HIDDEN),
-        "out": drawn(_HIDDEN, 1) / _HIDDEN**0.5,
+        "out": normal(_HIDDEN, 1) / _HIDDEN**0.5,
         "out_bias": zeros(1),
         "centre": zeros(_COSTS),
         "scale": ones(_COSTS),
     }
 
 
-def judged(mentor: Mentor, seen: Seen) -> Tensor:
-    """The logit (B,) that a label is correct."""
+def mentor_logits(mentor: Mentor, seen: Seen) -> Tensor:
+    """Returns the logits (B,) of the probability that a label is correct."""
     from torch import cat
 
-    # its gradient is the same bits each time, which that of indexing need not be
+    # its gradient is deterministic; that of indexing need not be
     from torch.nn.functional import embedding
 
     costs = (seen.costs - mentor["centre"]) / mentor["scale"]
@@ -198,9 +198,9 @@ def judged(mentor: Mentor, seen: Seen) -> Tensor:
     return (hidden @ mentor["out"] + mentor["out_bias"])[:, 0]
 
 
-def taught(mentor: Mentor, seen: Seen, right: Tensor) -> Mentor:
-    """The mentor after a lesson: which labels are correct (B,), by cross entropy, in steps of Adam
-    on all at once.
+def fit_mentor(mentor: Mentor, seen: Seen, correct: Tensor) -> Mentor:
+    """Returns the mentor trained to predict which labels are correct (B,), by cross entropy and
+    full-batch steps of Adam.
     """
     from torch import enable_grad
     from torch.nn.functional import binary_cross_entropy_with_logits
@@ -218,29 +218,29 @@ def taught(mentor: Mentor, seen: Seen, right: Tensor) -> Mentor:
         for _ in range(_STEPS):
             optimizer.zero_grad()
             binary_cross_entropy_with_logits(
-                judged({**learned, **measured}, seen), right.to(seen.costs.dtype)
+                mentor_logits({**learned, **measured}, seen), correct.to(seen.costs.dtype)
             ).backward()
             optimizer.step()
     return {**{key: value.detach() for key, value in learned.items()}, **measured}
 
 
-def planted(labels: Tensor, places: Tensor, mistaken: Tensor, generator: Generator) -> Tensor:
-    """The labels (N,) with incorrect ones in these places, drawn in proportion to the row of their
-    class in mistaken (K, K).
+def with_incorrect_labels(
+    labels: Tensor, index: Tensor, mistaken: Tensor, generator: Generator
+) -> Tensor:
+    """Returns the labels (N,) with incorrect ones at index (n,), sampled in proportion to the row
+    of the label's class in mistaken (K, K).
     """
-    chances = mistaken.detach().cpu().clamp_min(_LEAST).fill_diagonal_(0)[labels[places].cpu()]
+    chances = mistaken.detach().cpu().clamp_min(_LEAST).fill_diagonal_(0)[labels[index].cpu()]
     noisy = labels.clone()
-    if len(places):
-        noisy[places] = chances.multinomial(1, generator=generator)[:, 0].to(labels.device)
+    if len(index):
+        noisy[index] = chances.multinomial(1, generator=generator)[:, 0].to(labels.device)
     return noisy
 
 
 def _complete(values: dict[str, Value]) -> dict[str, Value]:
     kind, width = str(values["kind"]), values["width"]
     if width is not None and kind != "predefined":
-        raise LanguageError(
-            f"mentornet: width is of kind='predefined', and this is {kind!r}: leave it out"
-        )
+        raise LanguageError(f"mentornet: width needs kind='predefined', got {kind!r}: remove width")
     burn_in = _BURN_IN[kind] if values["burn_in"] is None else values["burn_in"]
     return {
         **values,
@@ -286,38 +286,39 @@ class MentorNet(Strategy):
 
     def setup(self, info: TrainingInfo) -> None:
         super().setup(info)
-        assert self.burn_in is not None, "the language fills burn_in in"
+        assert self.burn_in is not None, "fill_defaults sets burn_in"
         self._burned_in = whole_epochs(self.burn_in, info.epochs)
         self.state["threshold"] = info.full((), float("nan"))
         if self.kind == "data_driven":
-            self._setup_lessons(info)
+            self._setup_data_driven(info)
 
-    def _setup_lessons(self, info: TrainingInfo) -> None:
-        """A mentor that is taught twice, by verified labels of which half are incorrect until then.
+    def _setup_data_driven(self, info: TrainingInfo) -> None:
+        """Creates the state of a mentor that is trained twice, on verified labels of which half are
+        incorrect until then.
 
-        State: `labels` (N,), as the student learns them; `seen` (N, 2), each example's last cost,
-        and that less the threshold of its time; `history` (epochs, M, 2), the same of the M
-        verified; `mistaken` (K, K), the student's predictions by their class; `mentor`; `taught`,
-        the epoch of its last lesson.
+        State: `labels` (N,), on which the student is trained; `seen` (N, 2), each example's last
+        cost, and that minus the threshold of its step; `history` (epochs, M, 2), the same for the
+        M verified examples; `mistaken` (K, K), sums of the student's probabilities for the verified
+        examples by true class; `mentor`; `taught`, the epoch in which it was last trained.
         """
         from torch import randperm
 
         labels, generator, K = info.labels, info.generator, info.num_classes
         self._first = max(1, self._burned_in)
-        self._last = max(self._first, min(whole_epochs(_LAST_LESSON, info.epochs), info.epochs - 1))
+        self._last = max(self._first, min(whole_epochs(_LAST_FIT, info.epochs), info.epochs - 1))
         if self.burn_in == 1:
             self._trusted = labels < 0
         else:
             self._trusted = verified("mentornet(kind='data_driven')", info)
-        places = self._trusted.nonzero()[:, 0]
-        # a mentor that would learn only at the end of the run changes no label
-        half = len(places) // 2 if self._first < info.epochs else 0
-        chosen = places[randperm(len(places), generator=generator)[:half].to(places.device)]
+        index = self._trusted.nonzero()[:, 0]
+        # a mentor that would be trained only at the end of the run changes no label
+        half = len(index) // 2 if self._first < info.epochs else 0
+        chosen = index[randperm(len(index), generator=generator)[:half].to(index.device)]
         mentor = new_mentor(K, generator)
         self.state.update(
-            labels=planted(labels, chosen, info.full((K, K), 1), generator),
+            labels=with_incorrect_labels(labels, chosen, info.full((K, K), 1), generator),
             seen=info.full((len(labels), 2), float("nan")),
-            history=info.full((self._last, len(places), 2), 0),
+            history=info.full((self._last, len(index), 2), 0),
             mistaken=info.full((K, K), 0),
             mentor={key: value.to(labels.device) for key, value in mentor.items()},
             taught=0,
@@ -336,7 +337,7 @@ class MentorNet(Strategy):
         threshold.copy_(current.where(threshold.isnan(), mean))
         weights: Tensor | None
         if self.kind == "data_driven":
-            weights = self._judge(batch, outputs[0][0], cost)
+            weights = self._mentor_weights(batch, outputs[0][0], cost)
         elif self.width is None:
             weights = (cost <= threshold).to(cost.dtype)
         else:
@@ -346,8 +347,10 @@ class MentorNet(Strategy):
             weights = None
         return [Supervision(batch.targets, weights, mean_over=True)]
 
-    def _judge(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
-        """The mentor's weight (B,) of each example of the cost (B,); None where all count alike."""
+    def _mentor_weights(self, batch: Batch, output: ModelOutput, cost: Tensor) -> Tensor | None:
+        """Returns the mentor's weights (B,) for examples of this cost (B,); None before it is
+        trained. Records the costs, and in one epoch the student's confusions.
+        """
         from torch import stack
 
         trusted, seen = self._trusted[batch.index], self.state["seen"]
@@ -357,39 +360,42 @@ class MentorNet(Strategy):
             self.state["mistaken"] += labels.T @ (p * trusted[:, None])
         now, before = stack([cost, cost - self.state["threshold"]], 1), seen[batch.index]
         seen[batch.index] = now
-        taught_in = self.state["taught"]
-        if not taught_in:
+        fitted_in = self.state["taught"]
+        if not fitted_in:
             return None
-        # An epoch after the last lesson is taken for that of the lesson: the mentor has learned of
-        # none later (as in the authors' code).
-        inputs = self._inputs(now, before, batch.labels, min(batch.epoch, taught_in))
-        weights = judged(self.state["mentor"], inputs).sigmoid()
-        return weights.masked_fill(trusted, 1) if taught_in == self._last else weights
+        # Epochs after the mentor's last training are passed to it as that epoch, since it was
+        # trained on no later ones (as in the authors' code).
+        inputs = self._inputs(now, before, batch.labels, min(batch.epoch, fitted_in))
+        weights = mentor_logits(self.state["mentor"], inputs).sigmoid()
+        return weights.masked_fill(trusted, 1) if fitted_in == self._last else weights
 
     def _inputs(self, now: Tensor, before: Tensor, labels: Tensor, epoch: int) -> Seen:
-        """The mentor's input for these examples in an epoch."""
+        """Returns the mentor's input for these examples in an epoch."""
         from torch import cat
 
         percent = labels.new_full(labels.shape, 100 * (epoch - 1) // self.info.epochs)
         return Seen(cat([now, now.where(before.isnan(), before)], 1), labels, percent)
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:
-        """Remember the costs of the verified examples; plant and teach in the epochs for it."""
+        """Record the costs of the verified examples; resample the incorrect labels or train the
+        mentor in the epochs for it.
+        """
         if self.kind != "data_driven" or epoch > self._last or self._last >= self.info.epochs:
             return
         self.state["history"][epoch - 1] = self.state["seen"][self._trusted]
         if epoch == self._first // 2:
-            # The incorrect labels that the student would most likely predict: those of the other
-            # examples were not drawn from all classes alike either.
+            # Incorrect labels by the student's confusions, since the noise of the other examples
+            # is not uniform over the classes either.
             labels, mistaken = self.state["labels"], self.state["mistaken"]
             chosen = (labels != self.info.labels).nonzero()[:, 0]
-            labels.copy_(planted(self.info.labels, chosen, mistaken, self.info.generator))
+            generator = self.info.generator
+            labels.copy_(with_incorrect_labels(self.info.labels, chosen, mistaken, generator))
         if epoch in (self._first, self._last):
-            self._teach(epoch)
+            self._fit_mentor(epoch)
 
-    def _teach(self, epoch: int) -> None:
-        """A lesson on all epochs so far; after the last one the verified labels are correct
-        again.
+    def _fit_mentor(self, epoch: int) -> None:
+        """Trains the mentor on all epochs so far; the last time also restores the verified
+        labels.
         """
         from torch import cat
 
@@ -399,10 +405,10 @@ class MentorNet(Strategy):
             self._inputs(now, before, labels, done) for done, (now, before) in enumerate(pairs, 1)
         ]
         correct = (labels == self.info.labels[self._trusted]).repeat(epoch)
-        # an example may stand in a last batch that is left out
-        looked_at = history[..., 0].flatten().isfinite()
-        seen = Seen(*(cat(parts)[looked_at] for parts in zip(*epochs, strict=True)))
-        self.state["mentor"] = taught(self.state["mentor"], seen, correct[looked_at])
+        # an example may be in a last, incomplete batch, which is skipped
+        recorded = history[..., 0].flatten().isfinite()
+        seen = Seen(*(cat(parts)[recorded] for parts in zip(*epochs, strict=True)))
+        self.state["mentor"] = fit_mentor(self.state["mentor"], seen, correct[recorded])
         self.state["taught"] = epoch
         if epoch == self._last:
             self.state["labels"].copy_(self.info.labels)

@@ -12,7 +12,8 @@ import torch
 
 from noisebench.cli import main
 from noisebench.datasets import Images
-from noisebench.experiments.suite import packaged_suites, read_suites
+from noisebench.experiments.suite import read_suites
+from noisebench.experiments.suite_file import packaged_suites
 from noisebench.labels.issues import combine
 from noisebench.labels.manifest import read_manifest
 from noisebench.metrics.predictions import DENSE, TOP, Predictions

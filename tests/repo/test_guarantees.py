@@ -1,5 +1,5 @@
-"""docs/reference/guarantees.md: each line names tests that show it, which `make test` runs, or, marked on the
-page, `make lint`.
+"""docs/reference/guarantees.md: the tables name tests of each guarantee, which `make test` runs or,
+where the row names it, `make lint`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.pages import ROOT, read
 
-LINES = re.split(r"\n\* ", read(ROOT / "docs" / "reference" / "guarantees.md"))[1:]
+SECTIONS = re.split(r"^## ", read(ROOT / "docs" / "reference" / "guarantees.md"), flags=re.M)[1:]
+ROWS = re.compile(r"^\| (\d+) \| (.+) \|$", re.M)  # number of a guarantee, its tests
 NAMED = re.compile(r"`(test_\w+\.py)::(test_\w+)`")
 LEFT_OUT = re.compile(r"pytest\.mark\.(soak|skip\b|xfail)")
 MAKE_TEST = next(
@@ -45,21 +46,21 @@ def marks_of(path: Path) -> dict[str, list[str]]:
     }
 
 
-def test_the_tests_that_show_it_are_there_and_run(subtests: pytest.Subtests) -> None:
-    """In a folder that `make test` names; a line on the repository is marked as checked by `make
-    lint`.
-    """
-    for line in LINES:
+def test_the_named_tests_exist_and_run(subtests: pytest.Subtests) -> None:
+    for number, row in (pair for section in SECTIONS for pair in ROWS.findall(section)):
         folders = set()
-        for file, test in NAMED.findall(line):
+        for file, test in NAMED.findall(row):
             with subtests.test(file=file, test=test):
                 (path,) = (ROOT / "tests").glob(f"*/{file}")
                 assert marks_of(path)[test] == []
                 folders.add(path.parent.name)
                 assert path.parent.name == "repo" or f"tests/{path.parent.name}" in MAKE_TEST
-        assert ("repo" in folders) == ("(`make lint`)" in line), line
+        assert ("repo" in folders) == ("`make lint`" in row), (number, row)
 
 
-def test_every_line_names_one() -> None:
-    assert len(LINES) > 25
-    assert not [line for line in LINES if not NAMED.search(line)]
+def test_every_guarantee_names_a_test() -> None:
+    assert len(SECTIONS) > 5
+    for section in SECTIONS:
+        numbers = re.findall(r"^(\d+)\. ", section, re.M)
+        named = [number for number, row in ROWS.findall(section) if NAMED.search(row)]
+        assert named == numbers == [str(n + 1) for n in range(len(numbers))] != [], section

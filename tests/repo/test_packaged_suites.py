@@ -9,7 +9,8 @@ import pytest
 from noisebench.datasets import DATASETS
 from noisebench.experiments.published import OurProtocol, PublishedMatch, cells_of, find_published
 from noisebench.experiments.recipes import make_recipe, recipe_values
-from noisebench.experiments.suite import Suite, SuiteRun, expand, packaged_suites, read_suites
+from noisebench.experiments.suite import Suite, SuiteRun, expand, read_suites
+from noisebench.experiments.suite_file import packaged_suites
 from noisebench.labels.build import noise_for
 
 SUITES = read_suites(packaged_suites())

@@ -246,7 +246,7 @@ def test_the_optimum_stands_beside_what_networks_say_of_images_of_classes_that_f
     found = dots(drawn("optimum"), "asym 0.4", "el")
     for series, values, limit in (
         ("correct class", right, 0.68),
-        ("likeliest wrong (sym: all others)", wrong, 0.32),
+        ("likeliest other class (sym: all)", wrong, 0.32),
     ):
         said = {name: float(found[series][name]) for name in ("mean", "std", "n", "expected")}
         assert said == pytest.approx(
@@ -265,7 +265,7 @@ def test_what_is_expected_is_known_in_closed_form(drawn: Callable) -> None:
         found = dots(rows, noise, row)
         expected = [
             float(found[series]["expected"])
-            for series in ("correct class", "likeliest wrong (sym: all others)")
+            for series in ("correct class", "likeliest other class (sym: all)")
         ]
         assert expected == pytest.approx([right, 1 - right]), (noise, row)
 

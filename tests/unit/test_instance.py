@@ -13,6 +13,7 @@ from scipy.stats import kstest, truncnorm
 
 import noisebench as nb
 from noisebench.core import seeds
+from noisebench.core.progress import silent
 from noisebench.datasets import (
     DATASETS,
     Labels,
@@ -38,6 +39,7 @@ class Given:
 
     def __init__(self, images=None, teacher=None):
         self.pictures, self.known, self.asked = images, teacher, []
+        self.tell = silent
 
     def images(self):
         return lambda which: self.asked.append(which) or self.pictures[which]

@@ -13,7 +13,13 @@ import torch
 
 from noisebench.errors import LanguageError
 from noisebench.strategies import Strategy, TrainingInfo, build_strategy, normal_strategy
-from noisebench.strategies.verified import Seen, judged, new_mentor, planted, taught
+from noisebench.strategies.verified import (
+    Seen,
+    fit_mentor,
+    mentor_logits,
+    new_mentor,
+    with_incorrect_labels,
+)
 from noisebench.training.trainer import Trainer
 from tests.conftest import Case, same, weights
 from tests.contracts.test_strategy_cards import a_batch, said
@@ -61,7 +67,9 @@ def test_half_of_the_verified_labels_are_wrong_and_no_other(case: Case) -> None:
 
 def test_wrong_labels_are_drawn_by_what_a_class_is_mistaken_for() -> None:
     labels, places = torch.arange(3).repeat(4000), torch.arange(6000)
-    found = planted(labels, places, torch.tensor([[9.0, 3, 1], [0, 9, 2], [1, 1, 9]]), generator())
+    found = with_incorrect_labels(
+        labels, places, torch.tensor([[9.0, 3, 1], [0, 9, 2], [1, 1, 9]]), generator()
+    )
     assert (found[6000:] == labels[6000:]).all()
     counts = torch.zeros(3, 3).index_put_(
         (labels[:6000], found[:6000]), torch.tensor(1.0), accumulate=True
@@ -74,7 +82,7 @@ def test_wrong_labels_are_drawn_by_what_a_class_is_mistaken_for() -> None:
 
 def test_a_class_of_which_nothing_is_known_is_mistaken_for_any_other() -> None:
     labels = torch.zeros(3000, dtype=torch.long)
-    found = planted(labels, torch.arange(3000), torch.zeros(3, 3), generator())
+    found = with_incorrect_labels(labels, torch.arange(3000), torch.zeros(3, 3), generator())
     torch.testing.assert_close(
         found.bincount() / 3000, torch.tensor([0, 0.5, 0.5]), rtol=0, atol=0.04
     )
@@ -106,9 +114,9 @@ def costs_of(count: int, seed: int) -> tuple[Seen, torch.Tensor]:
 
 
 def test_a_mentor_tells_right_from_wrong_labels_that_it_was_not_taught() -> None:
-    mentor = taught(new_mentor(3, generator()), *costs_of(100, 1))
+    mentor = fit_mentor(new_mentor(3, generator()), *costs_of(100, 1))
     seen, right = costs_of(400, 2)
-    logits = judged(mentor, seen)
+    logits = mentor_logits(mentor, seen)
     # the area under the ROC curve
     assert (logits[right][:, None] > logits[~right]).float().mean() > 0.99
     assert logits[right].sigmoid().mean() > 0.95 and logits[~right].sigmoid().mean() < 0.05
@@ -117,13 +125,13 @@ def test_a_mentor_tells_right_from_wrong_labels_that_it_was_not_taught() -> None
 def test_the_scale_of_the_costs_does_not_matter_to_a_mentor() -> None:
     seen, right = costs_of(100, 1)
     small = seen._replace(costs=seen.costs / 64)
-    torch.testing.assert_close(judged(taught(new_mentor(3, generator()), small, right), small),
-                               judged(taught(new_mentor(3, generator()), seen, right), seen))  # fmt: skip
+    torch.testing.assert_close(mentor_logits(fit_mentor(new_mentor(3, generator()), small, right), small),
+                               mentor_logits(fit_mentor(new_mentor(3, generator()), seen, right), seen))  # fmt: skip
 
 
 def test_a_mentor_is_decided_by_its_generator_alone() -> None:
     one, again, other = (
-        taught(new_mentor(3, generator(seed)), *costs_of(50, 1)) for seed in (0, 0, 1)
+        fit_mentor(new_mentor(3, generator(seed)), *costs_of(50, 1)) for seed in (0, 0, 1)
     )
     assert all(torch.equal(one[key], again[key]) for key in one)
     assert not torch.equal(one["hidden"], other["hidden"])
@@ -245,5 +253,5 @@ def test_each_kind_has_its_own_burn_in_and_width() -> None:
     )
     assert dict(normal_strategy("mentornet(kind='predefined')").kwargs)["width"] == 1
     assert dict(normal_strategy(DATA_DRIVEN).kwargs)["burn_in"] == 0.21
-    with pytest.raises(LanguageError, match="width is of kind='predefined'"):
+    with pytest.raises(LanguageError, match="width needs kind='predefined'"):
         normal_strategy("mentornet(width=2)")

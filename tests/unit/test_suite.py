@@ -13,7 +13,8 @@ from noisebench.cli import main
 from noisebench.errors import ConfigError, UnknownName
 from noisebench.executors.job import ExecutorOptions, WorkerConfig, make_batches
 from noisebench.executors.local import LocalPool
-from noisebench.experiments.suite import expand, find_suite, packaged_suites, read_suites
+from noisebench.experiments.suite import expand, find_suite, read_suites
+from noisebench.experiments.suite_file import packaged_suites
 from noisebench.noise import normal_noise
 from noisebench.runs.queue import plan_suite, select
 from noisebench.runs.workspace import Workspace

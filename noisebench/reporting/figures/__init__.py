@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from ...core.progress import ProgressCallback, silent, track
 from ...errors import ConfigError, DataError, UnknownName
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ FIGURES = {
     ),
     "reliability": FigureSpec("test accuracy against confidence", "runs", "progress:reliability"),
     "optimum": FigureSpec(
-        "mean p of the correct and the likeliest wrong class, and the optimum of the loss",
+        "mean p of the correct and the likeliest other class, and the optimum of the loss",
         "runs",
         "optimum:optimum",
     ),
@@ -99,14 +100,16 @@ def find_figure(name: str) -> FigureSpec:
     return FIGURES[name]
 
 
-def page_figures(tables: Sequence[Table]) -> list[tuple[str, str, str]]:
+def page_figures(
+    tables: Sequence[Table], tell: ProgressCallback = silent
+) -> list[tuple[str, str, str]]:
     """Title, caption and SVG of the figures of a page; none without matplotlib. Skips figures with
     too many panels, or of runs without the numbers.
     """
     if find_spec("matplotlib") is None or not tables:
         return []
     figures = []
-    for name in _ON_PAGE:
+    for name in track(_ON_PAGE, "drawing figures", tell, total=len(_ON_PAGE), unit="figures"):
         try:
             figure = FIGURES[name].of_runs(tables)
         except (ConfigError, DataError):

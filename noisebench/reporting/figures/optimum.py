@@ -21,7 +21,7 @@ from ..aggregate import Cell
 from ..table import Table
 from .panels import LineStyle, PanelFigure, column_title, columns, filled, shared, split_evenly
 
-_TRUE, _WRONG = "correct class", "likeliest wrong (sym: all others)"
+_TRUE, _WRONG = "correct class", "likeliest other class (sym: all)"
 _STANDARD = "standard"  # changes no label; the optimum is known only for it
 _CAPTION = (
     "Mean predicted probability over the test images of the classes whose labels flip: of the "
@@ -188,7 +188,7 @@ def _panel(table: Table, col: str, *, several: bool) -> DotPanel | None:
 
 
 def _points(name: str, cell: Cell, noise: str, wrong: np.ndarray) -> list[Point]:
-    """The mean p of the correct class and of the wrong ones over the test images of classes that
+    """The mean p of the correct class and of the other ones over the test images of classes that
     flip, the latter if it was stored; none without such images.
     """
     means: list[tuple[float, float]] = []

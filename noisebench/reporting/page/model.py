@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...core.progress import track
 from ...errors import DataError
 from ...runs.folder import RunFolder
 from ...runs.workspace import Workspace
@@ -130,6 +131,15 @@ def view_of(
 ) -> View:
     """The content of the page. Reads the cells' run directories and local images."""
     reader = _Reader(workspace)
+    cells = [
+        table.cells[row, col]
+        for table in tables
+        for row in table.rows
+        for col in table.cols
+        if (row, col) in table.cells
+    ]
+    for cell in track(cells, "reading details", workspace.tell, total=len(cells), unit="cells"):
+        reader.of(cell)  # kept for the tables below
     views = tuple(
         _table(table, number, reader, ranks=ranks) for number, table in enumerate(tables, 1)
     )

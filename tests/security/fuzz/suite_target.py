@@ -13,10 +13,10 @@ from noisebench.experiments.suite import (
     expand,
     find_suite,
     label_request_of,
-    packaged_suites,
     read_suites,
     request_of,
 )
+from noisebench.experiments.suite_file import packaged_suites
 
 from .choices import VALUES, Choices, changed, mutated
 
