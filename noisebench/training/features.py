@@ -16,7 +16,7 @@ import torch
 from numpy.lib import format as npy
 from torch import Tensor, nn
 
-from ..datasets import ProgressCallback, silent
+from ..core.progress import ProgressCallback, silent
 from ..errors import DataError
 from ..experiments.backbones import TIMM
 from ..experiments.features import FeatureExtraction
@@ -27,6 +27,7 @@ from .networks.factory import NetworkFactory, weights_of
 
 _BATCH = 64  # images per forward pass; larger ones are slower on a CPU
 _GPU_BATCH = 512
+_TEXT = "computing features"
 
 
 class FeatureExtractor:
@@ -86,18 +87,19 @@ def extract_to_file(
     """
     partial = path.with_suffix(".partial")
     row = 2 * extractor.dimensions  # bytes
+    tell(_TEXT, 0, n, "images")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("ab") as file, ThreadPoolExecutor(1) as reader:
-            done = file.tell() // row
+            done, size = file.tell() // row, extractor.batch_size
             file.truncate(done * row)
-            size = extractor.batch_size
 
             def images_from(start: int) -> np.ndarray:
                 return read(start, min(start + size, n))
 
             following = reader.submit(images_from, done)
             while done < n:
+                tell(_TEXT, done, n, "images")
                 images = following.result()
                 following = reader.submit(images_from, done + len(images))
                 features = extractor(images)
@@ -108,14 +110,13 @@ def extract_to_file(
                     )
                 file.write(features.tobytes())
                 done += len(images)
-                tell("computing features", done, n)
             file.flush()
             os.fsync(file.fileno())
         _add_header(partial, path, (n, extractor.dimensions))
     except OSError as error:
         raise DataError(f"cannot write {path}: {error.strerror or error}") from None
     finally:
-        tell("", 0, 0)
+        tell("", 0, 0, "")
 
 
 def _add_header(rows: Path, path: Path, shape: tuple[int, int]) -> None:
