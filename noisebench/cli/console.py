@@ -264,7 +264,8 @@ class TaskProgress:
     """Shows the progress of operations; called as a `ProgressCallback`.
 
     On a terminal a bar appears on stderr after a second, with a row for each nested operation, and
-    is erased at the end. Elsewhere an operation that takes longer than ten seconds prints lines.
+    is erased at the end. Elsewhere an operation that takes longer than ten seconds prints lines,
+    and a download does when it begins.
     """
 
     def __init__(self) -> None:
@@ -302,6 +303,7 @@ class TaskProgress:
                 self._timer.daemon = True
                 self._timer.start()
         operation = self._operations.setdefault(text, _Operation(now))
+        download_began = unit == "bytes" and done > operation.done == 0
         for inner in reversed(list(self._operations)):
             if inner == text:
                 break
@@ -309,7 +311,7 @@ class TaskProgress:
         operation.done, operation.total, operation.unit = done, total, unit
         if self._bar and now - operation.begun >= _DELAY:
             self._draw(text, operation)
-        elif not self._timer and now - self._printed > _EVERY:
+        elif not self._timer and (download_began or now - self._printed > _EVERY):
             self._printed = now
             lines = (
                 f"{name}: {one.count}" if one.total else name
