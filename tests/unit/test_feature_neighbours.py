@@ -290,6 +290,26 @@ def test_exact_consensus_gives_the_exact_transition(subtests: pytest.Subtests) -
                 np.testing.assert_allclose(got_prior, prior, atol=1e-3)
 
 
+def test_sampled_consensus_gives_the_minimum_of_the_objective() -> None:
+    rng = np.random.default_rng(1)
+    true = rng.choice(3, 400, p=[0.2, 0.3, 0.5])
+    triples = [noisy(true, transition_of(3, rng, correct), rng) for correct in (1, 0.6, 0.7)]
+    shares = count_consensus(np.stack(triples, 1), 3)  # no T fits: they are not symmetric
+
+    def objective(logits: np.ndarray) -> float:
+        p = np.exp(logits) / np.exp(logits).sum(0)
+        model = consensus_in_loops(p[:, :-1].T, p[:, -1])
+        return sum(
+            math.sqrt(((share - m) ** 2).sum()) for share, m in zip(shares, model, strict=True)
+        )
+
+    solution = np.log(np.column_stack([m.T for m in solve_consensus(shares)]))
+    least = objective(solution)
+    for size in (0.3, 0.03, 0.01, 0.001):
+        for _ in range(40):
+            assert least < objective(solution + size * rng.normal(size=solution.shape)) + 1e-7
+
+
 def test_rows_are_in_the_order_for_which_most_labels_are_correct() -> None:
     transition, prior = np.array([[0.6, 0.4], [0.4, 0.6]]), np.array([0.39, 0.61])
     got, got_prior = solve_consensus(consensus_in_loops(transition, prior))
@@ -313,17 +333,22 @@ def test_hoc_of_permuted_examples_and_classes_is_permuted() -> None:
     )
 
 
-def test_the_interval_narrows_with_the_examples() -> None:
-    rng, widths = np.random.default_rng(2), []
+def test_the_interval_is_as_wide_as_estimates_of_new_samples_differ() -> None:
+    rng = np.random.default_rng(2)
     transition = transition_of(2, rng, 0.8)
-    for n in (400, 6400):
+    rates, widths = list[float](), list[float]()
+    for n in (400,) * 12 + (6400,):
         true = rng.integers(0, 2, n)
         triples = np.stack([noisy(true, transition, rng) for _ in range(3)], 1)
         labels = triples.T.ravel()  # example n has the neighbours N + n and 2 N + n
         indices = (np.arange(3 * n)[:, None] + [n, 2 * n]) % (3 * n)
-        low, high = hoc(Neighbours(indices, np.ones((3 * n, 2))), labels, 2).interval
-        widths.append(high - low)
-    assert 2 < widths[0] / widths[1] < 8  # 4 by the square root of 16
+        estimate = hoc(Neighbours(indices, np.ones((3 * n, 2))), labels, 2)
+        rates.append(estimate.rate)
+        widths.append(estimate.interval[1] - estimate.interval[0])
+    typical = float(np.median(widths[:12]))
+    assert 2 < typical / widths[12] < 8  # 4 by the square root of 16
+    # triples that share their labels make it too narrow: here each counts three times
+    assert 0.6 < typical * math.sqrt(3) / (2 * 2.23 * np.std(rates[:12], ddof=1)) < 1.6
 
 
 def test_classes_without_or_with_one_example() -> None:
