@@ -86,6 +86,12 @@ EVIDENCE = {
     "cifar10-short-two-way": Evidence(2, (_PAPER, _EPOCHS), _by_seed(2)),
     "cifar10-short-plain": Evidence(2, (_GAINS, _EPOCHS), _by_seed(2)),
     "cifar10n-short": Evidence(3, (_GAINS, _EPOCHS), _by_seed(3)),
+    "features-cifar10": Evidence(10, (Table(against="ce"), _GAINS, _EPOCHS)),
+    "features-cifar10n": Evidence(10, (Table(against="ce"), _EPOCHS)),
+    "features-fashion": Evidence(10, (Table(against="ce"), _GAINS, _EPOCHS)),
+    "features-eps": Evidence(
+        10, (Table("loss", against="ce"), Table("loss", against="gce(q=0.7)"))
+    ),
     "el-cifar10": Evidence(
         4,
         (_PAPER, _EPOCHS),
@@ -151,6 +157,16 @@ One seed so far: the differences have no interval.""",
     "cifar10n-short": """Compares CE and EL on 10,000 images of CIFAR-10 with human labels (CIFAR-N's `worse`).
 
 EL uses the true share of incorrect labels. The labels are the same in all seeds, so the intervals cover training only.""",
+    "features-cifar10": """Compares eight methods on all 50,000 images of CIFAR-10, as frozen ImageNet features with a linear head.
+
+Features: the penultimate layer of EfficientNet-Lite0 at 128 pixels ([weights](weights.py)), 1,280 numbers per image. EL uses the true
+noise rate, Forward the true transition matrix.""",
+    "features-cifar10n": """Compares methods on the human annotations of CIFAR-10N, on the same features as [features-cifar10](features-cifar10.md).
+
+The labels are the same in all seeds, so the intervals cover training only, and are narrow. EL uses the true share of incorrect labels,
+Forward the true transition matrix.""",
+    "features-fashion": """Repeats the grid of [features-cifar10](features-cifar10.md) on all 60,000 images of Fashion-MNIST.""",
+    "features-eps": """Varies eps of Equal Loss on the features of [features-cifar10](features-cifar10.md): too small, the noise rate, too large, and estimated.""",
     "el-cifar10": """Repeats Table 1 of the Equal Loss paper on all of CIFAR-10.
 
 Learning rate, weight decay (5e-3) and network are the paper's; the epochs and the batch size, which it does not state, are ours. With one seed,
@@ -160,7 +176,9 @@ the same 5e-3 for CIFAR-100, and in its code that is a decay of the learning rat
 }
 
 
-def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
+def gather(
+    name: str, ends: float, jobs: int | None, workspace: Path, feature_weights: str | None = None
+) -> int:
     """Runs what the CSV lacks until the clock is at `ends`, and adds it; returns the number of
     failed commands.
     """
@@ -175,6 +193,7 @@ def gather(name: str, ends: float, jobs: int | None, workspace: Path) -> int:
         options = ["--seeds", str(experiment.seeds), *parallel, "--time-limit", f"{left:.3f}"]
         options += [word for condition in piece for word in ("--filter", condition)]
         options += ["--completed", *csv_files] if csv_files else []
+        options += ["--feature-weights", feature_weights] if feature_weights else []
         code = command(["-C", str(workspace), "run", name, *options])
         failed += code != 0
         if any(workspace.glob("runs/*/result.json")):
@@ -255,6 +274,8 @@ def _command(name: str) -> str:
     run = _runs(name)[-1]
     axes = (*suites()[name].matrix, "seed")
     command = f"noisebench run {name} --seeds {EVIDENCE[name].seeds}"
+    if "features" in suites()[name].defaults.given():
+        command += " --feature-weights tf_efficientnet_lite0.safetensors"
     one = " ".join(f'--filter "{axis}={run[axis]}"' for axis in axes)
     return (
         f"```sh\n{command}\n{command} {one}\n```\n\n"
@@ -321,6 +342,7 @@ def main() -> int:
     parser.add_argument(
         "--jobs", type=int, help="runs in parallel; default: one per core, or one per GPU"
     )
+    parser.add_argument("--feature-weights", help="weights of the suites features-*")
     parser.add_argument(
         "--workspace",
         type=Path,
@@ -333,7 +355,10 @@ def main() -> int:
             f"unknown experiment: {', '.join(sorted(unknown))}; known: {', '.join(EVIDENCE)}"
         )
     ends = time.monotonic() + 60 * args.time_limit
-    failed = sum(gather(name, ends, args.jobs, args.workspace / name) for name in args.names)
+    failed = sum(
+        gather(name, ends, args.jobs, args.workspace / name, args.feature_weights)
+        for name in args.names
+    )
     for name in EVIDENCE:
         if (HERE / f"{name}.csv").exists():
             (HERE / f"{name}.md").write_text(page(name), encoding="utf-8")

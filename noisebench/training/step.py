@@ -14,8 +14,9 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ..losses import Scores
 from ..strategies import Batch, ModelOutput, Supervision
+from ..strategies.plain import Standard
 from .cuda_graph import CudaGraphStep, StepInput, StepResult
-from .images import InMemoryImages
+from .images import InMemoryFeatures, InMemoryImages
 from .inference import ImageSource, autocast
 from .state import TrainingState, finite_probe, first_nonfinite
 
@@ -56,6 +57,13 @@ class TrainingStep:
         self.state, self.images = state, images
         self.loss, self.penalty = state.task.loss, state.task.penalty
         self.strategy, self.networks, self.device = state.strategy, state.networks, state.device
+        # On features the loss takes most of a step: with plain training, only the cost of the
+        # given labels is computed. On images all costs are, as for the results of older runs.
+        self._given_labels_only = (
+            isinstance(images, InMemoryFeatures)
+            and type(self.strategy) is Standard
+            and self.penalty is None
+        )
         recordable = self.device.type == "cuda" and isinstance(images, InMemoryImages)
         # a ParallelStep gathers the logits of other processes or parts
         if recordable and type(self) is TrainingStep and self.strategy.stateless:
@@ -105,6 +113,9 @@ class TrainingStep:
         """The objective (runs,) that each of several runs minimizes; the batch is the concatenation
         of their examples. logits: (B, K) float32 for each network and view.
         """
+        if self._given_labels_only:
+            cost = self.loss(Scores(logits[0][0], classes=batch.labels[:, None]))
+            return cost.view(runs, -1).mean(1)
         outputs: list[list[ModelOutput]] = []
         for number, views in enumerate(logits):
             transform = partial(self.strategy.transform_log_p, batch=batch, network=number)

@@ -17,6 +17,7 @@ from html import unescape
 from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,8 @@ from PIL import Image
 from noisebench.cli import main
 from noisebench.core.hardware import environment
 from noisebench.datasets import find_dataset, read_images
+from noisebench.experiments.backbones import InitialWeights
+from noisebench.experiments.features import FeatureNetwork
 from noisebench.experiments.suite import Suite
 from noisebench.reporting import finished_runs
 from noisebench.runs.queue import QueuedRun, plan_suite, where
@@ -75,7 +78,24 @@ def workspace(place: Path, name: str) -> Workspace:
         and not (data / "CIFAR-10_human.pt").exists()
     ):
         pytest.skip("needs CIFAR-10_human.pt in NOISEBENCH_DATA")
-    return Workspace(place, data, offline=True)
+    return _Recorded(place, data, offline=True, suite=name)
+
+
+class _Recorded(Workspace):
+    """Plans runs on features by the hash of the weights in a suite's CSV, without the file."""
+
+    def __init__(self, *args: Any, suite: str, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._suite = suite
+
+    def feature_network(self, model: str | None, text: str | None) -> FeatureNetwork | None:
+        if model is None:
+            return None
+        (facts,) = {
+            tuple(sorted(run.about()["features"].items()))
+            for run in finished_runs(RESULTS / f"{self._suite}.csv").values()
+        }
+        return FeatureNetwork(model, InitialWeights("file", dict(facts)["weights_sha256"]))
 
 
 def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(
