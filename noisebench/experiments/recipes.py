@@ -209,8 +209,8 @@ RECIPES = {
         "ours",
     ),
     "features": PublishedRecipe(
-        "for features: 30 epochs, batch 256, lr 0.05 cosine",
-        {"epochs": 30, "batch_size": 256, "lr": 0.05, "weight_decay": 1e-4},
+        "for features: 30 epochs, batch 512, lr 0.05 cosine",
+        {"epochs": 30, "batch_size": 512, "lr": 0.05, "weight_decay": 1e-4},
         {},
         "ours",
     ),

@@ -77,6 +77,7 @@ class Workspace:
             self.data_dir = user_cache_path("noisebench", appauthor=False)
         self._datasets: dict[tuple[str, Path | None, str | None], Dataset] = {}
         self._images: dict[tuple[Dataset, Fitting | None], Images] = {}
+        self._features: dict[tuple[Dataset, str], Images] = {}
         self._checked: dict[Dataset, tuple[str, ...]] = {}
         self._labels: dict[Dataset, Labels] = {}
         self._manifests: dict[tuple[Dataset, LabelRequest], tuple[Manifest, Path]] = {}
@@ -198,6 +199,8 @@ class Workspace:
         """The features of all images of a data set, from the cache in the data directory, or
         computed now. Raises DataError.
         """
+        if (known := (images.dataset, extraction.facts["sha256"])) in self._features:
+            return self._features[known]
         from filelock import FileLock
 
         from ..training.features import FeatureExtractor, extract_to_file, stored_features
@@ -235,7 +238,10 @@ class Workspace:
             assert found is not None, "it was written above"
             parts.append(found)
         sentence = f"features {extraction.label}, computed at {fitting}"
-        return replace(images, train_images=parts[0], test_images=parts[1], changed=(sentence,))
+        self._features[known] = replace(
+            images, train_images=parts[0], test_images=parts[1], changed=(sentence,)
+        )
+        return self._features[known]
 
     def feature_network(self, model: str | None, text: str | None) -> FeatureNetwork | None:
         """The frozen network for the texts of --features and --feature-weights; None for images.
