@@ -62,7 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]
         path = normpath(str(PurePosixPath(here).parent / target))
         site = site_path(path)
-        if files.get_file_from_path(site):
+        file = files.get_file_from_path(site)
+        if file and not file.inclusion.is_excluded():
             return f"{match[1]}{relpath(site, str(PurePosixPath(uri).parent))}{hash_sign}{anchor})"
         if not (ROOT / path).exists():
             raise PluginError(f"{here}: {match[2]} leads to no file")
