@@ -52,6 +52,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Point each relative link at the site's copy of the file, or at the repository's."""
     uri = page.file.src_uri
+    if uri == "index.md":
+        page.meta["hide"] = ["navigation"]  # it has no other pages beside it
     here = repository_path(uri)
 
     def link(match: re.Match[str]) -> str:
@@ -60,7 +62,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return match[0]
         path = normpath(str(PurePosixPath(here).parent / target))
         site = site_path(path)
-        if files.get_file_from_path(site):
+        file = files.get_file_from_path(site)
+        if file and not file.inclusion.is_excluded():
             return f"{match[1]}{relpath(site, str(PurePosixPath(uri).parent))}{hash_sign}{anchor})"
         if not (ROOT / path).exists():
             raise PluginError(f"{here}: {match[2]} leads to no file")
@@ -201,8 +204,14 @@ def code(text: Any) -> str:
 
 
 def paragraphs(doc: str) -> str:
-    """A docstring as Markdown: its asterisks, underscores and angle brackets are text."""
-    return re.sub(r"([*_])", r"\\\1", escape(doc, quote=False))
+    """A docstring as Markdown: its asterisks, underscores and angle brackets are text, powers are
+    superscripts.
+    """
+    parts = re.split(r"(`[^`]*`)", doc)
+    for i in range(0, len(parts), 2):
+        plain = re.sub(r"([*_])", r"\\\1", escape(parts[i], quote=False))
+        parts[i] = re.sub(r"\^(-?\w+)", r"<sup>\1</sup>", plain)
+    return "".join(parts)
 
 
 def listed(*words: str) -> Any:

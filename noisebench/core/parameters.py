@@ -99,11 +99,15 @@ class Parameter:
     is_expression: bool = False
 
     def describe(self) -> str:
-        parts = [_KINDS.get(self.type, self.noun or "matrix")]
-        if self.allowed:
-            parts.append(str(self.allowed))
+        """`number in [0, 1], default 0.1`."""
+        kind = _KINDS.get(self.type, self.noun or "matrix")
+        if isinstance(self.allowed, OneOf):
+            parts = [str(self.allowed)] if self.type is str else [kind, "or", str(self.allowed)]
+        else:
+            parts = [kind, *([str(self.allowed)] if self.allowed else [])]
         parts += [f"or {word}" for word in self.words]
-        return " ".join(parts) + (", required" if self.required else f", default {self.default}")
+        default = "optional" if self.default is None else f"default {self.default}"
+        return f"{' '.join(parts)}, {'required' if self.required else default}"
 
     def accept(self, value: Value, owner: str) -> Value:
         """The value in canonical form. Raises LanguageError with the allowed values."""
@@ -119,7 +123,9 @@ class Parameter:
         coerced = _coerce(value, self.type)
         limited = self.allowed is not None and not isinstance(coerced, tuple)
         if coerced is None or (limited and coerced not in self.allowed):  # type: ignore[operator]
-            raise LanguageError(f"{owner}: {self.name} must be a {self.describe()}; got {value!r}")
+            allowed = self.describe()
+            article = "" if allowed.startswith("one of") else "a "
+            raise LanguageError(f"{owner}: {self.name} must be {article}{allowed}; got {value!r}")
         return coerced
 
 

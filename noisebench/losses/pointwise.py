@@ -48,7 +48,7 @@ def equal_loss_optimum(w: np.ndarray, eps: float) -> np.ndarray:
 
 
 def power_optimum(w: np.ndarray, q: float, k: float | None = None) -> np.ndarray | None:
-    """Returns the optimum of generalised cross entropy: p_k proportional to w_k^(1 / (1 - q)), the
+    """Returns the optimum of generalized cross entropy: p_k proportional to w_k^(1 / (1 - q)), the
     largest class at q = 1.
 
     None for the loss truncated at k: below k there is no gradient, so the result depends on the
@@ -87,7 +87,7 @@ def gce(
     q: Annotated[float, Interval("(0, 1]")] = 0.7,
     k: Annotated[float | None, Interval("[0, 1)")] = None,
 ) -> Tensor:
-    """Generalised cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
+    """Generalized cross entropy, (1 - p^q) / q: CE as q -> 0, MAE / 2 at q = 1.
 
     k: the loss is constant, without gradient, for p <= k (truncated GCE). The paper uses k = 0.5.
     """
@@ -190,7 +190,7 @@ def agce(
     a: Annotated[float, Interval("[1e-8, 1e3]")] = 0.6,
     q: Annotated[float, Interval("(0, 10]")] = 0.6,
 ) -> Tensor:
-    """Asymmetric generalised cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a) with eps = a
+    """Asymmetric generalized cross entropy, ((a + 1)^q - (a + p)^q) / q: EL / (1 + a) with eps = a
     as q -> 0.
     """
     # log((a + p) / (a + 1)) without cancellation: by 1 - p near p = 1, by p near p = 0 for small a

@@ -65,7 +65,7 @@ def pdn(
       (--convention pdn2020).
 
     With bytes, whose mean is far from 0, most images of a class get the same incorrect label: on
-    CIFAR-10 58 to 77 % of a class's incorrect labels, depending on the seed; with normalised pixels
+    CIFAR-10 58 to 77 % of a class's incorrect labels, depending on the seed; with normalized pixels
     about 25 %. LogitClip, epsilon-softmax and JAL use another noise, `dependent`.
     """
     images, n, tell = examples.sources.images(), len(examples.labels), examples.sources.tell

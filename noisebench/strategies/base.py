@@ -74,7 +74,7 @@ def register_strategy(build: Any = None, *, name: str = "", **facts: Any) -> Any
     returns the targets, classes (B,) or probabilities (B, K), and the sample weights (B,) of each
     network; `regularizer` returns a scalar or None. `Strategy` describes all hooks.
 
-        @register_strategy(paper="Author Year")
+        @register_strategy(name="confident", paper="Author Year")
         @dataclass
         class Confident(Strategy):
             least: float = 0.5

@@ -1,4 +1,4 @@
-"""Strategies that correct labels by the network's own predictions: D2L and joint optimisation."""
+"""Strategies that correct labels by the network's own predictions: D2L and joint optimization."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def risen(before: Sequence[float], now: float) -> bool:
 )
 @dataclass
 class Joint(Strategy):
-    """Joint optimisation of network and labels, followed by a new network trained on the resulting
+    """Joint optimization of network and labels, followed by a new network trained on the resulting
     labels.
 
     First stage: cost + alpha KL(uniform | mean p) + beta mean entropy of p. From `wait` on (a share

@@ -1,4 +1,4 @@
-"""Early-learning regularisation (ELR), which pulls predictions towards a moving average of earlier
+"""Early-learning regularization (ELR), which pulls predictions towards a moving average of earlier
 ones, and ELR+, with two networks, averaged weights and mixup.
 """
 
@@ -52,7 +52,7 @@ def early_term(t: Tensor, p: Tensor) -> Tensor:
 )
 @dataclass
 class ELR(Strategy):
-    """Early-learning regularisation: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t +
+    """Early-learning regularization: cost + lam * mean log(1 - <t, p>), t (N, K) a memory beta t +
     (1 - beta) p of earlier predictions.
 
     The memory starts at 0 and is updated before the term is computed. The authors' settings, with
@@ -80,7 +80,7 @@ class ELR(Strategy):
 )
 @dataclass
 class ElrPlus(Strategy):
-    """ELR+: two networks trained on mixed images, each regularised towards a memory of the
+    """ELR+: two networks trained on mixed images, each regularized towards a memory of the
     predictions of the other's averaged weights.
 
     cost + lam * mean log(1 - <t, p>), with t the memory beta t + (1 - beta) p, mixed as the images

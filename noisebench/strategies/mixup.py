@@ -1,4 +1,4 @@
-"""Mixup, which trains on mixtures of pairs of images and labels, and the generalised Jensen-Shannon
+"""Mixup, which trains on mixtures of pairs of images and labels, and the generalized Jensen-Shannon
 loss, which penalizes different predictions for two views.
 """
 
@@ -95,10 +95,10 @@ def divergence(first: Tensor, second: Tensor) -> Tensor:
 @register_strategy(name="gjs", paper="Englesson & Azizpour 2021", cost=ComputeCost(2, 2))
 @dataclass
 class GJS(Strategy):
-    """Generalised Jensen-Shannon divergence: the loss of two views' mean prediction, plus the
+    """Generalized Jensen-Shannon divergence: the loss of two views' mean prediction, plus the
     views' Jensen-Shannon divergence over -log(1 - pi).
 
-    With the loss js(pi) this is the generalised Jensen-Shannon divergence of the label (weight pi)
+    With the loss js(pi) this is the generalized Jensen-Shannon divergence of the label (weight pi)
     and both predictions ((1 - pi) / 2 each), over -(1 - pi) log(1 - pi). Both views use the
     recipe's augmentation and pass through the network as one batch; the authors add RandAugment and
     cutout, and pass them one by one.

@@ -134,7 +134,7 @@ class CoteachingPlus(Coteaching):
 )
 @dataclass
 class JoCoR(Coteaching):
-    """Joint training with co-regularisation: both networks train on the examples of smallest joint
+    """Joint training with co-regularization: both networks train on the examples of smallest joint
     loss, all but `rate` of a batch.
 
     The joint loss is (1 - lam) (sum of both networks' costs) + lam (KL(p | q) + KL(q | p)),

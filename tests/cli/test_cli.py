@@ -639,7 +639,7 @@ MISTAKES = [
     (["train", "--strategy", "co"], "unknown strategy 'co'"),
     (
         ["train", "--strategy", "bootstrap(kind='medium')"],
-        "kind must be a word one of 'hard', 'soft'",
+        "kind must be one of 'hard', 'soft'",
     ),
     (["train", "--model", "cnn9"], "did you mean 'cnn8'"),
     (["train", "--model", "timm:resnet188"], "unknown timm model 'resnet188'"),

@@ -120,8 +120,11 @@ def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def write_suite_of(page: Path) -> None:
-    if page.stem == "suites" and (shown := re.search(r"```yaml\n(.*?)```", read(page), re.S)):
-        Path("benchmarks.yaml").write_text(shown[1])
+    """The suite of the tutorial, which the page refers to."""
+    if page.stem == "suites":
+        tutorial = read(ROOT / "docs" / "tutorials" / "publish.md")
+        (suite,) = re.findall(r"```yaml\n(.*?)```", tutorial, re.S)
+        Path("benchmarks.yaml").write_text(suite)
 
 
 def is_not_at_hand(capsys: pytest.CaptureFixture[str]) -> bool:
@@ -221,10 +224,9 @@ def test_every_command_of_the_cli_stands_in_the_readme() -> None:
 
 def test_the_lines_from_python_run(workspace: Path, digits: Images) -> None:
     """As they stand there, with the digits' labels."""
-    lines = re.search(r"```python\n(.*?)```", read(ROOT / "docs" / "how-to" / "python.md"), re.S)
-    assert lines
+    blocks = re.findall(r"```python\n(.*?)```", read(ROOT / "docs" / "how-to" / "python.md"), re.S)
     names: dict[str, Any] = {"labels": digits.train_labels}
-    exec(lines[1], names)
+    exec("\n".join(blocks), names)
     assert (names["noisy"] != digits.train_labels).mean() == pytest.approx(0.4, abs=1e-3)
     assert len(names["frame"]) == len(list((workspace / "runs").iterdir()))
 

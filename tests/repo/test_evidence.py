@@ -203,6 +203,47 @@ def test_the_table_beside_the_papers_numbers_is_that_of_the_page() -> None:
     )
 
 
+def rows_of(name: str) -> list[dict[str, str]]:
+    with (RESULTS / f"{name}.csv").open(encoding="utf-8", newline="") as lines:
+        return list(csv.DictReader(lines))
+
+
+def test_the_shares_of_intervals_that_hold_the_true_rate_are_those_of_the_csv() -> None:
+    """In the table of the page on the estimate, and in the sentence of the guarantees."""
+    held: dict[str, list[bool]] = {}
+    for row in rows_of("estimates"):
+        low, truth, high = (float(row[name]) for name in ("low", "truth", "high"))
+        held.setdefault(row["data"], []).append(low <= truth <= high)
+    page = (ROOT / "docs/explanation/noise-estimation.md").read_text(encoding="utf-8")
+    shown = re.findall(r"\| (\d+) of (\d+) \|$", page, re.M)
+    assert shown == [(str(sum(flags)), str(len(flags))) for flags in held.values()]
+    digits, others = held.pop("digits"), [flag for flags in held.values() for flag in flags]
+    guarantees = (ROOT / "docs/reference/guarantees.md").read_text(encoding="utf-8")
+    assert re.findall(r"in (\d+) of (\d+) (?:runs on digits|others)", guarantees) == [
+        (str(sum(flags)), str(len(flags))) for flags in (digits, others)
+    ]
+
+
+def test_the_methods_that_the_pages_call_the_best_are_so_by_the_csvs() -> None:
+    """By mean over the columns, among the methods that use no true noise rate in any of them."""
+    columns: dict[str, dict[str, float]] = {}
+    oracles = set()
+    for name in ("field-digits", "field-fashion"):
+        for row in rows_of(name):
+            if row["metric"] == "last":
+                columns.setdefault(f"{name} {row['noise']}", {})[row["method"]] = float(row["mean"])
+                oracles |= {row["method"]} if row["oracle"] == "True" else set()
+
+    def best(*left_out: str) -> str:
+        means = [column for name, column in columns.items() if not name.endswith(left_out)]
+        methods = set.intersection(*map(set, means)) - oracles
+        return max(methods, key=lambda method: sum(column[method] for column in means))
+
+    assert len(columns) == 4
+    assert best("never") == "joint"
+    assert best("symmetric(rate=0.8)") == "elr_plus"
+
+
 @pytest.mark.soak  # writes 7,000 images
 def test_readmes_photos_are_those_that_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

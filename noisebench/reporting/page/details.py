@@ -195,7 +195,7 @@ def configuration(
             ("training images", _values(infos, "subset", text=of_which)),
             ("noise", _values(infos, "noise")),
             ("nominal rate", _values(records, "noise", "nominal_rate", text=_share)),
-            ("realised rate", _values(infos, "realised_rate", text=_share)),
+            ("realized rate", _values(infos, "realised_rate", text=_share)),
             ("validation split", _values(infos, "held_out")),
             ("convention", _values(records, "noise", "convention")),
             ("manifest", _values(records, "noise", "manifest_sha256", text=_short)),
