@@ -43,7 +43,7 @@ BACKBONES = {
     entry.name: entry
     for entry in (
         Backbone(
-            "linear", "a linear layer, for features; 30,730 parameters for raw pixels", pack=56
+            "linear", "a linear layer, for features", pack=56
         ),
         Backbone("knn", "votes of the 20 nearest neighbours by cosine, for features; not trained"),
         Backbone(
