@@ -42,9 +42,7 @@ class Backbone:
 BACKBONES = {
     entry.name: entry
     for entry in (
-        Backbone(
-            "linear", "a linear layer, for features", pack=56
-        ),
+        Backbone("linear", "a linear layer, for features", pack=56),
         Backbone("knn", "votes of the 20 nearest neighbours by cosine, for features; not trained"),
         Backbone(
             "mlp",

@@ -303,7 +303,7 @@ def resolve_run(
             f"{num_classes:,} classes, {n * num_classes * 4 / 1e9:.1f} GB: use a --subset, or "
             "another strategy"
         )
-    row, tuned = _row(loss, strategy, dataset, manifest)
+    row, tuned = (KNN, False) if model == KNN else _row(loss, strategy, dataset, manifest)
     return RunConfig(
         dataset,
         manifest,

@@ -257,6 +257,9 @@ class InMemoryFeatures:
 
     def eval_batches(self, index: Tensor | None = None) -> Iterator[Tensor]:
         """The features in large batches, as InMemoryImages."""
+        if index is None and self._file is None:
+            yield from self._data.split(_EVALUATION_BATCH)
+            return
         index = torch.arange(len(self), device=self.device) if index is None else index
         for batch in index.split(_EVALUATION_BATCH):
             yield self.rows(batch)

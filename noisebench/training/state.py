@@ -58,6 +58,7 @@ def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> di
 
 _SHOWN = 3  # examples of a batch that an error names
 _MAX_WAITING = 1 << 23  # numbers, 32 MB
+_LARGE = 1 << 17  # numbers of a step from which a call takes longer than its overhead
 
 
 class EpochPredictions(NamedTuple):
@@ -102,7 +103,7 @@ class OnlinePredictions:
         if rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))
-        if len(self._waiting) * kept.numel() > _MAX_WAITING:
+        if kept.numel() > _LARGE or len(self._waiting) * kept.numel() > _MAX_WAITING:
             self._process()
 
     def of(self, run: int) -> EpochPredictions:
@@ -113,9 +114,10 @@ class OnlinePredictions:
 
     def _process(self) -> None:
         (runs, n), K = self._labels.shape, self._waiting[0][1].shape[-1]
-        index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
-        logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
-        grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
+        indices, all_logits, all_grads = zip(*self._waiting, strict=True)
+        index = _joined([part.view(runs, -1) for part in indices])
+        logits = _joined([part.view(runs, -1, K) for part in all_logits])
+        grads = _joined([part.view(runs, -1, K) for part in all_grads])
         sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
         largest, predicted = logits.max(2)
         # softmax over few classes would take three times as long
@@ -131,6 +133,10 @@ class OnlinePredictions:
         norms = grads.abs().sum(2)
         self._all.gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
         self._waiting.clear()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def gradient_of(logits: Tensor) -> Tensor:

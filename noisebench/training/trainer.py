@@ -98,7 +98,7 @@ class Trainer:
         for network in networks:
             if isinstance(network, NearestNeighbours):
                 network.memorize(
-                    self.train.eval_batches(), torch.from_numpy(task.labels).to(device)
+                    self.train.eval_batches(), torch.tensor(task.labels, device=device)
                 )
         self.state = TrainingState(task, device, self.networks)
         if spread.alone:

@@ -109,7 +109,7 @@ def as_dry_run(words: list[str]) -> list[str]:
 
 def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A page's commands as one session; suites and large networks are only planned."""
-    write_suite_of(page)
+    write_files_of(page)
     for arguments in commands_of(page):
         words = with_plugin(as_a_shell(arguments))
         code = main(["-q", *as_dry_run(words)] if is_long(words) else words)
@@ -119,8 +119,10 @@ def run(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
         )
 
 
-def write_suite_of(page: Path) -> None:
-    """The suite of the tutorial, which the page refers to."""
+def write_files_of(page: Path) -> None:
+    """The files that a page refers to: the suite of the tutorial, a table of features."""
+    if page.stem == "features":  # the script that writes its data set
+        exec(re.findall(r"```python\n(.*?)```", read(page), re.S)[0], {})
     if page.stem == "suites":
         tutorial = read(ROOT / "docs" / "tutorials" / "publish.md")
         (suite,) = re.findall(r"```yaml\n(.*?)```", tutorial, re.S)
@@ -191,7 +193,7 @@ def test_every_command_of_the_pages_is_accepted(
             left_by_readme, tmp_path_factory.mktemp(page.stem), dirs_exist_ok=True
         )
         monkeypatch.chdir(place)
-        write_suite_of(page)
+        write_files_of(page)
         for typed in commands_of(page):
             with subtests.test(" ".join(typed), page=page.name):
                 words = with_plugin(as_a_shell(typed))
