@@ -126,11 +126,11 @@ class Claim:
 
 
 def short(noise: str) -> str:
-    """`sym 0.4`, `asym 0.4 two-way`, `human labels`."""
-    kind, rate, way = re.findall(
-        r"^(sym|asym|pair|human)\w*\((?:rate=([\d.]+))?.*?(two-way)?'?\)$", noise
-    )[0]
-    return "human labels" if kind == "human" else f"{kind} {float(rate):g} {way}".strip()
+    """`sym 0.4`, `asym 0.4 two-way`; of CIFAR-10N's annotations `human worse`, `human random1`."""
+    if column := re.findall(r"^human\(column='(\w+)'\)$", noise):
+        return f"human {column[0].replace('_label', '')}"
+    kind, rate, way = re.findall(r"^(sym|asym|pair)\w*\(rate=([\d.]+).*?(two-way)?'?\)$", noise)[0]
+    return f"{kind} {float(rate):g} {way}".strip()
 
 
 @cache
@@ -311,7 +311,12 @@ DATA = {
     "el-cifar10": "CIFAR-10",
     "el-theory": "Fashion-MNIST",
     "el-theory-long": "Fashion-MNIST",
+    "features-cifar10": "CIFAR-10",
+    "features-cifar10n": "CIFAR-10N",
+    "features-fashion": "Fashion-MNIST",
+    "features-eps": "CIFAR-10",
 }
+ON_FEATURES = ("features-cifar10", "features-cifar10n", "features-fashion")
 _SYM, _ASYM, _BOTH = r"sym .*", r"asym [\d.]+", ".*two-way"
 _NOISY, _NOISY_SYM = r"(a?sym|pair) 0\..*", r"sym 0\..*"
 _EPS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8, 2, 10, "estimated")
@@ -379,6 +384,21 @@ FINDINGS = (
     *(Claim(text, file, less("el", "ce", _NOISY, metric=metric), label=label)
       for text, metric in (("EL gives the correct class a higher p than CE", "p_true"), ("... and is more accurate", "last"))
       for file, label in (("el-theory", "10 epochs"), ("el-theory-long", "40 epochs"))),
+)
+FEATURES = (
+    *(Claim(text, file, less(row, other, noises))
+      for text, row, other, noises in (
+          ("GCE beats CE", "gce", "ce", ".*"),
+          ("EL beats CE", "el", "ce", ".*"),
+          ("EL beats GCE", "el", "gce", ".*"),
+          ("SL beats CE", "sl", "ce", ".*"),
+          ("Label smoothing beats CE", "lsr", "ce", ".*"),
+          ("Forward with the true transition matrix beats GCE, symmetric noise", "forward", "gce", _SYM),
+          ("Forward with the true transition matrix beats GCE, asymmetric and human noise", "forward", "gce", r"(asym|human) .*"),
+          ("ELR beats CE", "elr", "ce", ".*"),
+          ("ELR beats GCE", "elr", "gce", ".*"),
+      )
+      for file in ON_FEATURES if (HERE / f"{file}.csv").exists() and (row != "elr" or file == "features-cifar10n")),
 )
 # fmt: on
 # the verdict lines: a sentence, and the claims that it puts together, by text
@@ -586,6 +606,7 @@ def readme(text: str, folder: Path = HERE) -> str:
         "caption": caption(folder),
         "paper": table(PAPER, folder),
         "findings": table(FINDINGS, folder),
+        "features": table(FEATURES, folder),
     }
     for name, part in parts.items():
         before, found, rest = text.partition(f"<!-- {name} -->\n")

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..datasets import Fitting
 from ..errors import ConfigError
 from .backbones import NONE, TIMM, InitialWeights, canonical_backbone
 
@@ -55,6 +56,11 @@ class FeatureExtraction(FeatureNetwork):
         sha256 = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         tag = {"tag": self.weights.tag} if self.weights.tag else {}
         return {**settings, "text": self.weights.text, **tag, "sha256": sha256}
+
+    @property
+    def fitting(self) -> Fitting:
+        """How images are resized for the network."""
+        return Fitting(self.size, self.size, self.fit)
 
     @property
     def label(self) -> str:

@@ -150,7 +150,7 @@ def image_sentences(items: Iterable[QueuedRun]) -> list[str]:
         streamed = (
             Fitting(recipe.size, recipe.size, recipe.fit, recipe.centre) if dataset.reader else None
         )
-        of_features = Fitting(recipe.size, recipe.size, recipe.fit) if item.run.features else None
+        of_features = item.run.features.fitting if item.run.features else None
         kinds[dataset, of_features or streamed or item.run.fitting] = None
     return [sentence for dataset, fitting in kinds for sentence in size_sentences(dataset, fitting)]
 

@@ -5,7 +5,6 @@ Also rebuilds the configuration of a finished run, to reuse its networks or to t
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +18,6 @@ from ..core.progress import ProgressCallback, silent
 from ..datasets import (
     Dataset,
     Fitting,
-    ImageArray,
     Images,
     Labels,
     LazyImages,
@@ -33,7 +31,6 @@ from ..datasets import (
     read_labels,
     split_column,
 )
-from ..datasets.images import read_fitted
 from ..errors import ConfigError, DataError, ManifestError, NoisebenchError
 from ..experiments import backbones as weights
 from ..experiments.backbones import NONE, PRETRAINED, InitialWeights, find_file, initial_of
@@ -199,48 +196,18 @@ class Workspace:
         """The features of all images of a data set, from the cache in the data directory, or
         computed now. Raises DataError.
         """
-        if (known := (images.dataset, extraction.facts["sha256"])) in self._features:
-            return self._features[known]
-        from filelock import FileLock
+        from ..training.features import FeatureCache
 
-        from ..training.features import FeatureExtractor, extract_to_file, stored_features
-        from ..training.inference import find_device
-
-        dataset, size = images.dataset, extraction.size
-        fitting, extractor = Fitting(size, size, extraction.fit), None
-        parts: list[np.ndarray] = []
-        for part, index in (
-            (images.train_images, dataset.listed and dataset.listed.train),
-            (images.test_images, dataset.listed and dataset.listed.test),
-        ):
-            identity = f"{images_fingerprint(part)} {extraction.facts['sha256']}"
-            name = hashlib.sha256(identity.encode()).hexdigest()[:32]
-            path = self.data_dir / "features" / f"{name}.npy"
-            if (found := stored_features(path, len(part))) is None:
-
-                def read(
-                    start: int,
-                    stop: int,
-                    part: ImageArray = part,
-                    index: Any = index,
-                ) -> np.ndarray:
-                    if index is not None:  # from the files, not resized twice
-                        return read_fitted(index, range(start, stop), fitting)[0]
-                    return fit_images(np.asarray(part[start:stop]), fitting, 3)
-
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with FileLock(path.with_suffix(".lock")):
-                    # another process may have computed them meanwhile
-                    if (found := stored_features(path, len(part))) is None:
-                        extractor = extractor or FeatureExtractor(extraction, find_device(device))
-                        extract_to_file(extractor, read, len(part), path, self.tell)
-                        found = stored_features(path, len(part))
-            assert found is not None, "it was written above"
-            parts.append(found)
-        sentence = f"features {extraction.label}, computed at {fitting}"
-        self._features[known] = replace(
-            images, train_images=parts[0], test_images=parts[1], changed=(sentence,)
-        )
+        dataset, listed = images.dataset, images.dataset.listed
+        known = dataset, extraction.facts["sha256"]
+        if known not in self._features:
+            cache = FeatureCache(self.data_dir / "features", extraction, device, self.tell)
+            self._features[known] = replace(
+                images,
+                train_images=cache.features(images.train_images, listed.train if listed else None),
+                test_images=cache.features(images.test_images, listed.test if listed else None),
+                changed=(f"features {extraction.label}, computed at {extraction.fitting}",),
+            )
         return self._features[known]
 
     def feature_network(self, model: str | None, text: str | None) -> FeatureNetwork | None:

@@ -4,10 +4,11 @@ classification layer.
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from numpy.lib import format as npy
 from torch import Tensor, nn
 
 from ..core.progress import ProgressCallback, silent
+from ..datasets import ImageArray, fit_images, images_fingerprint
+from ..datasets.images import ImageIndex, read_fitted
 from ..errors import DataError
 from ..experiments.backbones import TIMM
 from ..experiments.features import FeatureExtraction
 from .images import Normalisation
-from .inference import autocast, repeatable
+from .inference import autocast, find_device, repeatable
 from .networks import on_device
 from .networks.factory import NetworkFactory, weights_of
 
@@ -131,6 +134,70 @@ def _add_header(rows: Path, path: Path, shape: tuple[int, int]) -> None:
     temporary.replace(path)
     with suppress(OSError):
         rows.unlink()
+
+
+class FeatureCache:
+    """Features of images in the .npy files of a directory; computed where they are missing, by one
+    process at a time.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        extraction: FeatureExtraction,
+        device: str,
+        tell: ProgressCallback = silent,
+    ) -> None:
+        self._folder, self._extraction, self._tell = folder, extraction, tell
+        self._device = device
+        self._extractor: FeatureExtractor | None = None
+
+    def features(self, images: ImageArray, index: ImageIndex | None) -> np.ndarray:
+        """The features (n, D), float16, mapped from their file. index: of images in files, which
+        are read from there in the network's size, so that none is resized twice. Raises DataError.
+        """
+        identity = f"{images_fingerprint(images)} {self._extraction.facts['sha256']}"
+        name = hashlib.sha256(identity.encode()).hexdigest()[:32]
+        path, n = self._folder / f"{name}.npy", len(images)
+        if (found := stored_features(path, n)) is not None:
+            return found
+        fitting = self._extraction.fitting
+
+        def read(start: int, stop: int) -> np.ndarray:
+            if index is not None:
+                return read_fitted(index, range(start, stop), fitting)[0]
+            return fit_images(np.asarray(images[start:stop]), fitting, 3)
+
+        with self._locked(path):
+            found = stored_features(path, n)  # another process may have computed them meanwhile
+            if found is None:
+                self._extractor = self._extractor or FeatureExtractor(
+                    self._extraction, find_device(self._device)
+                )
+                extract_to_file(self._extractor, read, n, path, self._tell)
+                found = stored_features(path, n)
+        assert found is not None, "it was written above"
+        return found
+
+    @contextmanager
+    def _locked(self, path: Path) -> Iterator[None]:
+        from filelock import FileLock, Timeout
+
+        lock = FileLock(path.with_suffix(".lock"))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(blocking=False)
+            except Timeout:
+                self._tell("waiting for another process that computes these features", 0, 0, "")
+                lock.acquire()
+                self._tell("", 0, 0, "")
+        except OSError as error:
+            raise DataError(f"cannot write {path}: {error.strerror or error}") from None
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 def stored_features(path: Path, n: int) -> np.ndarray | None:
