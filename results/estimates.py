@@ -77,7 +77,7 @@ def out_of_fold(
         training, predicted = run.manifest.in_training, list[np.ndarray]()
         noise_estimation.estimate_noise(
             run,
-            workspace.training_images(run.dataset, run.manifest),
+            workspace.training_images(run),
             find_device("cpu"),
             predicted,
             train,

@@ -37,7 +37,6 @@ class Logistic(Strategy):
     """
 
     packable = True
-    stateless = True
     C: Annotated[float, Interval("[0, inf)")] = 0.0
 
     def on_epoch_end(self, epoch: int, whole: FullTrainingSet) -> None:

@@ -377,9 +377,8 @@ def test_training_sees_the_other_images(lab, case):
     for kind in OPEN_SETS:
         with case(kind=kind):
             manifest = lab.of(kind).manifest
-            seen = Workspace(lab.root, lab.root, offline=True).training_images(
-                DATASETS["digits"], manifest
-            )
+            space = Workspace(lab.root, lab.root, offline=True)
+            seen = space.training_images(space.plan(RunRequest(), DATASETS["digits"], manifest))
             np.testing.assert_array_equal(seen.train_images, by_hand(lab, manifest))
             np.testing.assert_array_equal(seen.train_labels, lab.clean)
 
@@ -387,7 +386,8 @@ def test_training_sees_the_other_images(lab, case):
 def test_the_data_sets_own_images_are_left_alone(lab):
     space = Workspace(lab.root, lab.root, offline=True)
     before = space.images(DATASETS["digits"]).train_images.copy()
-    space.training_images(DATASETS["digits"], lab.of("openset").manifest)
+    run = space.plan(RunRequest(), DATASETS["digits"], lab.of("openset").manifest)
+    space.training_images(run)
     np.testing.assert_array_equal(space.images(DATASETS["digits"]).train_images, before)
 
 
@@ -404,7 +404,8 @@ def test_larger_images_in_colour_are_brought_to_the_shape_of_the_data(lab, tmp_p
     manifest, _ = space.make(
         DATASETS["digits"], LabelRequest("openset(rate=0.3, source='few.npz')")
     )
-    seen = space.training_images(DATASETS["digits"], manifest).train_images
+    run = space.plan(RunRequest(), DATASETS["digits"], manifest)
+    seen = space.training_images(run).train_images
     assert seen.shape == (1297, 8, 8, 1) and (seen[manifest.source >= 0] == 90).all()
 
 

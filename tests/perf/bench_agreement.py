@@ -39,7 +39,7 @@ def alone(workspace: Workspace, runs: list[RunConfig]) -> list[float]:
     """Test accuracy of each run by itself, in percent."""
     found = []
     for run in runs:
-        images = workspace.training_images(run.dataset, run.manifest)
+        images = workspace.training_images(run)
         record = execute_run(
             run,
             images,
@@ -55,7 +55,7 @@ def packed(workspace: Workspace, runs: list[RunConfig]) -> list[float]:
     """The same in a pack."""
     records: dict[int, dict] = {}
     places = [RunFolder(workspace.root / "packed" / run.folder_name) for run in runs]
-    images = [workspace.training_images(run.dataset, run.manifest) for run in runs]
+    images = [workspace.training_images(run) for run in runs]
     wanted = [PackedRun(n, run, images[n], places[n], RunOptions()) for n, run in enumerate(runs)]
     run_packed(wanted, 16, "cpu", records.__setitem__)
     return [100 * records[n]["metrics"]["test_acc"]["last"] for n in range(len(runs))]

@@ -43,7 +43,7 @@ def alone(name: str) -> tuple[int, float]:
         )
         begun = time.perf_counter()
         for item in items[:: max(1, len(items) // SAMPLE)][:SAMPLE]:
-            images = workspace.training_images(item.run.dataset, item.run.manifest)
+            images = workspace.training_images(item.run)
             execute_run(
                 item.run, images, make_trainer(item.run, images, "cpu"), item.folder, RunOptions()
             )

@@ -451,7 +451,7 @@ def test_a_run_that_is_interrupted_goes_on_as_if_it_had_not_been(
 
     run = rebuild(only(trained)[0], Workspace(trained))
     images, folder = (
-        Workspace(trained).training_images(run.dataset, run.manifest),
+        Workspace(trained).training_images(run),
         RunFolder(tmp_path / "again"),
     )
     stop = iter([False] * 7 + [True])
