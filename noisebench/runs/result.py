@@ -30,8 +30,8 @@ _MEAN_OF_LAST = 10  # epochs
 
 
 def warmup_epochs(run: RunConfig) -> int:
-    """Epochs of each network that estimates the noise; 0 for a run that does not estimate it."""
-    return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
+    """Epochs of each network that estimates the noise; 0 for a run without such networks."""
+    return epochs_of_estimates(run.recipe.epochs) if run.trains_estimators else 0
 
 
 def epoch_metrics(
@@ -137,8 +137,8 @@ def _write(
 
 
 def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
-    """The estimated rate, and T if the run used it, the accuracy of the estimating networks, and
-    the true values if all true labels are known.
+    """The estimated rate, and T if the run used it, the accuracy of the estimating networks if
+    there are any, and the true values if all true labels are known.
     """
     known = run.manifest.known_fraction == 1
     rate = {
@@ -153,7 +153,7 @@ def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]
     return {
         "rate": rate,
         **({"transition": transition} if "transition" in run.unknown_noise else {}),
-        "accuracy": estimated.accuracy,
+        **({} if estimated.accuracy is None else {"accuracy": estimated.accuracy}),
     }
 
 

@@ -28,10 +28,10 @@ from noisebench.runs.result import warmup_epochs
 from noisebench.runs.session import (
     NUM_FOLDS,
     estimation_folds,
-    find_device,
     fold_trainer,
     make_trainer,
 )
+from noisebench.training.inference import find_device
 from tests.conftest import Case
 from tests.unit.test_runner import Desk
 
