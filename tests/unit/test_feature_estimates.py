@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from noisebench.cli import main
@@ -18,12 +19,19 @@ from noisebench.experiments import resolve
 from noisebench.experiments.command import repro_command
 from noisebench.experiments.resolve import RunConfig, RunRequest, price_of
 from noisebench.labels.build import LabelRequest
+from noisebench.labels.manifest import read_manifest
 from noisebench.losses import LOSSES
-from noisebench.metrics.feature_neighbours import ESTIMATORS
+from noisebench.metrics.feature_neighbours import (
+    ESTIMATORS,
+    hoc,
+    nearest,
+    simifeat_rank,
+    simifeat_votes,
+)
 from noisebench.runs.checkpoint import RunOptions
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.session import execute_run, make_trainer
-from noisebench.runs.workspace import Workspace
+from noisebench.runs.workspace import Workspace, manifest_of
 from tests.conftest import Case
 
 BY_HOC, BY_NEIGHBOURS = "estimated(by=hoc)", "estimated(by=neighbours)"
@@ -169,3 +177,67 @@ suites:
 """)
     assert main(["run", "guess", "--dry-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["runs"][0]["status"] == "done"
+
+
+def listed(
+    capsys: pytest.CaptureFixture[str], folder: RunFolder, *options: str
+) -> tuple[dict, pd.DataFrame]:
+    capsys.readouterr()
+    arguments = ["evaluate", str(folder.path), "--suspects", "s.csv", *options, "--json"]
+    assert main(arguments) == 0
+    return json.loads(capsys.readouterr().out)[0]["suspects"], pd.read_csv("s.csv")
+
+
+def test_label_issues_by_neighbours_are_those_of_simifeat(
+    blobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: Case
+) -> None:
+    monkeypatch.chdir(blobs.parent)
+    made = ("corrupt", str(blobs), "--sym", "0.3", "--val-fraction", "0.1", "--trusted", "0.1")
+    assert main([*made]) == 0 and main(["train", "--epochs", "2"]) == 0
+    (folder,), (path,) = run_folders([Path("runs")]), Path("manifests").glob("*.csv")
+    manifest, data = read_manifest(path), np.load(blobs)
+    assert manifest.trusted is not None
+    neighbours = nearest(data["train_features"], 10)
+    found = hoc(neighbours, manifest.labels, 4)
+    expected = {
+        "simifeat": simifeat_votes(neighbours, manifest.labels, 4),
+        "simifeat_rank": simifeat_rank(neighbours, manifest.labels, found.transition, found.prior),
+    }
+    for score, scored in expected.items():
+        with case(score=score):
+            facts, frame = listed(capsys, folder, "--score", score)
+            issues = np.flatnonzero(scored.issues & ~manifest.trusted)
+            order = issues[np.argsort(scored.quality[issues], kind="stable")]
+            assert frame["index"].tolist() == order.tolist()
+            np.testing.assert_allclose(frame["label_quality"], scored.quality[order], atol=1e-6)
+            assert frame["predicted_label"].tolist() == scored.suggested[order].tolist()
+            wrong = manifest.labels[order] != data["train_labels"][order]
+            assert facts["by"] == score and facts["precision"] == pytest.approx(wrong.mean())
+            assert facts["precision"] > 0.85 and facts["auroc"] > 0.95
+            assert facts["listed"] == len(order) and facts["of"] == (~manifest.trusted).sum()
+    drop = ["corrupt", "--manifest", str(path), "--suspects", "s.csv", "--drop"]
+    assert main(drop) == 0 and main(["train", "--epochs", "2"]) == 0
+    (after,) = (each for each in run_folders([Path("runs")]) if each.path != folder.path)
+    _, remaining = listed(capsys, after, "--score", "simifeat")
+    dropped = ~manifest_of(after, Workspace()).included
+    assert dropped.any() and not dropped[remaining["index"]].any()
+
+
+def test_a_score_by_neighbours_needs_features_and_makes_no_predictions(
+    blobs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], case: Case
+) -> None:
+    monkeypatch.chdir(blobs.parent)
+    assert main(["train", "digits", "--sym", "0.4", "--epochs", "1"]) == 0
+    for loss in ("ce", "gce"):
+        assert main(["train", str(blobs), "--sym", "0.3", "--epochs", "1", "--loss", loss]) == 0
+    ce, gce, images = sorted(str(folder.path) for folder in run_folders([Path("runs")]))
+    for words, why in (
+        ([images, "--suspects", "s.csv"], "needs a run on features"),
+        ([ce, gce, "--suspects", "s.csv"], "needs one run"),
+        ([ce, "--suspects", "s.csv", "--predictions", "p.npy"], "makes no predictions"),
+        ([ce], "--suspects"),
+    ):
+        with case(words=words):
+            capsys.readouterr()
+            assert main(["evaluate", *words, "--score", "simifeat"]) != 0
+            assert why in " ".join(capsys.readouterr().err.split())
