@@ -38,6 +38,7 @@ WHY = {
     "early and last": (
         "mean of the first half of training of some runs, the last epoch of others (--score)"
     ),
+    "aum": "mean margin of the given label over all epochs, below 0 (--score aum)",
     "simifeat": "votes of the nearest neighbours by features (--score simifeat)",
     "simifeat_rank": (
         "fewest votes of the nearest neighbours, as many labels of each class as HOC estimates "
@@ -100,9 +101,9 @@ def evaluate(
             "--score",
             metavar="NAME",
             help="Score labels by the mean over the first half of training ('early') or by the "
-            "last epoch ('last'); of a run on features also by the nearest neighbours ('simifeat', "
-            "'simifeat_rank'); default: with --suspects 'early' if the network memorized noisy "
-            "labels, else 'last'.",
+            "last epoch ('last'); with --suspects also by the mean margin over all epochs ('aum') "
+            "or, on features, by the nearest neighbours ('simifeat', 'simifeat_rank'); default: "
+            "with --suspects 'early' if the network memorized noisy labels, else 'last'.",
         ),
     ] = None,
     on: Annotated[
@@ -195,11 +196,12 @@ def evaluate(
 
 def _check_effects(given: dict[str, Any]) -> None:
     """Refuse options without effect."""
-    from ..labels.issues import NEIGHBOUR_SCORES, SCORES
+    from ..labels.issues import AUM, NEIGHBOUR_SCORES, SCORES
 
     on, verify, folds = given["on"] or [], given["verify"], given["folds"] is not None
     suspects, predictions, score = given["suspects"], given["predictions"], given["score"]
     inference = on or verify or folds or score in NEIGHBOUR_SCORES
+    rankings = (AUM, *NEIGHBOUR_SCORES)
     needs = "--eval-on, --verify, --cv-folds and --score simifeat"
     refuse(
         (
@@ -224,11 +226,11 @@ def _check_effects(given: dict[str, Any]) -> None:
             "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only",
         ),
         (
-            score not in (None, *SCORES, *NEIGHBOUR_SCORES),
-            f"--score must be {' or '.join((*SCORES, *NEIGHBOUR_SCORES))}, got {score!r}",
+            score not in (None, *SCORES, *rankings),
+            f"--score must be {' or '.join((*SCORES, *rankings))}, got {score!r}",
         ),
         (
-            score in NEIGHBOUR_SCORES and predictions,
+            score in rankings and predictions,
             f"--score {score} ranks labels and makes no predictions: give --suspects alone",
         ),
         (
@@ -310,19 +312,25 @@ def _write_lists(
 ) -> dict[str, Any]:
     """Write the requested files and return facts about each. Raises NoisebenchError."""
     from ..labels.issues import (
+        AUM,
         NEIGHBOUR_SCORES,
         LabelQuality,
         combine,
         precision_text,
+        quality_by_aum,
         write_suspects,
     )
+    from ..runs.result import load_predictions
     from ..runs.workspace import manifest_of
 
     several = len(folders) > 1
     refuse(
         (several and predictions, f"--predictions needs one run, got {len(folders)}"),
         (several and folds is not None, f"--cv-folds needs one run, got {len(folders)}"),
-        (several and score in NEIGHBOUR_SCORES, f"--score {score} needs one run, got several"),
+        (
+            several and score in (AUM, *NEIGHBOUR_SCORES),
+            f"--score {score} needs one run, got {len(folders)}",
+        ),
     )
     folder, written, quality = folders[0], dict[str, Any](), None
     if folds is not None:
@@ -330,6 +338,9 @@ def _write_lists(
         by = f"{folds} folds"
     elif score in NEIGHBOUR_SCORES:
         (quality, manifest), by = _scored_by_neighbours(folder, score, inference), score
+    elif score == AUM:
+        manifest, by = manifest_of(folder, inference.workspace, inference.manifest), score
+        quality = quality_by_aum(load_predictions(folder, manifest.num_classes).arrays)
     elif suspects is not None:
         manifest = manifest_of(folder, inference.workspace, inference.manifest)
         runs, by = predictions_of(folders, score, inference.workspace.tell)

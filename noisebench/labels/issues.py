@@ -32,6 +32,7 @@ from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
 SCORES = ("early", "last")  # of the predictions of a run
+AUM = "aum"  # of the margins of its training
 NEIGHBOUR_SCORES = SIMIFEAT, SIMIFEAT_RANK = "simifeat", "simifeat_rank"  # of its features
 _FORGOTTEN = 2 / 3  # share of the early issues below which labels count as memorized
 
@@ -74,6 +75,23 @@ def quality_by_neighbours(
     quality[included], suggested[included] = scored.quality, scored.suggested
     issues[included] = scored.issues
     return LabelQuality(quality, suggested, issues, quality)
+
+
+def quality_by_aum(arrays: dict[str, np.ndarray]) -> LabelQuality:
+    """The mean margin of the given label over the epochs of a run, from its checked arrays; label
+    issues have one below 0. Pleiss et al. 2020, without threshold examples.
+
+    The suggested class is the likeliest other one. Raises DataError for a run of an older version.
+    """
+    if AUM not in arrays:
+        raise DataError(
+            "the run has no AUM (it is of an older version): use --score early or last, or train "
+            "it again with --force"
+        )
+    aum, given = arrays[AUM].astype(np.float64), arrays["recorded_labels"]
+    classes = score_labels(arrays, "early" if "early_classes" in arrays else "last").classes
+    other = np.where(classes[:, 0] == given, classes[:, 1], classes[:, 0])
+    return LabelQuality(aum, other, aum < 0, aum)
 
 
 def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:

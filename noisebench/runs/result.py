@@ -110,6 +110,10 @@ def _write(
         early[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], least))
         early_predictions = Predictions.of(early, manifest.labels, manifest.true_labels)
         arrays |= early_predictions.arrays("early")
+    if state.aum is not None:
+        aum = np.full(len(manifest.labels), np.nan, np.float32)
+        aum[manifest.in_training] = state.aum.scores
+        arrays["aum"] = aum
     arrays |= {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {
         "in_training": manifest.in_training,
@@ -382,6 +386,8 @@ def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
         for name in {"dropped", "trusted"} & arrays.keys():
             if arrays[name].dtype != bool or arrays[name].shape != (n,):
                 raise ValueError(f"{name} is not a mask of all {n} examples")
+        if "aum" in arrays and (arrays["aum"].dtype.kind, arrays["aum"].shape) != ("f", (n,)):
+            raise ValueError(f"aum is not a number for each of {n} examples")
         if "early_classes" in arrays:
             recorded = labels["recorded"]
             _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)

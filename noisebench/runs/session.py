@@ -138,6 +138,8 @@ class RunSession:
             array[manifest.in_training] for array in (manifest.labels, manifest.true_labels)
         )
         state.dynamics.add(end.train_p, end.train_gradient, labels, true_labels)
+        if state.aum is not None:
+            state.aum.update(end.train_margin)
         lines, state.reported = state.history[state.reported :], len(state.history)
         rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
         epochs = self.run.recipe.epochs

@@ -78,7 +78,7 @@ def test_a_training_depends_on_no_neighbour_bit_for_bit(
         packed(other, 2, kinds_of(numbers)),
     )
     for number, trainer, end in zip(numbers, other, ends, strict=True):
-        for name in ("train_predicted", "train_p", "train_gradient", "loss"):
+        for name in ("train_predicted", "train_p", "train_gradient", "train_margin", "loss"):
             assert np.array_equal(getattr(end, name), getattr(whole_ends[number], name))
         assert same(weights(trainer), weights(whole[number]))
 
@@ -166,7 +166,7 @@ def wanted(
         PackedRun(
             number,
             item.run,
-            workspace.training_images(item.run.dataset, item.run.manifest),
+            workspace.training_images(item.run),
             item.folder,
             conduct or RunOptions(),
         )
@@ -396,10 +396,7 @@ def test_runs_that_go_together_train_on_the_same_images(tmp_path: Path) -> None:
     assert [len(load.items) for load in found] == [5] * 6 and {load.width for load in found} == {16}
     for load in found:
         runs = [item.run for item in load.items]
-        seen = [
-            space.training_images(run.dataset, run.manifest).train_images[run.manifest.in_training]
-            for run in runs
-        ]
+        seen = [space.training_images(run).train_images[run.manifest.in_training] for run in runs]
         assert all(np.array_equal(each, seen[0]) for each in seen)
 
 
