@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..core.progress import ProgressCallback, silent, track
-from ..errors import DataError, Regressed, Undecided
+from ..errors import ConfigError, DataError, Regressed, Undecided
 from .completion import OF_ARGUMENT
 from .console import RunProgress, estimated, facts_table, percent, say, show, text_table, write_json
 from .options import Globals, Json, Workers, option, refuse, with_options
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from ..core.console import Text
     from ..datasets import ImageArray
+    from ..labels.issues import LabelQuality
     from ..labels.manifest import Manifest
     from ..metrics.predictions import Predictions
     from ..runs.folder import RunFolder
@@ -36,6 +37,12 @@ WHY = {
     "last": "predictions of the last epoch (--score last)",
     "early and last": (
         "mean of the first half of training of some runs, the last epoch of others (--score)"
+    ),
+    "aum": "mean margin of the given label over all epochs, below 0 (--score aum)",
+    "simifeat": "votes of the nearest neighbours by features (--score simifeat)",
+    "simifeat_rank": (
+        "fewest votes of the nearest neighbours, as many labels of each class as HOC estimates "
+        "(--score simifeat_rank)"
     ),
 }
 _FOLDS = "predictions of networks that were not trained on the example (--cv-folds)"
@@ -94,8 +101,9 @@ def evaluate(
             "--score",
             metavar="NAME",
             help="Score labels by the mean over the first half of training ('early') or by the "
-            "last epoch ('last'); default: with --suspects 'early' if the network memorized noisy "
-            "labels, else 'last'.",
+            "last epoch ('last'); with --suspects also by the mean margin over all epochs ('aum') "
+            "or, on features, by the nearest neighbours ('simifeat', 'simifeat_rank'); default: "
+            "with --suspects 'early' if the network memorized noisy labels, else 'last'.",
         ),
     ] = None,
     on: Annotated[
@@ -188,12 +196,13 @@ def evaluate(
 
 def _check_effects(given: dict[str, Any]) -> None:
     """Refuse options without effect."""
-    from ..labels.issues import SCORES
+    from ..labels.issues import AUM, NEIGHBOUR_SCORES, SCORES
 
     on, verify, folds = given["on"] or [], given["verify"], given["folds"] is not None
     suspects, predictions, score = given["suspects"], given["predictions"], given["score"]
-    inference = on or verify or folds
-    needs = "--eval-on, --verify and --cv-folds"
+    inference = on or verify or folds or score in NEIGHBOUR_SCORES
+    rankings = (AUM, *NEIGHBOUR_SCORES)
+    needs = "--eval-on, --verify, --cv-folds and --score simifeat"
     refuse(
         (
             given["test"] is not None and len(on) != 1,
@@ -214,11 +223,15 @@ def _check_effects(given: dict[str, Any]) -> None:
         ),
         (
             given["manifest"] is not None and not (inference or suspects),
-            f"--manifest has an effect with {needs.replace(' and', ',')} and --suspects only",
+            "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only",
         ),
         (
-            score not in (None, *SCORES),
-            f"--score must be {' or '.join(SCORES)}, got {score!r}",
+            score not in (None, *SCORES, *rankings),
+            f"--score must be {' or '.join((*SCORES, *rankings))}, got {score!r}",
+        ),
+        (
+            score in rankings and predictions,
+            f"--score {score} ranks labels and makes no predictions: give --suspects alone",
         ),
         (
             score is not None and (folds or not (suspects or predictions)),
@@ -298,18 +311,36 @@ def _write_lists(
     score: str | None,
 ) -> dict[str, Any]:
     """Write the requested files and return facts about each. Raises NoisebenchError."""
-    from ..labels.issues import combine, precision_text, write_suspects
+    from ..labels.issues import (
+        AUM,
+        NEIGHBOUR_SCORES,
+        LabelQuality,
+        combine,
+        precision_text,
+        quality_by_aum,
+        write_suspects,
+    )
+    from ..runs.result import load_predictions
     from ..runs.workspace import manifest_of
 
     several = len(folders) > 1
     refuse(
         (several and predictions, f"--predictions needs one run, got {len(folders)}"),
         (several and folds is not None, f"--cv-folds needs one run, got {len(folders)}"),
+        (
+            several and score in (AUM, *NEIGHBOUR_SCORES),
+            f"--score {score} needs one run, got {len(folders)}",
+        ),
     )
-    folder, written = folders[0], dict[str, Any]()
+    folder, written, quality = folders[0], dict[str, Any](), None
     if folds is not None:
         predicted, manifest = _judged_by_folds(folder, folds, inference)
         by = f"{folds} folds"
+    elif score in NEIGHBOUR_SCORES:
+        (quality, manifest), by = _scored_by_neighbours(folder, score, inference), score
+    elif score == AUM:
+        manifest, by = manifest_of(folder, inference.workspace, inference.manifest), score
+        quality = quality_by_aum(load_predictions(folder, manifest.num_classes).arrays)
     elif suspects is not None:
         manifest = manifest_of(folder, inference.workspace, inference.manifest)
         runs, by = predictions_of(folders, score, inference.workspace.tell)
@@ -319,11 +350,12 @@ def _write_lists(
     if predictions is not None:
         written["predictions"] = _write_predictions(predictions, folder, predicted, by, inference)
     if suspects is not None or folds is not None:
-        facts = precision_text(predicted, manifest)
+        quality = quality or LabelQuality.of(predicted, manifest.labels)
+        facts = precision_text(quality, manifest)
         file = None if suspects is None else str(suspects)
         written["suspects"] = {"file": file, "by": by, **facts}
-    if suspects is not None:
-        write_suspects(suspects, predicted, manifest)
+    if suspects is not None and quality is not None:
+        write_suspects(suspects, quality, manifest)
         text = f"{suspects} written: {facts['listed']:,} label issues in {facts['of']:,} labels"
         say(f"{text}; {WHY.get(by, _FOLDS)}", quiet=inference.quiet)
         if several:
@@ -393,6 +425,24 @@ def _judged_by_folds(
 
         train_folds(folds, images, inference.device, options)
     return judged(folds), run.manifest
+
+
+def _scored_by_neighbours(
+    folder: RunFolder, score: str, inference: Inference
+) -> tuple[LabelQuality, Manifest]:
+    """The label quality by the features of a run, and its manifest."""
+    from ..labels.issues import SIMIFEAT_RANK, quality_by_neighbours
+    from ..runs.workspace import rebuild
+
+    run = rebuild(folder, inference.workspace, inference.manifest)
+    if not (run.features or run.dataset.dimensions):
+        raise ConfigError(
+            f"--score {score} needs a run on features, {folder.name} is on images: give --score "
+            "early or last, or train with --features"
+        )
+    features = inference.workspace.training_images(run, inference.device).train_images
+    ranked = score == SIMIFEAT_RANK
+    return quality_by_neighbours(features, run.manifest, ranked=ranked), run.manifest
 
 
 def _write_predictions(

@@ -486,7 +486,7 @@ def _write_suite_list(
     if not suite.report.suspects:
         return
     from ..experiments.suite import label_request_of
-    from ..labels.issues import combine, precision_text, write_suspects
+    from ..labels.issues import LabelQuality, combine, precision_text, write_suspects
 
     path = workspace.root / suite.report.suspects
     left = sum(item.folder.status() != "done" for item in items)
@@ -497,9 +497,10 @@ def _write_suite_list(
     else:
         run = items[0].run
         runs, by = predictions_of([item.folder for item in items], None, workspace.tell)
-        predicted = combine(runs, run.manifest.labels)
-        write_suspects(path, predicted, run.manifest)
-        facts = precision_text(predicted, run.manifest)
+        given = run.manifest.labels
+        quality = LabelQuality.of(combine(runs, given), given)
+        write_suspects(path, quality, run.manifest)
+        facts = precision_text(quality, run.manifest)
         _, manifest = workspace.make(run.dataset, label_request_of(items[0].suite_run))
         precision = ""
         if facts["precision"] is not None:

@@ -15,7 +15,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeGuard
 
@@ -24,7 +24,10 @@ from ..errors import LanguageError
 AUTO = "auto"  # a value from the manifest, resolved before the run's key is computed
 OVERALL = "overall"  # likewise, for rates: the expected share of incorrect labels
 ESTIMATED = "estimated"  # a value that the run estimates, for unknown noise
-WORDS = (AUTO, OVERALL, ESTIMATED)
+# likewise, from the nearest neighbours of features instead of out-of-fold networks
+BY_HOC, BY_NEIGHBOURS = "estimated(by=hoc)", "estimated(by=neighbours)"
+ESTIMATES = (ESTIMATED, BY_HOC, BY_NEIGHBOURS)
+WORDS = (AUTO, OVERALL, *ESTIMATES)
 
 Value: TypeAlias = "int | float | bool | str | tuple[Value, ...] | Call | Sum | None"
 
@@ -190,8 +193,19 @@ def _multiply(left: Value, right: Value) -> Value:
 
 
 def word(value: Value) -> Value:
-    """The value as a parameter: a bare word becomes a string."""
-    return value.name if isinstance(value, Call) and not (value.args or value.kwargs) else value
+    """The value as a parameter: a bare word becomes a string, and so does `estimated(by=hoc)`.
+    Raises LanguageError for another `by`.
+    """
+    if not isinstance(value, Call):
+        return value
+    if not (value.args or value.kwargs):
+        return value.name
+    if value.name != ESTIMATED:
+        return value
+    text = str(replace(value, kwargs=tuple((key, word(item)) for key, item in value.kwargs)))
+    if (text := text.replace("'", "")) not in ESTIMATES:
+        raise LanguageError(f"the noise can be {', '.join(ESTIMATES)}, got {text}")
+    return text
 
 
 def _text(value: Value) -> str:

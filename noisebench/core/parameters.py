@@ -10,14 +10,14 @@ from dataclasses import dataclass, is_dataclass
 from typing import Annotated, Any, TypeAlias
 
 from ..errors import LanguageError
-from .expressions import AUTO, ESTIMATED, OVERALL, Call, Sum, Value, word
+from .expressions import AUTO, ESTIMATES, OVERALL, Call, Sum, Value, word
 
 # meaning of `auto` -> allowed words
 _WORDS: dict[str | None, tuple[str, ...]] = {
     None: (),
-    "rate": (AUTO, OVERALL, ESTIMATED),
-    "share": (AUTO, OVERALL, ESTIMATED),
-    "transition": (AUTO, ESTIMATED),
+    "rate": (AUTO, OVERALL, *ESTIMATES),
+    "share": (AUTO, OVERALL, *ESTIMATES),
+    "transition": (AUTO, *ESTIMATES),
 }
 
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from ..core.expressions import AUTO, ESTIMATED, OVERALL, Call, Expression, Value
+from ..core.expressions import AUTO, ESTIMATED, ESTIMATES, OVERALL, Call, Expression, Value
 from ..core.parameters import Parameter
 from ..core.registry import Registry
 from ..errors import LanguageError
 from ..labels.manifest import Manifest
 from ..losses import LOSSES
 from ..metrics.confident_learning import Estimates
+from ..strategies import STRATEGIES
 
 TRUE, EMPIRICAL = "true", "empirical"
 
@@ -131,11 +132,11 @@ def _tables(manifest: Manifest) -> dict[str, np.ndarray]:
 def transitions(
     manifest: Manifest, loss: Expression, estimates: Estimates | None = None
 ) -> dict[str, np.ndarray]:
-    """The matrices for T='true', T='empirical' and T=estimated with this manifest; empty for a loss
-    without T.
+    """The matrices for T='true', T='empirical' and T=estimated, however it is estimated, with this
+    manifest; empty for a loss without T.
     """
     has_T = any(parameter.name == "T" for _, parameter, _ in LOSSES.arguments(loss))
-    estimated = {} if estimates is None else {ESTIMATED: estimates.transition}
+    estimated = {} if estimates is None else dict.fromkeys(ESTIMATES, estimates.transition)
     return {**_tables(manifest), **estimated} if has_T else {}
 
 
@@ -146,8 +147,18 @@ def estimated_facts(registry: Registry, expression: Expression) -> set[str]:
     return {
         "transition" if parameter.auto == "transition" else "rate"
         for _, parameter, value in registry.arguments(expression)
-        if value == ESTIMATED
+        if value in ESTIMATES
     }
+
+
+def estimators(loss: Expression, strategy: Expression) -> set[str]:
+    """The words by which a run with these estimates its noise: `estimated`, `estimated(by=hoc)`."""
+    values = (
+        value
+        for registry, expression in ((LOSSES, loss), (STRATEGIES, strategy))
+        for *_, value in registry.arguments(expression)
+    )
+    return {str(value) for value in values if value in ESTIMATES}
 
 
 def with_estimates(
@@ -158,7 +169,7 @@ def with_estimates(
     """
 
     def fill(call: Call, parameter: Parameter, value: Value) -> Value:
-        is_rate = value == ESTIMATED and parameter.auto != "transition"
+        is_rate = value in ESTIMATES and parameter.auto != "transition"
         return estimates.rate if estimates and is_rate else value
 
     return registry.map_arguments(expression, fill)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.expressions import Call, Expression, parse, parse_value
+from ..core.expressions import ESTIMATED, Call, Expression, parse, parse_value
 from ..core.hardware import resolve_precision
 from ..datasets import Dataset, Fitting
 from ..datasets.images import DECODING_VERSION
@@ -23,6 +23,8 @@ from ..labels.manifest import Manifest, file_name
 from ..losses import LOSSES, build_loss
 from ..metrics.confident_learning import VERSION as ESTIMATES_VERSION
 from ..metrics.confident_learning import Estimates
+from ..metrics.feature_neighbours import ESTIMATORS
+from ..metrics.feature_neighbours import VERSION as NEIGHBOURS_VERSION
 from ..strategies import STRATEGIES, ComputeCost, normal_strategy
 from .backbones import VERSION as INITIAL_VERSION
 from .backbones import InitialWeights, backbone_fingerprint, canonical_backbone
@@ -31,6 +33,7 @@ from .features import RECIPE as FEATURE_RECIPE
 from .methods import METHODS, Method, Preset, find_method
 from .oracle import (
     estimated_facts,
+    estimators,
     is_oracle,
     mask_true_values,
     resolve_auto,
@@ -49,7 +52,7 @@ _WARMUP = 4
 @dataclass(frozen=True)
 class RelativeCost:
     """The cost of a method relative to CE. share: work of an epoch as a multiple of CE's;
-    estimates: whether the noise is estimated first, with CE.
+    estimates: whether networks that estimate the noise are trained first, with CE.
     """
 
     share: float
@@ -82,9 +85,7 @@ def price_of(loss: str | Expression, strategy: str | Expression) -> RelativeCost
             f"strategy {call.name!r} has no registered cost: register it with "
             "cost=ComputeCost(forward, backward)"
         )
-    return RelativeCost(
-        passes.share, bool(estimated_facts(LOSSES, normal) | estimated_facts(STRATEGIES, call))
-    )
+    return RelativeCost(passes.share, ESTIMATED in estimators(normal, call))
 
 
 def checked_budget(name: str) -> str:
@@ -178,6 +179,11 @@ class RunConfig:
         )
 
     @cached_property
+    def trains_estimators(self) -> bool:
+        """Whether networks that estimate the noise are trained first."""
+        return ESTIMATED in estimators(self.loss, self.strategy)
+
+    @cached_property
     def facts(self) -> dict[str, Any]:
         """The RunFacts of an unfinished run, without its key and the hash of its labels."""
         meta = self.manifest.meta
@@ -221,6 +227,8 @@ class RunConfig:
             versions["pictures"] = str(PICTURES_VERSION)
         if self.unknown_noise:
             versions["estimates"] = str(ESTIMATES_VERSION)
+            if not self.trains_estimators:
+                versions["neighbours"] = str(NEIGHBOURS_VERSION)
         if self.init:
             versions["init"] = str(INITIAL_VERSION)
         if self.dataset.reader and not self.features:
@@ -295,6 +303,7 @@ def resolve_run(
     if model == KNN:
         recipe = _recipe_of_knn(request, dataset, recipe, str(loss), str(strategy))
     unknown = estimated_facts(LOSSES, loss) | estimated_facts(STRATEGIES, strategy)
+    _check_estimators(estimators(loss, strategy), bool(features or dataset.dimensions))
     call, n = normal_strategy(strategy), int(manifest.in_training.sum())
     has_memory = STRATEGIES[call.name].facts.get("per_class_memory")
     if (has_memory or unknown) and n * num_classes > _LARGEST_TABLE:
@@ -352,6 +361,17 @@ def check_head(model: str, strategy: Expression) -> None:
             f"strategy {call.name} needs {views} augmented views of each image, which features "
             "do not have: train it on images"
         )
+
+
+def _check_estimators(words: set[str], on_features: bool) -> None:
+    """Raises ConfigError if a run uses several estimates, or neighbours without features."""
+    if len(words) > 1:
+        raise ConfigError(f"a run has one estimate of its noise, not {' and '.join(sorted(words))}")
+    for word in words & ESTIMATORS.keys():
+        if not on_features:
+            raise ConfigError(
+                f"{word} needs features: give --features, or use {ESTIMATED}, which trains networks"
+            )
 
 
 def checked_seed(seed: int) -> int:

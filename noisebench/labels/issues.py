@@ -1,5 +1,6 @@
-"""Label issues: given labels that a network's predictions contradict, ranked by label quality
-without use of true labels; and the manifest after a review of their list.
+"""Label issues: given labels that a network's predictions or the neighbours in feature space
+contradict, ranked by label quality without use of true labels; and the manifest after a review of
+their list.
 """
 
 from __future__ import annotations
@@ -14,17 +15,83 @@ import numpy as np
 from ..core.expressions import Call
 from ..core.files.atomic import write_text
 from ..core.sanitize import as_cell, as_csv, path_as_cell
-from ..datasets import Labels
+from ..datasets import ImageArray, Labels
 from ..errors import DataError
 from ..metrics import scores
+from ..metrics.feature_neighbours import (
+    NUM_NEIGHBOURS,
+    hoc,
+    nearest,
+    simifeat_rank,
+    simifeat_votes,
+)
 from ..metrics.predictions import Predictions
 from ..noise import NOISES, NoisyLabels, normal_noise
 from ..noise.given import DROP, after_review
 from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
-SCORES = ("early", "last")
+SCORES = ("early", "last")  # of the predictions of a run
+AUM = "aum"  # of the margins of its training
+NEIGHBOUR_SCORES = SIMIFEAT, SIMIFEAT_RANK = "simifeat", "simifeat_rank"  # of its features
 _FORGOTTEN = 2 / 3  # share of the early issues below which labels count as memorized
+
+
+@dataclass(frozen=True)
+class LabelQuality:
+    """Of N given labels: quality (N,), low for label issues; the suggested class (N,); a mask (N,)
+    of the label issues. rank_by (N,): has the order of quality, where that rounds to 0; NaN for
+    labels without a score.
+    """
+
+    quality: np.ndarray
+    suggested: np.ndarray
+    issues: np.ndarray
+    rank_by: np.ndarray
+
+    @classmethod
+    def of(cls, predictions: Predictions, given: np.ndarray) -> LabelQuality:
+        """Quality is p of the given label (N,); label issues are labels that are not predicted."""
+        predicted, log_p = predictions.predicted, predictions.recorded_log_p
+        return cls(np.exp(log_p.astype(np.float64)), predicted, predicted != given, log_p)
+
+
+def quality_by_neighbours(
+    features: ImageArray, manifest: Manifest, *, ranked: bool
+) -> LabelQuality:
+    """SimiFeat's label quality from the features (N, D) of a manifest's examples, without dropped
+    ones; ranked: the number of issues of each class is that which HOC estimates. Raises DataError.
+    """
+    included, num_classes = manifest.included, manifest.num_classes
+    labels = manifest.labels[included]
+    neighbours = nearest(np.asarray(features[included]), NUM_NEIGHBOURS)
+    if ranked:
+        found = hoc(neighbours, labels, num_classes, subsamples=0)
+        scored = simifeat_rank(neighbours, labels, found.transition, found.prior)
+    else:
+        scored = simifeat_votes(neighbours, labels, num_classes)
+    n = len(included)
+    quality, suggested, issues = np.full(n, np.nan), manifest.labels.copy(), np.zeros(n, bool)
+    quality[included], suggested[included] = scored.quality, scored.suggested
+    issues[included] = scored.issues
+    return LabelQuality(quality, suggested, issues, quality)
+
+
+def quality_by_aum(arrays: dict[str, np.ndarray]) -> LabelQuality:
+    """The mean margin of the given label over the epochs of a run, from its checked arrays; label
+    issues have one below 0. Pleiss et al. 2020, without threshold examples.
+
+    The suggested class is the likeliest other one. Raises DataError for a run of an older version.
+    """
+    if AUM not in arrays:
+        raise DataError(
+            "the run has no AUM (it is of an older version): use --score early or last, or train "
+            "it again with --force"
+        )
+    aum, given = arrays[AUM].astype(np.float64), arrays["recorded_labels"]
+    classes = score_labels(arrays, "early" if "early_classes" in arrays else "last").classes
+    other = np.where(classes[:, 0] == given, classes[:, 1], classes[:, 0])
+    return LabelQuality(aum, other, aum < 0, aum)
 
 
 def score_labels(arrays: dict[str, np.ndarray], score: str) -> Predictions:
@@ -86,15 +153,12 @@ def better_score(arrays: dict[str, np.ndarray]) -> str:
     return "early" if late < _FORGOTTEN * early else "last"
 
 
-def label_issues(
-    predictions: Predictions, given: np.ndarray, excluded: np.ndarray | None = None
-) -> np.ndarray:
-    """The examples (m,) whose given label (N,) is not the predicted class, lowest label quality
-    first, ties by index; without those excluded (N,).
+def label_issues(labels: LabelQuality, excluded: np.ndarray | None = None) -> np.ndarray:
+    """The label issues (m,), lowest label quality first, ties by index; without those excluded
+    (N,).
     """
-    differs = predictions.predicted != given
-    issues = np.flatnonzero(differs if excluded is None else differs & ~excluded)
-    return issues[np.argsort(predictions.recorded_log_p[issues], kind="stable")]
+    issues = np.flatnonzero(labels.issues if excluded is None else labels.issues & ~excluded)
+    return issues[np.argsort(labels.rank_by[issues], kind="stable")]
 
 
 def verified_or_dropped(manifest: Manifest) -> np.ndarray:
@@ -102,15 +166,14 @@ def verified_or_dropped(manifest: Manifest) -> np.ndarray:
     return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
-def write_suspects(path: Path, predictions: Predictions, manifest: Manifest) -> int:
+def write_suspects(path: Path, labels: LabelQuality, manifest: Manifest) -> int:
     """Write a CSV of the label issues; returns their number.
 
     Columns: rank, index, path if the examples are files, given_label and predicted_label by
-    name, label_quality (p of the given label, in [0, 1]), split if there is a validation split.
+    name, label_quality, split if there is a validation split.
     """
-    listed = label_issues(predictions, manifest.labels, verified_or_dropped(manifest))
+    listed = label_issues(labels, verified_or_dropped(manifest))
     names = [as_cell(name) for name in manifest.meta["classes"]]
-    quality = np.exp(predictions.recorded_log_p[listed].astype(np.float64))
     columns: dict[str, list[Any]] = {
         "rank": list(range(1, len(listed) + 1)),
         "index": listed.tolist(),
@@ -118,31 +181,27 @@ def write_suspects(path: Path, predictions: Predictions, manifest: Manifest) -> 
     if manifest.ids:
         columns["path"] = [path_as_cell(manifest.ids[example]) for example in listed]
     columns["given_label"] = [names[k] for k in manifest.labels[listed]]
-    columns["predicted_label"] = [names[k] for k in predictions.predicted[listed]]
-    columns["label_quality"] = [f"{p:.6f}" for p in quality]
+    columns["predicted_label"] = [names[k] for k in labels.suggested[listed]]
+    columns["label_quality"] = [f"{quality:.6f}" for quality in labels.quality[listed]]
     if manifest.val is not None:
         columns["split"] = ["val" if held_out else "train" for held_out in manifest.val[listed]]
     write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
     return len(listed)
 
 
-def precision_text(predictions: Predictions, manifest: Manifest) -> dict[str, Any]:
+def precision_text(labels: LabelQuality, manifest: Manifest) -> dict[str, Any]:
     """How well the label issues find incorrect labels, by known true labels: AUROC and others over
     all examples that can be listed, and the precision of the list; None if unknown.
     """
-    excluded = verified_or_dropped(manifest)
-    issues = label_issues(predictions, manifest.labels, excluded)
-    known = issues[manifest.true_labels[issues] != scores.UNKNOWN]
-    incorrect = manifest.labels[known] != manifest.true_labels[known]
-    listable = ~excluded
-    metrics = scores.of_training(
-        predictions.take(listable), manifest.labels[listable], manifest.true_labels[listable]
-    )
+    listable = ~verified_or_dropped(manifest) & ~np.isnan(labels.rank_by)
+    known = listable & (manifest.true_labels != scores.UNKNOWN)
+    incorrect = manifest.labels != manifest.true_labels
+    of_listed = incorrect[known & labels.issues]
     return {
-        "listed": len(issues),
+        "listed": int((labels.issues & listable).sum()),
         "of": int(listable.sum()),
-        **metrics["detection"],
-        "precision": float(incorrect.mean()) if len(known) else None,
+        **scores.detection(-labels.rank_by[known], incorrect[known]),
+        "precision": float(of_listed.mean()) if len(of_listed) else None,
     }
 
 

@@ -54,7 +54,7 @@ class AreaUnderMargin:
                 "example, NaN where it was not seen"
             )
         passed = ~np.isnan(epoch_margins)
-        self.total[passed] += epoch_margins[passed]
+        self.total += epoch_margins if passed.all() else np.where(passed, epoch_margins, 0)
         self.seen += passed
 
     @property

@@ -26,13 +26,13 @@ class Estimates:
     `confident_transition` assumes that confident predictions are correct, `calibrated_transition`
     attributes as much uncertainty as possible to the classifier. interval: 95 %, from the lower end
     of the lower rate to the upper end of the higher one; accuracy: the share of the given labels
-    that are predicted.
+    that are predicted, None without out-of-fold networks.
     """
 
     rate: float
     transition: np.ndarray
     interval: tuple[float, float] = (0.0, 1.0)
-    accuracy: float = 0.0
+    accuracy: float | None = None
 
     @classmethod
     def of(cls, log_p: np.ndarray, labels: np.ndarray) -> Estimates:

@@ -8,14 +8,19 @@ neighbours (N, k), votes (N, K).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import permutations
 from typing import NamedTuple
 
 import numpy as np
 
+from ..core.expressions import BY_HOC, BY_NEIGHBOURS
 from ..errors import DataError
+from .confident_learning import Estimates
 
+VERSION = 1  # of everything that affects estimates of the noise
+NUM_NEIGHBOURS = 10  # of SimiFeat and of `neighbour_log_p`
 _BLOCK = 4096  # examples per side of a block of similarities: 64 MB
 _SPARE = 6  # candidates beyond k, so that ties rarely reach the end of the list
 _ROUNDING = 1e-5  # more than a float32 similarity is wrong by
@@ -255,7 +260,7 @@ def hoc(
     if num_classes > _MOST_CLASSES:
         raise DataError(
             f"HOC counts triples of at most {_MOST_CLASSES} classes, here are {num_classes}: "
-            "estimate the noise from neighbour_log_p"
+            f"use {BY_NEIGHBOURS}, or --score simifeat"
         )
     triples = np.column_stack([labels, labels[neighbours.indices[:, :2]]])
     transition, prior = solve_consensus(count_consensus(triples, num_classes))
@@ -286,6 +291,27 @@ def neighbour_log_p(neighbours: Neighbours, labels: np.ndarray, num_classes: int
     for column in neighbours.indices.T:
         votes[np.arange(len(labels)), labels[column]] += 1
     return np.log(votes / votes.sum(1, keepdims=True))
+
+
+def estimate_by_hoc(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Estimates:
+    """Noise rate and T from features (N, D) and given labels (N,) by `hoc`. Raises DataError."""
+    found = hoc(nearest(features, 2), labels, num_classes)
+    rate = min(found.rate, float(np.nextafter(1, 0)))
+    return Estimates(rate, found.transition, found.interval)
+
+
+def estimate_by_neighbours(features: np.ndarray, labels: np.ndarray, num_classes: int) -> Estimates:
+    """Noise rate and T from features (N, D) and given labels (N,) by `Estimates.of` the predictions
+    of ten neighbours. Raises DataError.
+    """
+    log_p = neighbour_log_p(nearest(features, NUM_NEIGHBOURS), labels, num_classes)
+    return replace(Estimates.of(log_p, labels), accuracy=None)
+
+
+ESTIMATORS: dict[str, Callable[[np.ndarray, np.ndarray, int], Estimates]] = {
+    BY_HOC: estimate_by_hoc,
+    BY_NEIGHBOURS: estimate_by_neighbours,
+}
 
 
 def _rate(transition: np.ndarray, prior: np.ndarray) -> float:

@@ -15,6 +15,7 @@ import numpy as np
 from ..core.files.arrays import load_torch
 from ..core.files.untrusted import open_regular
 from ..errors import DataError, NoisebenchError, RunFailed
+from ..metrics.aum import AreaUnderMargin
 from ..metrics.confident_learning import Estimates
 from ..metrics.dynamics import Dynamics
 from .folder import RunFolder
@@ -75,7 +76,8 @@ class RunState:
 
     folds: log_p of the networks that estimate the noise; trainer_state: of an interrupted training,
     until it is restored; pack_width: the number of slots in the run's pack, 1 for a run by itself;
-    reported: the number of history lines that this session has reported.
+    aum: None if the run was resumed from a checkpoint of a version without it; reported: the number
+    of history lines that this session has reported.
     """
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -86,6 +88,7 @@ class RunState:
     pack_width: int = 1
     last_epoch: EpochResult = field(init=False)  # set when an epoch has ended
     dynamics: Dynamics = field(default_factory=Dynamics)
+    aum: AreaUnderMargin | None = field(default_factory=AreaUnderMargin)
     reported: int = 0
 
 
@@ -137,6 +140,7 @@ def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
     trainer.state.check()
     buffer = io.BytesIO()
     dynamics = state.dynamics.state_dict().items()
+    aum = {} if state.aum is None else state.aum.state_dict()
     content = {
         "run": folder.path.name,
         "trainer": trainer.state_dict(),
@@ -145,6 +149,7 @@ def save(folder: RunFolder, trainer: Trainer, state: RunState) -> None:
         "folds": [torch.from_numpy(rows) for rows in state.folds],
         "packed": state.pack_width,
         "dynamics": {name: torch.from_numpy(array) for name, array in dynamics},
+        "aum": {name: torch.from_numpy(array) for name, array in aum.items()},
     }
     torch.save(_without_shared_memory(content), buffer)
     with buffer.getbuffer() as written:
@@ -196,7 +201,10 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
         state = load_torch(content, device)
         if state["run"] != folder.path.name:
             raise ValueError(f"it belongs to the run {state['run']}")
-        dynamics = {name: array.cpu().numpy() for name, array in state["dynamics"].items()}
+        dynamics, aum = (
+            {name: array.cpu().numpy() for name, array in state.get(key, {}).items()}
+            for key in ("dynamics", "aum")
+        )
         return RunState(
             state["history"],
             state["seconds"],
@@ -204,6 +212,7 @@ def load_state(folder: RunFolder, saved: bytes, device: torch.device) -> RunStat
             state["trainer"],
             pack_width=state["packed"],
             dynamics=Dynamics.load(dynamics),
+            aum=AreaUnderMargin.load(aum) if aum else None,
         )
     except Exception as error:
         # torch.load documents no exceptions; a checkpoint that cannot be read is not resumed

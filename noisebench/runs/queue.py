@@ -327,7 +327,7 @@ def estimate_suite_seconds(
             record["precision"],
             record["strategy"].partition("(")[0],
             machine.get("packed", 1),
-            "estimates" in record,
+            "accuracy" in record.get("estimates", {}),
         )
         per_epoch.setdefault(kind, []).append(record["seconds"] / recipe["epochs"])
     known = {kind: sum(values) / len(values) for kind, values in per_epoch.items()}
@@ -378,7 +378,7 @@ def _kind(run: RunConfig, width: int) -> tuple[Any, ...]:
         run.precision,
         run.strategy.name,  # type: ignore[union-attr]
         width,
-        bool(run.unknown_noise),
+        run.trains_estimators,
     )
 
 

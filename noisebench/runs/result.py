@@ -30,8 +30,8 @@ _MEAN_OF_LAST = 10  # epochs
 
 
 def warmup_epochs(run: RunConfig) -> int:
-    """Epochs of each network that estimates the noise; 0 for a run that does not estimate it."""
-    return epochs_of_estimates(run.recipe.epochs) if run.unknown_noise else 0
+    """Epochs of each network that estimates the noise; 0 for a run without such networks."""
+    return epochs_of_estimates(run.recipe.epochs) if run.trains_estimators else 0
 
 
 def epoch_metrics(
@@ -110,6 +110,10 @@ def _write(
         early[np.flatnonzero(manifest.in_training)[seen]] = np.log(np.maximum(mean[seen], least))
         early_predictions = Predictions.of(early, manifest.labels, manifest.true_labels)
         arrays |= early_predictions.arrays("early")
+    if state.aum is not None:
+        aum = np.full(len(manifest.labels), np.nan, np.float32)
+        aum[manifest.in_training] = state.aum.scores
+        arrays["aum"] = aum
     arrays |= {f"{name}_labels": values.astype(np.int32) for name, values in labels.items()}
     masks = {
         "in_training": manifest.in_training,
@@ -137,8 +141,8 @@ def _write(
 
 
 def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]:
-    """The estimated rate, and T if the run used it, the accuracy of the estimating networks, and
-    the true values if all true labels are known.
+    """The estimated rate, and T if the run used it, the accuracy of the estimating networks if
+    there are any, and the true values if all true labels are known.
     """
     known = run.manifest.known_fraction == 1
     rate = {
@@ -153,7 +157,7 @@ def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]
     return {
         "rate": rate,
         **({"transition": transition} if "transition" in run.unknown_noise else {}),
-        "accuracy": estimated.accuracy,
+        **({} if estimated.accuracy is None else {"accuracy": estimated.accuracy}),
     }
 
 
@@ -382,6 +386,8 @@ def load_predictions(folder: RunFolder, num_classes: int) -> RunPredictions:
         for name in {"dropped", "trusted"} & arrays.keys():
             if arrays[name].dtype != bool or arrays[name].shape != (n,):
                 raise ValueError(f"{name} is not a mask of all {n} examples")
+        if "aum" in arrays and (arrays["aum"].dtype.kind, arrays["aum"].shape) != ("f", (n,)):
+            raise ValueError(f"aum is not a number for each of {n} examples")
         if "early_classes" in arrays:
             recorded = labels["recorded"]
             _check_sizes(Predictions.load(arrays, "early", recorded, recorded), n, num_classes)

@@ -19,10 +19,11 @@ from ..core.files.untrusted import yaml_dumper
 from ..core.seeds import CROSS_VALIDATION_FOLD, ESTIMATION_FOLD, derived_seed
 from ..datasets import Images, images_fingerprint
 from ..errors import ConfigError, DataError, Interrupted, NoisebenchError, RunFailed
-from ..experiments.oracle import transitions, with_estimates
+from ..experiments.oracle import estimators, transitions, with_estimates
 from ..experiments.resolve import RunConfig
 from ..losses import LOSSES, build_loss, build_penalty
 from ..metrics.confident_learning import Estimates
+from ..metrics.feature_neighbours import ESTIMATORS
 from ..metrics.predictions import Predictions
 from ..strategies import STRATEGIES, build_strategy
 from ..training.distributed.processes import ParallelConfig
@@ -137,14 +138,35 @@ class RunSession:
             array[manifest.in_training] for array in (manifest.labels, manifest.true_labels)
         )
         state.dynamics.add(end.train_p, end.train_gradient, labels, true_labels)
+        if state.aum is not None:
+            state.aum.update(end.train_margin)
         lines, state.reported = state.history[state.reported :], len(state.history)
         rate = int((end.train_predicted >= 0).sum()) / max(seconds, 1e-9)
         epochs = self.run.recipe.epochs
         self.options.on_epoch_end(Progress(end.epoch, epochs, lines, state.seconds, rate))
 
     def estimate_noise(self) -> None:
+        """Estimate the noise, then create the run's own trainer, which uses the estimates."""
+        run, first = self.run, self.trainer
+        if run.trains_estimators:
+            estimates = self._estimate_by_folds()
+        else:
+            self.options.on_step("estimating the noise", 0, run.recipe.epochs)
+            estimates = first.ranks.on_rank_zero(self._estimate_from_features)
+        self.state.noise_estimate = estimates
+        device = str(first.device)
+        self.trainer = make_trainer(run, self.images, device, estimates, spread=first.spread)
+
+    def _estimate_from_features(self) -> Estimates:
+        """From the features and the given labels of the training examples."""
+        run, training = self.run, self.run.manifest.in_training
+        (word,) = estimators(run.loss, run.strategy)
+        features = np.asarray(self.images.train_images[training])
+        return ESTIMATORS[word](features, run.manifest.labels[training], run.dataset.num_classes)
+
+    def _estimate_by_folds(self) -> Estimates:
         """Train one network per fold without it and predict its labels, unless the checkpoint holds
-        the predictions; then create the run's own trainer, which uses the estimates.
+        the predictions.
         """
         run, first, folds = self.run, self.trainer, self.state.folds
         while self._estimates_noise:
@@ -161,15 +183,12 @@ class RunSession:
         log_p = np.empty((len(fold_of), run.dataset.num_classes), np.float32)
         for fold, rows in enumerate(folds):
             log_p[fold_of == fold] = rows
-        estimates = Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
-        self.state.noise_estimate = estimates
-        device = str(first.device)
-        self.trainer = make_trainer(run, self.images, device, estimates, spread=first.spread)
+        return Estimates.of(log_p, run.manifest.labels[run.manifest.in_training])
 
     @property
     def _estimates_noise(self) -> bool:
         """Whether the current training estimates the noise for the run's own training."""
-        return bool(self.run.unknown_noise) and len(self.state.folds) < NUM_FOLDS
+        return self.run.trains_estimators and len(self.state.folds) < NUM_FOLDS
 
     def _on_step(self, trainer: Trainer) -> None:
         timer, ranks = self._timer, trainer.ranks
@@ -325,7 +344,7 @@ def smallest_training_set(run: RunConfig) -> int:
     fold.
     """
     n = int(run.manifest.in_training.sum())
-    return n - -(-n // NUM_FOLDS) if run.unknown_noise else n
+    return n - -(-n // NUM_FOLDS) if run.trains_estimators else n
 
 
 def estimation_folds(run: RunConfig) -> np.ndarray:

@@ -58,7 +58,6 @@ def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> di
 
 _SHOWN = 3  # examples of a batch that an error names
 _MAX_WAITING = 1 << 23  # numbers, 32 MB
-_LARGE = 1 << 17  # numbers of a step from which a call takes longer than its overhead
 
 
 class EpochPredictions(NamedTuple):
@@ -66,13 +65,15 @@ class EpochPredictions(NamedTuple):
 
     predicted (N,): class, -1 if not yet seen; p (N,): of the given label; gradient (N,): L1 norm of
     the gradient of the example's cost by its logits, at most 2 with CE; whole (N, K): p of every
-    class, or (N, 0) if not kept. NaN: not yet seen.
+    class, or (N, 0) if not kept; margin (N,): the logit of the given label minus the largest other
+    one. NaN: not yet seen.
     """
 
     predicted: Tensor
     p: Tensor
     gradient: Tensor
     whole: Tensor
+    margin: Tensor
 
 
 class OnlinePredictions:
@@ -88,7 +89,7 @@ class OnlinePredictions:
         kept = num_classes if num_classes <= DENSE else 0
         p = torch.full(labels.shape, torch.nan, device=labels.device)
         whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
-        self._all = EpochPredictions(torch.full_like(labels, -1), p, p.clone(), whole)
+        self._all = EpochPredictions(torch.full_like(labels, -1), p, p.clone(), whole, p.clone())
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
 
     def note(self, index: Tensor, logits: Tensor) -> None:
@@ -103,7 +104,7 @@ class OnlinePredictions:
         if rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))
-        if kept.numel() > _LARGE or len(self._waiting) * kept.numel() > _MAX_WAITING:
+        if len(self._waiting) * kept.numel() > _MAX_WAITING:
             self._process()
 
     def of(self, run: int) -> EpochPredictions:
@@ -114,29 +115,31 @@ class OnlinePredictions:
 
     def _process(self) -> None:
         (runs, n), K = self._labels.shape, self._waiting[0][1].shape[-1]
-        indices, all_logits, all_grads = zip(*self._waiting, strict=True)
-        index = _joined([part.view(runs, -1) for part in indices])
-        logits = _joined([part.view(runs, -1, K) for part in all_logits])
-        grads = _joined([part.view(runs, -1, K) for part in all_grads])
+        # cat copies, so that logits and gradients can be changed in place
+        index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
+        logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
+        grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
         sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
-        largest, predicted = logits.max(2)
+        given = self._labels.gather(1, index)[..., None]
+        of_given = logits.gather(2, given)
+        # one search for the largest of the other logits gives the margin and the predicted class
+        of_other, other = logits.scatter_(2, given, -torch.inf).max(2, keepdim=True)
+        logits.scatter_(2, given, of_given)
+        margin = of_given - of_other
+        is_given = (margin > 0) | ((margin == 0) & (given < other))  # of equal logits the first
+        self._all.predicted.scatter_(1, index, torch.where(is_given, given, other)[..., 0])
+        self._all.margin.scatter_(1, index, margin[..., 0])
         # softmax over few classes would take three times as long
-        p = (logits - largest[..., None]).exp_()
+        p = logits.sub_(torch.maximum(of_given, of_other)).exp_()
         p /= p.sum(2, keepdim=True)
-        self._all.predicted.scatter_(1, index, predicted)
-        given_p = p.gather(2, self._labels.gather(1, index)[..., None])[..., 0]
-        self._all.p.scatter_(1, index, given_p)
+        self._all.p.scatter_(1, index, p.gather(2, given)[..., 0])
         if self._all.whole.shape[2]:
             rows = index + n * torch.arange(runs, device=index.device)[:, None]
             self._all.whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
         # a step's cost is a mean
-        norms = grads.abs().sum(2)
+        norms = grads.abs_().sum(2)
         self._all.gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
         self._waiting.clear()
-
-
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 def gradient_of(logits: Tensor) -> Tensor:
@@ -291,7 +294,8 @@ class TrainingState:
         self.randomness = [saved.cpu() for saved in state["randomness"]]
         self.costs.copy_(state["costs"])
         for name, tensor in self.predictions._asdict().items():
-            tensor.copy_(state["passed"][name])
+            if name in state["passed"]:  # checkpoints of older versions have no margins
+                tensor.copy_(state["passed"][name])
 
     def trained_parameters(self) -> dict[str, Tensor]:
         """All trained parameters by name, of the networks and then of the strategy."""

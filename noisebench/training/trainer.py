@@ -41,8 +41,9 @@ __all__ = ["EpochResult", "Task", "Trainer"]
 class EpochResult:
     """The result of an epoch.
 
-    loss: mean cost; train_predicted (N,), train_p, train_gradient, train_probs: predictions in the
-    training steps, see EpochPredictions; train_probs is (N, 0) in late epochs or for K > 100;
+    loss: mean cost; train_predicted (N,), train_p, train_gradient, train_probs, train_margin:
+    predictions in the training steps, see EpochPredictions; train_probs is (N, 0) in late epochs or
+    for K > 100;
     test_log_p (M, K): of the test images; val_log_p: of the validation split.
     """
 
@@ -53,6 +54,7 @@ class EpochResult:
     train_p: np.ndarray
     train_gradient: np.ndarray
     train_probs: np.ndarray
+    train_margin: np.ndarray
     test_log_p: np.ndarray
     val_log_p: np.ndarray | None = None
 

@@ -281,7 +281,10 @@ def test_images_of_another_number_of_classes_are_refused(
 
 WITHOUT_EFFECT = [
     (["--test", "somewhere"], "give exactly one --eval-on"),
-    (["--device", "cpu"], "--device has an effect with --eval-on, --verify and --cv-folds only"),
+    (
+        ["--device", "cpu"],
+        "--device has an effect with --eval-on, --verify, --cv-folds and --score",
+    ),
     (
         ["--manifest", "m.csv"],
         "--manifest has an effect with --eval-on, --verify, --cv-folds and --suspects only",

@@ -23,6 +23,7 @@ from noisebench.core.sanitize import as_cell, from_cell, path_as_cell
 from noisebench.datasets import DATASETS, Labels
 from noisebench.labels.build import make_manifest
 from noisebench.labels.issues import (
+    LabelQuality,
     better_score,
     label_issues,
     precision_text,
@@ -53,6 +54,10 @@ def said(p: np.ndarray = P, recorded: np.ndarray = RECORDED) -> Predictions:
     return Predictions.of(np.log(p).astype(np.float32), recorded, np.full(len(p), -1))
 
 
+def doubted() -> LabelQuality:
+    return LabelQuality.of(said(), RECORDED)
+
+
 def manifest(classes: tuple[str, ...] = ("cat", "dog, wild", "owl"), **parts: Any) -> Manifest:
     """The five labels, of which nobody knows the truth."""
     meta = {
@@ -69,7 +74,7 @@ def mask(*which: int) -> np.ndarray:
 
 
 def written(path: Path, of: Manifest) -> list[dict[str, str]]:
-    write_suspects(path, said(), of)
+    write_suspects(path, doubted(), of)
     with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
@@ -77,19 +82,18 @@ def written(path: Path, of: Manifest) -> list[dict[str, str]]:
 def test_only_labels_that_are_not_the_likeliest_are_doubted_the_least_likely_first_ties_by_index() -> (
     None
 ):
-    assert label_issues(said(), manifest().labels).tolist() == [1, 3, 2, 4]
+    assert label_issues(doubted()).tolist() == [1, 3, 2, 4]
 
 
 def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() -> None:
     assert label_issues(
-        said(),
-        manifest().labels,
+        doubted(),
         verified_or_dropped(manifest(trusted=mask(3), dropped=mask(1), val=mask(4))),
     ).tolist() == [2, 4]
 
 
 def test_the_file_names_classes_and_says_one_minus_p(tmp_path: Path) -> None:
-    assert write_suspects(tmp_path / "s.csv", said(), manifest()) == 4
+    assert write_suspects(tmp_path / "s.csv", doubted(), manifest()) == 4
     frame = pd.read_csv(tmp_path / "s.csv")
     assert list(frame) == ["rank", "index", "given_label", "predicted_label", "label_quality"]
     assert frame["rank"].tolist() == [1, 2, 3, 4] and frame["index"].tolist() == [1, 3, 2, 4]
@@ -134,15 +138,19 @@ def test_of_more_than_a_hundred_classes_the_top_five_are_enough(tmp_path: Path) 
         manifest(tuple(f"class {k}" for k in range(101))), labels=np.array([100, 0, 1, 98, 3])
     )
     many = said(p, of.labels)
-    assert many.dense is None and label_issues(many, of.labels).tolist() == [1, 3, 4]
+    assert many.dense is None and label_issues(LabelQuality.of(many, of.labels)).tolist() == [
+        1,
+        3,
+        4,
+    ]
 
 
 def test_with_known_labels_the_share_of_wrong_ones_is_said_and_without_it_is_not() -> None:
     known = replace(manifest(), clean_labels=np.array([0, 1, 1, 2, 2]))
-    found = precision_text(said(), known)
+    found = precision_text(doubted(), known)
     assert found["listed"] == 4 and found["of"] == 5 and found["precision"] == 0.5
     assert found["auroc"] == 1.0
-    assert precision_text(said(), manifest())["precision"] is None
+    assert precision_text(doubted(), manifest())["precision"] is None
 
 
 def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -> None:
@@ -151,7 +159,7 @@ def test_the_order_is_cleanlabs_by_self_confidence_on_the_same_probabilities() -
     said_of = Predictions.of(np.log(p).astype(np.float32), labels.labels, labels.clean_labels)
     rounded = np.exp(np.asarray(said_of.dense, np.float64))
     theirs = get_self_confidence_for_each_label(labels.labels, rounded)
-    listed = label_issues(said_of, labels.labels, verified_or_dropped(labels))
+    listed = label_issues(LabelQuality.of(said_of, labels.labels), verified_or_dropped(labels))
     assert listed.tolist() == [
         at for at in np.argsort(theirs, kind="stable") if p[at].argmax() != labels.labels[at]
     ]

@@ -347,7 +347,7 @@ def test_the_recorded_predictions_are_those_of_the_first_of_several_views(
         for copies in (3, 1)
     )
     assert (stacked.train_predicted >= 0).all()
-    for name in ("train_predicted", "train_p", "train_gradient", "train_probs"):
+    for name in ("train_predicted", "train_p", "train_gradient", "train_probs", "train_margin"):
         assert np.allclose(
             getattr(stacked, name), getattr(plain, name), atol=1e-4, equal_nan=True
         ), name

@@ -19,7 +19,7 @@ import numpy as np
 from noisebench.cli import main
 from noisebench.datasets import read_human
 from noisebench.experiments.suite import find_suite
-from noisebench.labels.issues import better_score, combine, label_issues, score_labels
+from noisebench.labels.issues import LabelQuality, better_score, combine, label_issues, score_labels
 from noisebench.metrics.predictions import Predictions
 from noisebench.metrics.scores import auroc, average_precision
 from noisebench.runs.queue import plan_suite
@@ -86,7 +86,8 @@ def _save(path: Path, *arrays: np.ndarray) -> None:
 
 def show(name: str, said: Predictions, recorded: np.ndarray, clean: np.ndarray) -> None:
     """How well doubts find what is wrong."""
-    score, wrong, found = -said.recorded_log_p, recorded != clean, label_issues(said, recorded)
+    score, wrong = -said.recorded_log_p, recorded != clean
+    found = label_issues(LabelQuality.of(said, recorded))
     share = (recorded[found] != clean[found]).mean()
     print(f"{name}: AUROC {auroc(score, wrong):.3f}, average precision "
           f"{average_precision(score, wrong):.3f}, "

@@ -37,7 +37,7 @@ def end(self):
     p, gradient = random.random((2, n), dtype=np.float32)
     whole = random.random((n, K if self.state.epoch < early_epochs(self.task.recipe.epochs) else 0), dtype=np.float32)
     self.state.epoch += 1
-    return EpochResult(self.state.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, log_p)
+    return EpochResult(self.state.epoch, 0.1, 1.0, random.integers(0, K, n), p, gradient, whole, p, log_p)
 
 
 def run_epoch(self, on_step=lambda: None):

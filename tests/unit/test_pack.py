@@ -78,7 +78,7 @@ def test_a_training_depends_on_no_neighbour_bit_for_bit(
         packed(other, 2, kinds_of(numbers)),
     )
     for number, trainer, end in zip(numbers, other, ends, strict=True):
-        for name in ("train_predicted", "train_p", "train_gradient", "loss"):
+        for name in ("train_predicted", "train_p", "train_gradient", "train_margin", "loss"):
             assert np.array_equal(getattr(end, name), getattr(whole_ends[number], name))
         assert same(weights(trainer), weights(whole[number]))
 

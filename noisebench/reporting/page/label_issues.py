@@ -12,7 +12,7 @@ import numpy as np
 
 from ...datasets import at_hand, image_rows
 from ...errors import DataError, NoisebenchError
-from ...labels.issues import better_score, label_issues, score_labels
+from ...labels.issues import LabelQuality, better_score, label_issues, score_labels
 from ...labels.manifest import OPEN
 from ...runs.folder import RunFolder
 from ...runs.result import load_predictions
@@ -138,7 +138,7 @@ def _list_issues(folder: RunFolder, record: dict[str, Any], images: PageImages) 
     score, none = better_score(arrays), np.zeros(len(given), bool)
     train = score_labels(arrays, score)
     dropped = arrays.get("dropped", none)
-    issues = label_issues(train, given, dropped | arrays.get("trusted", none))
+    issues = label_issues(LabelQuality.of(train, given), dropped | arrays.get("trusted", none))
     shown = issues[:_SHOWN]
     names, missing = [""] * len(shown), ""
     try:
