@@ -231,7 +231,7 @@ class RunConfig:
                 versions["neighbours"] = str(NEIGHBOURS_VERSION)
         if self.init:
             versions["init"] = str(INITIAL_VERSION)
-        if self.dataset.reader and not self.features:
+        if self.dataset.reader:
             versions["decoding"] = str(DECODING_VERSION)
         return versions
 

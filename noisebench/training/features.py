@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.progress import ProgressCallback, silent
 from ..datasets import ImageArray, fit_images, images_fingerprint
-from ..datasets.images import ImageIndex, read_fitted
+from ..datasets.images import DECODING_VERSION, ImageIndex, read_fitted
 from ..errors import DataError
 from ..experiments.backbones import TIMM
 from ..experiments.features import FeatureExtraction
@@ -157,6 +157,8 @@ class FeatureCache:
         are read from there in the network's size, so that none is resized twice. Raises DataError.
         """
         identity = f"{images_fingerprint(images)} {self._extraction.facts['sha256']}"
+        if index is not None:
+            identity += f" {DECODING_VERSION}"
         name = hashlib.sha256(identity.encode()).hexdigest()[:32]
         path, n = self._folder / f"{name}.npy", len(images)
         if (found := stored_features(path, n)) is not None:

@@ -34,7 +34,7 @@ def test_parameter_counts_are_the_published_ones(case: Case) -> None:
 
 
 def test_every_backbone_takes_any_image(case: Case) -> None:
-    for name in BACKBONES:
+    for name in BACKBONES.keys() - {"knn"}:  # of features only
         for shape in [CIFAR, (28, 28, 1), (64, 48, 3)]:
             with case(shape=shape, name=name):
                 network, features = make_network(name, 7, shape, 0).eval(), []

@@ -40,6 +40,7 @@ from noisebench.executors.job import EventFile, Job, JobBatch, WorkerConfig
 from noisebench.executors.worker import work_on
 from noisebench.experiments import resolve
 from noisebench.experiments.backbones import BACKBONES, InitialWeights, initial_of
+from noisebench.experiments.features import FeatureNetwork
 from noisebench.experiments.recipes import Recipe
 from noisebench.experiments.resolve import RunConfig, RunRequest, resolve_run
 from noisebench.experiments.suite import find_suite
@@ -109,6 +110,7 @@ def test_every_value_of_a_recipe_is_in_the_key(base: RunConfig, case: Case) -> N
             assert differ(base, replace(base, recipe=changed))
 
 
+FEATURES = FeatureNetwork("timm:test_resnet", InitialWeights("some.safetensors", "1" * 64))
 RUN: dict[str, Callable[[RunConfig], Any]] = {  # what decides the result
     "manifest": lambda run: with_label(run.manifest, 3),
     "data_sha256": lambda run: "0" * 64,
@@ -120,6 +122,7 @@ RUN: dict[str, Callable[[RunConfig], Any]] = {  # what decides the result
     "seed": lambda run: 1,
     "precision": lambda run: "bf16",
     "init": lambda run: InitialWeights("some.safetensors", "0" * 64),
+    "features": lambda run: FEATURES.at(64, "crop", "fp32"),
 }
 NAMES: dict[str, Any] = {  # what only says how it is called, or is read off the rest
     "dataset": replace(
@@ -150,6 +153,7 @@ WISH: dict[str, dict[str, Any]] = {
     "method": {"method": "gce"}, "loss": {"loss": "mae"}, "strategy": {"strategy": "d2l"}, "model": {"model": "cnn8"},
     "recipe": {"recipe": "apl"}, "changes": {"changes": {"lr": 0.2}}, "seed": {"seed": 5}, "precision": {"precision": "bf16"},
     "budget": {"budget": "compute", "strategy": "coteaching"}, "init": {"init": InitialWeights("some.safetensors", "1" * 64)},
+    "features": {"features": FEATURES, "model": "mlp", "recipe": "digits", "changes": {"size": 32}},
 }  # fmt: skip
 
 
@@ -400,10 +404,11 @@ def test_the_versions_of_noises_networks_estimates_weights_and_the_protocol_are_
             newer(NOISES, entry.name, monkeypatch)
             assert differ(before, planned(images, LabelRequest(f"{entry.name}(rate=0.3)")))
     for name, entry in list(BACKBONES.items()):
-        before = planned(images, model=name)
+        wish = {"features": FEATURES, "changes": {"size": 32}} if name == "knn" else {}
+        before = planned(images, model=name, **wish)
         assert before.key
         monkeypatch.setitem(BACKBONES, name, replace(entry, version=entry.version + 1))
-        assert differ(before, planned(images, model=name)), name
+        assert differ(before, planned(images, model=name, **wish)), name
     for constant, wish in (
         ("PROTOCOL", {}),
         ("ESTIMATES_VERSION", {"loss": "el(eps=estimated)"}),
@@ -581,7 +586,7 @@ NO_RESULT: dict[str, tuple[str, ...]] = {  # that change none
 }  # fmt: skip
 # options that are tried on other data in this file or another, or say no more than what is shown
 ELSEWHERE = {
-    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init_weights", "fit", "scale", "crop_pct",
+    "manifest", "human", "matrix", "openset", "source", "map", "convention", "predictions", "test", "init_weights", "features", "feature_weights", "fit", "scale", "crop_pct",
     "sync_bn", "dry_run", "workers", "json",
 }  # fmt: skip
 GLOBAL = {

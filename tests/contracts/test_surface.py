@@ -30,7 +30,7 @@ NOISE = (
 OPTIONS = {
     "corrupt": f"{NOISE} --drop --force --help --json --manifest --out --relabel --suspects",
     "train": f"{NOISE} --accumulate --scale --batch-size --budget --crop-pct --clip --crop --device "
-    "--dry-run --epochs --fit --hflip "
+    "--dry-run --epochs --feature-weights --features --fit --hflip "
     "--force --freeze --help --img-size --init-weights --json --layer-decay --log-to --loss --lr "
     "--manifest --method --model --momentum --nesterov "
     "--no-hflip --no-nesterov --no-resume --precision --recipe --schedule --seed --strategy "
@@ -44,7 +44,7 @@ OPTIONS = {
     "--figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --filter",
     "run": "--address --batch-size --budget --clip --cpus-per-run --crop --dataset --detach "
-    "--device --dry-run --epochs --executor "
+    "--device --dry-run --epochs --executor --feature-weights --features "
     "--fail-fast --fit --hflip --freeze --gpus-per-run --help --img-size --init-weights --jobs --json "
     "--completed --layer-decay --log-to --lr --time-limit --scale --crop-pct "
     "--model --momentum --nesterov --no-hflip --no-nesterov --no-resume --recipe --rerun "
@@ -92,11 +92,13 @@ def test_the_names_of_the_language_are_the_promised_ones() -> None:
     assert all(name in LOSSES for name in ("sl", "nce", "nfl"))
     assert {entry.name for entry in NOISES} >= {"symmetric", "asymmetric", "pairflip"}
     assert {entry.name for entry in STRATEGIES} >= {
-        "standard", "bootstrap", "decoupling", "coteaching", "coteaching_plus", "mentornet", "d2l", "joint", "cleannet", "distill",
+        "standard", "bootstrap", "logistic", "decoupling", "coteaching", "coteaching_plus", "mentornet", "d2l", "joint", "cleannet", "distill",
         "forward_estimated", "backward_estimated", "elr", "mixup", "gmm_split", "dividemix", "elr_plus", "sop", "sop_plus", "gjs",
         "volminnet", "forward_revision", "dmi", "jocor", "peer", "cores2", "nlnl", "curriculum",
     }  # fmt: skip
     assert set(BACKBONES) == {
+        "knn",
+        "linear",
         "mlp",
         "cnn4",
         "cnn8",
