@@ -1,10 +1,10 @@
 """Compares what frozen features say about CIFAR-10N with the truth: `python results/neighbours.py
-FEATURES` writes results/neighbours.csv and prints its tables.
+FEATURES` writes results/neighbours.csv and results/neighbours.md.
 
 FEATURES is an .npz with train_features (N, D), or an .npy, of the first N CIFAR-10 training images in
 the order of cifar10.npz. Needs the extra `check` (cleanlab), and CIFAR-10_human.pt in NOISEBENCH_DATA
-or the cache. neighbours.csv is of the first 6,000 images, EfficientNet-Lite0 with its ImageNet weights at
-128 pixels (1,280 features): half a minute on a core, most of it the logistic regressions.
+or the cache. neighbours.csv is of all 50,000 images, EfficientNet-Lite0 with its ImageNet weights at 128
+pixels (1,280 features): minutes on two cores, most of it the logistic regressions.
 """
 
 from __future__ import annotations
@@ -122,17 +122,38 @@ def lines(features: np.ndarray, human: dict[str, Any]) -> Iterator[dict[str, Any
             started = time.perf_counter()
 
 
+INTRO = """# neighbours
+
+Compares estimates of the noise and lists of label issues on CIFAR-10N from frozen features, without training a network.
+
+{n} training images of CIFAR-10, features of EfficientNet-Lite0 at 128 pixels ([weights](weights.py)), {k} nearest neighbours by cosine similarity.
+*HOC*: Zhu, Song, Liu 2021. *SimiFeat-V*, *SimiFeat-R*: Zhu, Dong, Liu 2022, the second with the T of HOC, or with that of the estimates from the
+neighbours' votes. *Linear probe*: out-of-fold predictions of logistic regression. *cleanlab*: `estimate_joint` and `find_label_issues` on
+these predictions. `t_error`: mean over the classes of the sum of |estimated T - T|. `seconds` do not include finding the neighbours.
+"""
+
+
 def page(table: list[dict[str, Any]]) -> str:
-    """A table in Markdown of the estimates, and one of the detectors."""
-    text = list[str]()
-    for first, keys in (("rate", OF_RATES), ("issues", OF_DETECTION)):
-        shown = ["labels", "truth", "method", *keys]
-        text += ["| " + " | ".join(shown) + " |", "|---" * len(shown) + "|"]
+    """The page of results/: a table of the estimates, and one of the detectors."""
+    text = [INTRO.format(n=f"{int(table[0]['n']):,}", k=K)]
+    for title, first, keys in (
+        ("Noise rate and transition matrix", "rate", OF_RATES),
+        ("Label issues", "issues", OF_DETECTION),
+    ):
+        shown = ["labels", "truth", "method", *keys, "seconds"]
+        numbers = " | ---:" * (len(keys) + 1)
+        text += [f"## {title}\n", f"| {' | '.join(shown)} |", f"| --- | ---: | ---{numbers} |"]
         for row in table:
-            if first in row:
-                text.append("| " + " | ".join(row.get(key, "") or "-" for key in shown) + " |")
+            if row.get(first):
+                text.append("| " + " | ".join(row.get(key) or "–" for key in shown) + " |")
         text.append("")
-    return "\n".join(text)
+    return "\n".join([*text, "```sh\npython results/neighbours.py features.npy\n```\n"])
+
+
+def read() -> list[dict[str, Any]]:
+    """The lines of the CSV."""
+    with TABLE.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def main(arguments: list[str]) -> int:
@@ -149,7 +170,7 @@ def main(arguments: list[str]) -> int:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows(table)
-    print(page(table))
+    TABLE.with_suffix(".md").write_text(page(read()), encoding="utf-8")
     return 0
 
 

@@ -119,6 +119,12 @@ def test_every_page_shows_its_file(subtests: pytest.Subtests) -> None:
             assert (RESULTS / f"{name}.md").read_text(encoding="utf-8") == evidence.page(name)
 
 
+def test_the_page_on_neighbours_shows_its_file() -> None:
+    script = _script("neighbours")
+    page = (RESULTS / "neighbours.md").read_text(encoding="utf-8")
+    assert page == script.page(script.read())
+
+
 def test_the_readmes_verdicts_claims_and_figure_are_those_of_the_csvs() -> None:
     page = (RESULTS / "README.md").read_text(encoding="utf-8")
     assert page == claims.readme(page)

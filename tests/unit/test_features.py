@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from sklearn.datasets import load_wine
 from sklearn.neighbors import NearestNeighbors
@@ -494,3 +495,30 @@ def test_neighbours_vote_as_scikit_learns_and_not_on_themselves(
         assert "not trained" in capsys.readouterr().err
     assert run("train", "digits", "--sym", 0.3, "--model", "knn") != 0
     assert "needs features" in capsys.readouterr().err
+
+
+def test_a_network_without_a_single_classification_layer_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "levit.safetensors"
+    save_file(timm.create_model("levit_128s").state_dict(), path)
+    network = FeatureNetwork("timm:levit_128s", initial_of(str(path), path))
+    with pytest.raises(DataError, match="no single classification layer"):
+        FeatureExtractor(network.at(224, "crop", "fp32"), CPU)
+
+
+def test_streamed_images_have_the_features_of_the_same_images_in_memory(
+    run: Run, network: Path, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 24), ("test", 6)):
+        for i in range(count):
+            path = tmp_path / "photos" / part / f"class{i % 3}" / f"{i:02d}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (40, 36, 3), np.uint8)).save(path)
+    workspace = Workspace(tmp_path, tmp_path / "data", offline=True)
+    extraction = FeatureNetwork(TINY, initial_of(str(network), network)).at(32, "crop", "fp32")
+    found = []
+    for name in ("photos", "folder:photos"):
+        images = workspace.images(workspace.dataset(name))
+        order = np.argsort(images.ids)
+        found.append(np.asarray(workspace.features(images, extraction).train_images)[order])
+    assert np.allclose(*found, atol=2e-3)
