@@ -399,6 +399,10 @@ FEATURES = (
     Claim("Forward with the true transition matrix beats GCE, symmetric noise", ON_FEATURES[0], less("forward", "gce", _SYM)),
     Claim("Forward with the true transition matrix beats GCE, asymmetric noise and human labels", ON_FEATURES[0], less("forward", "gce", _ASYM)),
     Claim("Forward with the true transition matrix beats GCE, asymmetric noise and human labels", ON_FEATURES[1], less("forward", "gce")),
+    Claim("EL with eps 2 beats EL with eps the noise rate", "features-eps", less("el(eps=2)", "el(eps={rate})", _NOISY_SYM, rows="loss")),
+    Claim("EL with eps 2 beats GCE", "features-eps", less("el(eps=2)", "gce(q=0.7)", rows="loss")),
+    Claim("EL with the estimated eps is level with eps the rate (within 1 point)", "features-eps",
+          less("el(eps=estimated)", "el(eps={rate})", _NOISY_SYM, rows="loss"), margin=1),
     *(Claim(f"ELR beats {other.upper()}", ON_FEATURES[1], less("elr", other)) for other in ("ce", "gce")),
 )
 # fmt: on
