@@ -18,6 +18,8 @@ _FACTS: dict[str, dict[str, Any]] = {
     "test": {"description": "A folder of test images."},
     "model": {"description": "A network's name, or timm:NAME."},
     "init": {"description": "Initial weights: a run, a file, pretrained or none."},
+    "features": {"description": "timm:NAME, train on its features; or none."},
+    "feature_weights": {"description": "Weights of that network: a run, a file or pretrained."},
     "recipe": {"description": "A training recipe's name."},
     "noise": {"description": "`sym 0.4`, or in full `symmetric(rate=0.4)`."},
     "method": {"description": "A method's name, instead of loss and strategy."},

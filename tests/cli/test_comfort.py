@@ -68,9 +68,9 @@ def test_list_schema_accepts_our_suites_and_refuses_what_the_code_refuses(
     schema = json.loads(capsys.readouterr().out)
     jsonschema.Draft202012Validator.check_schema(schema)
     validator: Any = jsonschema.Draft202012Validator(schema)
-    page = (ROOT / "docs/reference/suite-file.md").read_text()
-    example = page.partition("```yaml\n")[2].partition("```")[0]
-    for text in (packaged_suites().read_text(), example):
+    pages = [ROOT / "docs" / name for name in ("tutorials/publish.md", "how-to/features.md")]
+    examples = [page.read_text().partition("```yaml\n")[2].partition("```")[0] for page in pages]
+    for text in (packaged_suites().read_text(), *examples):
         validator.validate(yaml.safe_load(text))
     keys = schema["$defs"]["Defaults"]["properties"]
     assert {*RECIPE_FIELDS, *Defaults.model_json_schema()["properties"]} == set(keys)

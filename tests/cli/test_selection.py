@@ -53,6 +53,7 @@ VALUES = {
     "subset": ["300", "all"],
     "model": ["mlp", "cnn4"],
     "init": ["none"],
+    "features": ["none"],
     "recipe": ["digits"],
     "noise": ["sym 0.4", "symmetric(0.40, inclusive=True)", "asymmetric(rate=.3)"],
     "method": ["ce", "el", "gce(q=0.5)", "bootstrap", "el, bootstrap", "gce(q=0.5), bootstrap"],
@@ -120,7 +121,7 @@ def test_every_spelling_of_a_value_selects_the_same_runs(
 REFUSED = [
     (
         "colour=red",
-        r"--filter must be axis=value with axis one of dataset, subset, model, init, recipe, noise, "
+        r"--filter must be axis=value with axis one of dataset, subset, model, init, features, recipe, noise, "
         r"method, loss, strategy, seed, noise",
     ),
     ("seed", r"--filter must be axis=value .*; got 'seed'"),

@@ -83,7 +83,7 @@ def test_a_set_with_a_test_part_of_its_own_takes_no_other(tmp_path):
     with pytest.raises(DataError, match="has its own test set"):
         find_dataset("digits", test=tmp_path)
     np.savez(tmp_path / "x.npz", train_labels=[0, 1])
-    with pytest.raises(DataError, match="has its own test arrays"):
+    with pytest.raises(DataError, match="has its own test part"):
         find_dataset(str(tmp_path / "x.npz"), test=tmp_path)
 
 
