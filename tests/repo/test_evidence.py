@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from functools import cache
+from functools import cache, cached_property
 from html import unescape
 from itertools import pairwise
 from pathlib import Path
@@ -86,17 +86,19 @@ class _Recorded(Workspace):
 
     def __init__(self, *args: Any, suite: str, **options: Any) -> None:
         super().__init__(*args, **options)
-        self._suite = suite
+        self._file = RESULTS / f"{suite}.csv"
+
+    @cached_property
+    def _weights(self) -> InitialWeights:
+        sha256 = {"0" * 64}
+        if self._file.exists():
+            runs = finished_runs(self._file).values()
+            sha256 = {run.about()["features"]["weights_sha256"] for run in runs}
+        (one,) = sha256
+        return InitialWeights("file", one)
 
     def feature_network(self, model: str | None, text: str | None) -> FeatureNetwork | None:
-        if model is None:
-            return None
-        file, sha256 = RESULTS / f"{self._suite}.csv", {"0" * 64}
-        if file.exists():
-            runs = finished_runs(file).values()
-            sha256 = {run.about()["features"]["weights_sha256"] for run in runs}
-        (weights,) = sha256
-        return FeatureNetwork(model, InitialWeights("file", weights))
+        return None if model is None else FeatureNetwork(model, self._weights)
 
 
 def test_every_line_is_a_run_of_its_suite_as_it_is_planned_today(
