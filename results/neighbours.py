@@ -3,8 +3,8 @@ FEATURES` writes results/neighbours.csv and results/neighbours.md.
 
 FEATURES is an .npz with train_features (N, D), or an .npy, of the first N CIFAR-10 training images in
 the order of cifar10.npz. Needs the extra `check` (cleanlab), and CIFAR-10_human.pt in NOISEBENCH_DATA
-or the cache. neighbours.csv is of all 50,000 images, EfficientNet-Lite0 with its ImageNet weights at 128
-pixels (1,280 features): minutes on two cores, most of it the logistic regressions.
+or the cache. neighbours.csv is of the first 6,000 images, EfficientNet-Lite0 with its ImageNet weights at
+128 pixels (1,280 features): half a minute on a core, most of it the logistic regressions.
 """
 
 from __future__ import annotations
