@@ -386,10 +386,11 @@ def _measure(
     workspace: Workspace, packs: Sequence[Pack], kind: tuple[Any, ...], width: int, device: str
 ) -> float:
     """Measured seconds per epoch of a run of this kind, in a pack of this width."""
-    runs = [
-        item.run for pack in packs for item in pack.items if _kind(item.run, pack.width) == kind
+    of_packs = [
+        [item.run for item in pack.items if _kind(item.run, pack.width) == kind] for pack in packs
     ]
-    runs = [run for run in runs if run.recipe == runs[0].recipe][:width]
+    runs = next(filter(None, of_packs))  # of one pack: those of several may differ in their images
+    runs = [run for run in runs if run.recipe == runs[0].recipe]
     trainers: list[Trainer] = []
     for run in runs:
         images = workspace.training_images(run, device)
