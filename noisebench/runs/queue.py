@@ -239,6 +239,15 @@ class Pack:
     width: int
 
 
+def compute_features(workspace: Workspace, runs: Iterable[RunConfig], device: str) -> None:
+    """Compute the features that runs train on, where they are missing: with all cores, of which a
+    worker has only a part.
+    """
+    known = {(r.data_sha256, r.source_sha256, r.features): r for r in runs if r.features}
+    for run in known.values():
+        workspace.training_images(run, device)
+
+
 def pack_key(run: RunConfig) -> str | None:
     """A text that is equal for runs that can share a pack; None for a run that trains by itself.
 
