@@ -100,7 +100,8 @@ class OnlinePredictions:
 
     def note(self, index: Tensor, logits: Tensor) -> None:
         """Note the logits (R, B, K), or (B, K) of one run, with their gradient, after the backward
-        pass. index (R, B) or (B,): the examples of the first rows; further rows are ignored.
+        pass; both may be changed. index (R, B) or (B,): the examples of the first rows; further
+        rows are ignored.
         """
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
@@ -124,11 +125,10 @@ class OnlinePredictions:
         if not self._waiting:
             return
         (runs, _), K = self._labels.shape, self._waiting[0][1].shape[-1]
-        # with the classes before the examples, reductions over the classes run along vectors; cat
-        # copies, so that logits and gradients can be changed in place
+        # with the classes before the examples, reductions over the classes run along vectors
         index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
         logits, grads = (
-            torch.cat([step[part].view(runs, -1, K).transpose(1, 2) for step in self._waiting], 2)
+            _joined([step[part].view(runs, -1, K).transpose(1, 2) for step in self._waiting])
             for part in (1, 2)
         )
         sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
@@ -170,6 +170,10 @@ class OnlinePredictions:
                 p = torch.cat([of_step.transpose(1, 2) for of_step in part], 1)
                 target.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
         self._processed.clear()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def gradient_of(logits: Tensor) -> Tensor:
