@@ -23,6 +23,7 @@ from .completion import silent
 from .console import TaskProgress, say
 from .corrupt import corrupt
 from .evaluate import evaluate
+from .export import export
 from .listing import list_
 from .options import Command, Globals, refuse
 from .predict import predict
@@ -66,6 +67,7 @@ app.command(cls=Command)(corrupt)
 app.command(cls=Command, context_settings=TRAIN_SETTINGS)(train)
 app.command(cls=Command)(evaluate)
 app.command(cls=Command)(predict)
+app.command(cls=Command)(export)
 app.command(cls=Command)(report)
 app.command(cls=Command)(run)
 app.command("list", cls=Command)(list_)

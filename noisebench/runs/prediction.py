@@ -113,7 +113,9 @@ class Predictor:
 
         self.networks: StoredNetworks = load_ensemble(folder, self.record, device, training_images)
         self.extraction = extraction_of(self.record, workspace)
-        self._extractor = self.extraction and FeatureExtractor(self.extraction, find_device(device))
+        self.extractor = (
+            FeatureExtractor(self.extraction, find_device(device)) if self.extraction else None
+        )
 
     @property
     def takes_features(self) -> bool:
@@ -138,9 +140,9 @@ class Predictor:
                 )
             array = np.array(array, np.float32)
         else:
-            channels = 3 if self._extractor else self.networks.shape[2]
+            channels = 3 if self.extractor else self.networks.shape[2]
             array = fit_images(np.array(array), self.fitting, channels)
-            array = self._extractor(array) if self._extractor else array
+            array = self.extractor(array) if self.extractor else array
         log_p = np.concatenate(list(self.networks.parts(array)))
         if not np.isfinite(log_p).all():
             raise DataError("the networks have no finite prediction for some of the data")

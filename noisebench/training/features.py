@@ -34,7 +34,8 @@ _TEXT = "computing features"
 
 
 class FeatureExtractor:
-    """The frozen network of an extraction. `dimensions`: D; `notes`: how its weights were adapted.
+    """The frozen network of an extraction, with its classification layer. `dimensions`: D;
+    `normalise`: of the images; `notes`: how its weights were adapted.
 
     Raises DataError if the weights do not fit, or if the network has no single classification
     layer.
@@ -56,19 +57,19 @@ class FeatureExtractor:
             )
         self.dimensions = head.in_features if isinstance(head, nn.Linear) else head.in_channels
         head.register_forward_pre_hook(self._keep)
-        self._network = on_device(network.eval(), device)
+        self.network = on_device(network.eval(), device)
         config: Any = timm.get_pretrained_cfg(extraction.model.removeprefix(TIMM))
         mean, std = (torch.tensor(getattr(config, name)) * 255 for name in ("mean", "std"))
-        self._normalise = Normalisation(mean, std).to(device)
+        self.normalise = Normalisation(mean, std).to(device)
         self.batch_size = _GPU_BATCH if device.type == "cuda" else _BATCH
         self._kept = torch.empty(0)
 
     @torch.inference_mode()
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Features (n, D), float16, of images (n, size, size, 3), uint8."""
-        pixels = self._normalise(torch.from_numpy(images).to(self.device))
+        pixels = self.normalise(torch.from_numpy(images).to(self.device))
         with repeatable(self.device), autocast(self.device, self.extraction.precision):
-            self._network(pixels)
+            self.network(pixels)
         return self._kept.half().cpu().numpy()
 
     def _keep(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:

@@ -40,6 +40,7 @@ OPTIONS = {
         "--verify "
         "--score --suspects --test --workers"
     ),
+    "export": "--force --help --json --out",
     "predict": "--device --help --json --out --top",
     "report": "--compare-to --allow-missing --alpha --baseline --budget --check --cols --epoch "
     "--figure --format --help --json --loss "
