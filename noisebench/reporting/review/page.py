@@ -11,7 +11,7 @@ from ...core.progress import ProgressCallback, silent
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A near image whose given label differs: its index, given class and path (as of ReviewItem)."""
+    """A near image whose given label differs: its index, given class and id, as of ReviewItem."""
 
     index: int
     given: int
