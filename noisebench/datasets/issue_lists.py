@@ -29,7 +29,7 @@ _DECISION = "decision"
 UNDECIDED = "undecided"
 DECISIONS = ("keep", "drop", "relabel", UNDECIDED)
 # columns without effect
-_IGNORED = {"rank", "score", "split", "label_quality", "label_score"}
+_IGNORED = {"rank", "score", "split", "label_quality", "label_score", "confident"}
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _TABLES, _ARRAYS = (".csv", ".tsv"), (".npy", ".txt", ".json")
 _EMPTY = "it lists no example"

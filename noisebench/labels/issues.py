@@ -166,13 +166,18 @@ def verified_or_dropped(manifest: Manifest) -> np.ndarray:
     return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
-def write_suspects(path: Path, labels: LabelQuality, manifest: Manifest) -> int:
-    """Write a CSV of the label issues; returns their number.
+def write_suspects(
+    path: Path, labels: LabelQuality, manifest: Manifest, confident: np.ndarray | None = None
+) -> np.ndarray:
+    """Write a CSV of the label issues; returns these examples (m,), in order.
 
     Columns: rank, index, path if the examples are files, given_label and predicted_label by
-    name, label_quality, split if there is a validation split.
+    name, label_quality, confident if given, split if there is a validation split. confident (N,):
+    mask of the issues that come first.
     """
     listed = label_issues(labels, verified_or_dropped(manifest))
+    if confident is not None:
+        listed = listed[np.argsort(~confident[listed], kind="stable")]
     names = [as_cell(name) for name in manifest.meta["classes"]]
     columns: dict[str, list[Any]] = {
         "rank": list(range(1, len(listed) + 1)),
@@ -183,10 +188,12 @@ def write_suspects(path: Path, labels: LabelQuality, manifest: Manifest) -> int:
     columns["given_label"] = [names[k] for k in manifest.labels[listed]]
     columns["predicted_label"] = [names[k] for k in labels.suggested[listed]]
     columns["label_quality"] = [f"{quality:.6f}" for quality in labels.quality[listed]]
+    if confident is not None:
+        columns["confident"] = confident[listed].tolist()
     if manifest.val is not None:
         columns["split"] = ["val" if held_out else "train" for held_out in manifest.val[listed]]
     write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
-    return len(listed)
+    return listed
 
 
 def precision_text(labels: LabelQuality, manifest: Manifest) -> dict[str, Any]:
