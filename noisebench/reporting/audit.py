@@ -195,7 +195,8 @@ def audit_sections(document: dict[str, Any], sizes: str) -> list[Section]:
         Section(
             "Which method",
             (
-                f"Accuracy on the given labels in {FOLDS}-fold cross-validation. The test accuracy is not used to choose. Of methods that are not "
+                f"Accuracy on the given labels in {FOLDS}-fold cross-validation. The test accuracy "
+                "is not used to choose. Of methods that are not "
                 "distinguishable from the best, the simplest is recommended.",
             ),
             ("method", "accuracy", "95 % interval", "best minus this", test),
