@@ -254,7 +254,7 @@ def picture_of(images: Images) -> Callable[[int], bytes | None]:
     def from_array(index: int) -> bytes | None:
         from PIL import Image
 
-        pixels, file = np.asarray(images.train_images[index]), io.BytesIO()
+        pixels, file = np.asarray(images.train_images[index : index + 1])[0], io.BytesIO()
         Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "png")
         return file.getvalue()
 
