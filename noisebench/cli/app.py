@@ -26,6 +26,7 @@ from .corrupt import corrupt
 from .evaluate import evaluate
 from .listing import list_
 from .options import Command, Globals, refuse
+from .predict import predict
 from .report import report
 from .run import run
 from .train import TRAIN_SETTINGS, train
@@ -65,6 +66,7 @@ app = typer.Typer(
 app.command(cls=Command)(corrupt)
 app.command(cls=Command, context_settings=TRAIN_SETTINGS)(train)
 app.command(cls=Command)(evaluate)
+app.command(cls=Command)(predict)
 app.command(cls=Command)(report)
 app.command(cls=Command)(run)
 app.command(cls=Command)(audit)

@@ -169,7 +169,7 @@ def evaluate(
     Accuracy, calibration, accuracy per class, and detection of incorrect labels.
     """
     options: Globals = context.obj
-    folders = [_folder(name, options.workspace / "runs") for name in runs]
+    folders = [run_folder(name, options.workspace / "runs") for name in runs]
     _check_effects(context.params)
     inference = Inference(options.open(workers), manifest, device, test, options.quiet)
     if verify:
@@ -249,7 +249,7 @@ def _check_effects(given: dict[str, Any]) -> None:
     )
 
 
-def _folder(name: str, runs: Path) -> RunFolder:
+def run_folder(name: str, runs: Path) -> RunFolder:
     """The run directory of a path, a name or a key."""
     from ..experiments.backbones import find_run
     from ..runs.folder import RunFolder

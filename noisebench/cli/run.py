@@ -213,6 +213,7 @@ def run(
     from ..experiments.suite import find_suite
     from ..reporting import finished_runs
     from ..runs.queue import (
+        compute_features,
         image_sentences,
         make_packs,
         mark_done,
@@ -295,6 +296,8 @@ def run(
             quiet=options.quiet,
         )
     elif todo:
+        if executor == "local":
+            compute_features(workspace, runs, device)
         ended = _execute(options, pool, batches, todo, logger, limit=limit, fail_fast=fail_fast)
     for item in chosen:  # partial files of interrupted commands
         item.folder.clean_up()

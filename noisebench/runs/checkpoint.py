@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from ..training.trainer import EpochResult, Trainer
 
 _CHECKPOINT_EVERY = 30.0  # seconds between checkpoints; lost if the process is killed
-# multiple of the last checkpoint's duration: checkpoints take at most a twentieth of the time
-_CHECKPOINT_COST = 20.0
+# multiple of the last checkpoint's duration: checkpoints take at most 2 % of the time
+_CHECKPOINT_COST = 50.0
 # messages of torch and of other processes
 _NO_MEMORY = "out of memory", "can't allocate memory", "not enough memory", "memoryerror"
 _NEEDS_MEMORY = (

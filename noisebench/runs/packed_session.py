@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..datasets import Images
 from ..errors import DataError, NoisebenchError, RunFailed, RunTaken
@@ -20,6 +20,9 @@ from .checkpoint import RunOptions, RunTimer, save
 from .folder import RunFolder
 from .result import finalize_run
 from .session import RunSession, make_trainer, record_failure
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 OnResult = Callable[[int, "dict[str, Any] | NoisebenchError"], object]
 """Called once for each run, with its number and its record, or the error that ended it."""
@@ -44,6 +47,7 @@ class Slot:
     session: RunSession
     on_result: OnResult
     ended: bool = False
+    train_log_p: Tensor | None = None  # (N, K), at the end, if the pack predicts for all its runs
 
     @property
     def position(self) -> tuple[int, int, int, int]:
@@ -70,11 +74,15 @@ class Slot:
     def finish(self) -> None:
         session = self.session
         try:
-            self.end(
-                finalize_run(
-                    session.run, session.images, session.folder, session.trainer, session.state
-                )
+            record = finalize_run(
+                session.run,
+                session.images,
+                session.folder,
+                session.trainer,
+                session.state,
+                train_log_p=self.train_log_p,
             )
+            self.end(record)
         except DataError as error:  # as above
             self.end(error)
 
@@ -206,6 +214,8 @@ def _run_epochs(slots: list[Slot]) -> list[Slot]:
         ]
         if all(slot.ended for slot in slots):  # other processes took over all remaining runs
             break
+    for slot, log_p in zip(slots, pack.train_log_p() or (), strict=False):
+        slot.train_log_p = log_p
     return [slot for slot in slots if not slot.ended]
 
 

@@ -239,6 +239,15 @@ class Pack:
     width: int
 
 
+def compute_features(workspace: Workspace, runs: Iterable[RunConfig], device: str) -> None:
+    """Compute the features that runs train on, where they are missing: with all cores, of which a
+    worker has only a part.
+    """
+    known = {(r.data_sha256, r.source_sha256, r.features): r for r in runs if r.features}
+    for run in known.values():
+        workspace.training_images(run, device)
+
+
 def pack_key(run: RunConfig) -> str | None:
     """A text that is equal for runs that can share a pack; None for a run that trains by itself.
 
@@ -386,10 +395,11 @@ def _measure(
     workspace: Workspace, packs: Sequence[Pack], kind: tuple[Any, ...], width: int, device: str
 ) -> float:
     """Measured seconds per epoch of a run of this kind, in a pack of this width."""
-    runs = [
-        item.run for pack in packs for item in pack.items if _kind(item.run, pack.width) == kind
+    of_packs = [
+        [item.run for item in pack.items if _kind(item.run, pack.width) == kind] for pack in packs
     ]
-    runs = [run for run in runs if run.recipe == runs[0].recipe][:width]
+    runs = next(filter(None, of_packs))  # of one pack: those of several may differ in their images
+    runs = [run for run in runs if run.recipe == runs[0].recipe]
     trainers: list[Trainer] = []
     for run in runs:
         images = workspace.training_images(run, device)

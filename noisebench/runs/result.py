@@ -24,6 +24,8 @@ from .checkpoint import RunState
 from .folder import SCHEMA, RunFolder
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..training.trainer import EpochResult, Trainer
 
 _MEAN_OF_LAST = 10  # epochs
@@ -63,12 +65,19 @@ def epoch_metrics(
 
 
 def finalize_run(
-    run: RunConfig, images: Images, folder: RunFolder, trainer: Trainer, state: RunState
+    run: RunConfig,
+    images: Images,
+    folder: RunFolder,
+    trainer: Trainer,
+    state: RunState,
+    *,
+    train_log_p: Tensor | None = None,
 ) -> dict[str, Any]:
-    """Write all files of a finished run; returns its record. Raises RunTaken if another process
-    took over the run, RunFailed if an example has no finite prediction.
+    """Write all files of a finished run; returns its record. train_log_p (n, K): of the training
+    examples, if known. Raises RunTaken if another process took over the run, RunFailed if an
+    example has no finite prediction.
     """
-    train = _predict_all(run.manifest, images, trainer, state.last_epoch)
+    train = _predict_all(run.manifest, images, trainer, state.last_epoch, train_log_p)
     num_tests = len(state.last_epoch.test_log_p)
     if num_tests != run.dataset.n_test:
         raise RunFailed(
@@ -162,7 +171,11 @@ def _estimates_and_truth(run: RunConfig, estimated: Estimates) -> dict[str, Any]
 
 
 def _predict_all(
-    manifest: Manifest, images: Images, trainer: Trainer, end: EpochResult
+    manifest: Manifest,
+    images: Images,
+    trainer: Trainer,
+    end: EpochResult,
+    train_log_p: Tensor | None,
 ) -> Predictions:
     """The predictions for every example of the manifest, in its order, including the validation
     split and dropped examples. Computed in batches: log_p (N, K) of a million examples and a
@@ -171,7 +184,9 @@ def _predict_all(
     import torch
 
     ranks = trainer.ranks
-    parts = [(manifest.in_training, trainer.predict_parts(trainer.train))]
+    known = None if train_log_p is None else trainer.strategy.predict([train_log_p])
+    of_training = trainer.predict_parts(trainer.train) if known is None else iter([known])
+    parts = [(manifest.in_training, of_training)]
     if manifest.val is not None and end.val_log_p is not None:
         rows = end.val_log_p[ranks.local_slice(len(end.val_log_p))]
         parts.append((manifest.val, iter([torch.from_numpy(rows)])))

@@ -90,7 +90,8 @@ class D2L(Strategy):
         log_p = outputs[0][0].log_p.detach()
         return [
             Supervision(
-                trust * one_hot(batch.labels, log_p) + (1 - trust) * one_hot(log_p.argmax(1), log_p)
+                trust * one_hot(batch.labels, log_p)
+                + (1 - trust) * one_hot(log_p.max(1).indices, log_p)
             )
         ]
 

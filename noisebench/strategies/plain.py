@@ -57,5 +57,5 @@ class Bootstrap(Strategy):
         given = one_hot(batch.labels, log_p)
         # The soft target is not detached: the paper's cost is -sum (beta y + (1 - beta) q) log q, a
         # minimum-entropy term.
-        predicted = log_p.exp() if self.kind == "soft" else one_hot(log_p.argmax(1), log_p)
+        predicted = log_p.exp() if self.kind == "soft" else one_hot(log_p.max(1).indices, log_p)
         return [Supervision(self.beta * given + (1 - self.beta) * predicted)]

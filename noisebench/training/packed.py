@@ -18,7 +18,7 @@ from torch import Tensor
 from ..errors import RunFailed
 from ..strategies import Batch
 from .images import InMemoryFeatures, InMemoryImages
-from .inference import autocast, every, repeatable
+from .inference import ImageSource, autocast, every, repeatable
 from .networks.packed import pack_networks
 from .optimizer import SGD
 from .state import OnlinePredictions, finite_probe
@@ -27,6 +27,7 @@ from .trainer import EpochResult, Trainer
 # numbers: tensors with a multiple of this size are computed in full vectors, without a remainder
 # that is rounded differently
 _VECTOR = 64
+_MAX_PREDICTIONS = 1 << 29  # numbers, 2 GB
 
 
 class PackedTrainer:
@@ -92,7 +93,7 @@ class PackedTrainer:
                 self._all[row].end_training()
             except RunFailed as failure:
                 results[row] = failure
-        log_p = self._test_log_p()
+        log_p = self._log_p(self.first.test)
         for row in [row for row in self.running if row not in results]:
             trainer = self._all[row]
             try:
@@ -127,15 +128,15 @@ class PackedTrainer:
         self._flips = torch.stack(flips) if flips else None
         self._costs = torch.stack([state.costs for state in states])
         self._finite_probes = torch.stack([state.finite_probes for state in states])
-        predictions = [state.predictions for state in states]
-        self._online = OnlinePredictions(self._labels, predictions[0].whole.shape[1])
+        self._online = OnlinePredictions(self._labels, states[0].online.kept)
         self._rows = torch.tensor(self.running, device=self._device)
         for row in self.running:
             state = self._states[row]
             state.costs, state.finite_probes = self._costs[row], self._finite_probes[row]
+            single = state.predictions if state.step else None  # of steps before a checkpoint
             state.online, state.online_row = self._online, row
-            for packed, single in zip(state.predictions, predictions[row], strict=True):
-                packed.copy_(single)
+            for packed, part in zip(state.predictions, single, strict=True) if single else ():
+                packed.copy_(part)
         # One call for adjacent runs of equal loss and strategy, if the strategy is stateless.
         self._pools: list[list[int]] = []
         for row in self.running:
@@ -179,9 +180,13 @@ class PackedTrainer:
         with autocast(self._device, self._precision):
             logits = self.network(_side_by_side(images)).float()
         logits.retain_grad()
+        # (B, K) of each run; of a shared product (K, B), as it lies in memory
+        of_runs = (logits.transpose(1, 2) if self._shared else logits).unbind()
         objectives = []
         for pool, batch in zip(pools, batches, strict=True):
-            pool_logits = logits[pool[0] : pool[-1] + 1].flatten(0, 1)
+            parts = [of_runs[row] for row in pool]
+            pool_logits = torch.cat(parts, int(self._shared)) if len(parts) > 1 else parts[0]
+            pool_logits = pool_logits.T if self._shared else pool_logits
             step_of_first = self._all[pool[0]].training_step
             objectives.append(step_of_first.objective(batch, [[pool_logits]], len(pool)))
         objective = torch.cat(objectives)
@@ -224,16 +229,29 @@ class PackedTrainer:
             if wrong[step] and not wrong[:step].any() and state.nonfinite_weights():
                 state.finite_probes[step - 1] = torch.nan
 
+    def train_log_p(self) -> list[Tensor] | None:
+        """log_p (N, K) of every running trainer on the features that all share; None if they share
+        no batches, or if the predictions would take more than 2 GB.
+        """
+        numbers = len(self._filled) * len(self._images) * self.first.task.num_classes
+        if not self._shared or numbers > _MAX_PREDICTIONS:
+            return None
+        log_p = self._log_p(self._images)
+        return [log_p[row] for row in self.running]
+
     @torch.no_grad()
-    def _test_log_p(self) -> Tensor:
-        """log_p (R, M, K) of every network on the test images."""
+    def _log_p(self, images: ImageSource) -> Tensor:
+        """log_p (R, M, K) of every network on the same images."""
         self.network.eval()
         logits = []
         with autocast(self._device, self._precision):
-            for images in every(self.first.test):
-                repeated = images.expand(len(self._filled), *images.shape)
+            for batch in every(images):
+                repeated = batch.expand(len(self._filled), *batch.shape)
                 logits.append(self.network(_side_by_side(repeated)).float())
         self.network.train()
+        if self._shared:  # with the classes first, as they lie in memory, softmax is much faster
+            classes_first = torch.cat([part.transpose(1, 2) for part in logits], 2)
+            return classes_first.log_softmax(1).transpose(1, 2)
         return torch.cat(logits, 1).log_softmax(2)
 
 

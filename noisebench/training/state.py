@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,7 @@ def named_tensors(networks: Sequence[nn.Module], *, buffers: bool = False) -> di
 
 
 _SHOWN = 3  # examples of a batch that an error names
+_IN_CACHE = 1 << 18  # numbers, 1 MB: larger tensors of logits are read from memory in each pass
 _MAX_WAITING = 1 << 23  # numbers, 32 MB
 
 
@@ -77,8 +79,8 @@ class EpochPredictions(NamedTuple):
 
 
 class OnlinePredictions:
-    """Collects EpochPredictions for R runs in lockstep. A step only appends its logits; processing
-    them in every step would slow down small networks.
+    """Collects EpochPredictions for R runs in lockstep. Small steps only append their logits, since
+    processing them in every step would slow down small networks.
     """
 
     def __init__(self, labels: Tensor, num_classes: int) -> None:
@@ -86,15 +88,20 @@ class OnlinePredictions:
         100; 0: do not keep it.
         """
         self._labels = labels
-        kept = num_classes if num_classes <= DENSE else 0
-        p = torch.full(labels.shape, torch.nan, device=labels.device)
-        whole = torch.full((*labels.shape, kept), torch.nan, device=labels.device)
-        self._all = EpochPredictions(torch.full_like(labels, -1), p, p.clone(), whole, p.clone())
+        self.kept = num_classes if num_classes <= DENSE else 0
         self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._processed: list[tuple[Tensor, EpochPredictions]] = []
+
+    @cached_property
+    def _all(self) -> EpochPredictions:
+        p = torch.full(self._labels.shape, torch.nan, device=self._labels.device)
+        whole = p.new_full((*p.shape, self.kept), torch.nan)
+        return EpochPredictions(torch.full_like(self._labels, -1), p, p.clone(), whole, p.clone())
 
     def note(self, index: Tensor, logits: Tensor) -> None:
         """Note the logits (R, B, K), or (B, K) of one run, with their gradient, after the backward
-        pass. index (R, B) or (B,): the examples of the first rows; further rows are ignored.
+        pass; both may be changed. index (R, B) or (B,): the examples of the first rows; further
+        rows are ignored.
         """
         rows = index.shape[-1]
         kept = logits.detach()[..., :rows, :]
@@ -104,42 +111,69 @@ class OnlinePredictions:
         if rows < logits.shape[-2]:  # a step's cost is a mean over all rows
             grad = grad * (logits.shape[-2] / rows)
         self._waiting.append((index, kept, grad))
-        if len(self._waiting) * kept.numel() > _MAX_WAITING:
+        if len(self._waiting) * kept.numel() > _IN_CACHE:
             self._process()
 
     def of(self, run: int) -> EpochPredictions:
         """The predictions of one run, as views."""
-        if self._waiting:
-            self._process()
+        self._process()
+        self._write()
         return EpochPredictions(*(part[run] for part in self._all))
 
     def _process(self) -> None:
-        (runs, n), K = self._labels.shape, self._waiting[0][1].shape[-1]
-        # cat copies, so that logits and gradients can be changed in place
+        """Compute the predictions of the waiting steps."""
+        if not self._waiting:
+            return
+        (runs, _), K = self._labels.shape, self._waiting[0][1].shape[-1]
+        # with the classes before the examples, reductions over the classes run along vectors
         index = torch.cat([index.view(runs, -1) for index, _, _ in self._waiting], 1)
-        logits = torch.cat([logits.view(runs, -1, K) for _, logits, _ in self._waiting], 1)
-        grads = torch.cat([grad.view(runs, -1, K) for _, _, grad in self._waiting], 1)
+        logits, grads = (
+            _joined([step[part].view(runs, -1, K).transpose(1, 2) for step in self._waiting])
+            for part in (1, 2)
+        )
         sizes = torch.tensor([grad.shape[-2] for *_, grad in self._waiting], device=logits.device)
-        given = self._labels.gather(1, index)[..., None]
-        of_given = logits.gather(2, given)
-        # one search for the largest of the other logits gives the margin and the predicted class
-        of_other, other = logits.scatter_(2, given, -torch.inf).max(2, keepdim=True)
-        logits.scatter_(2, given, of_given)
-        margin = of_given - of_other
-        is_given = (margin > 0) | ((margin == 0) & (given < other))  # of equal logits the first
-        self._all.predicted.scatter_(1, index, torch.where(is_given, given, other)[..., 0])
-        self._all.margin.scatter_(1, index, margin[..., 0])
-        # softmax over few classes would take three times as long
-        p = logits.sub_(torch.maximum(of_given, of_other)).exp_()
-        p /= p.sum(2, keepdim=True)
-        self._all.p.scatter_(1, index, p.gather(2, given)[..., 0])
-        if self._all.whole.shape[2]:
-            rows = index + n * torch.arange(runs, device=index.device)[:, None]
-            self._all.whole.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
-        # a step's cost is a mean
-        norms = grads.abs_().sum(2)
-        self._all.gradient.scatter_(1, index, norms * sizes.repeat_interleave(sizes))
+        given = self._labels.gather(1, index)[:, None]  # (R, 1, n)
+        of_given = logits.gather(1, given)
+        of_other = logits.scatter_(1, given, -torch.inf).amax(1, keepdim=True)
+        logits.scatter_(1, given, of_given)
+        largest = torch.maximum(of_given, of_other)
+        # the first of equal logits; argmax would take ten times as long
+        ranks = torch.arange(K, 0, -1, dtype=torch.int32, device=logits.device)[:, None]
+        predicted = K - ((logits == largest) * ranks).amax(1)
+        p = logits.sub_(largest).exp_()
+        p /= p.sum(1, keepdim=True)
+        results = EpochPredictions(
+            predicted.long(),
+            p.gather(1, given)[:, 0],
+            # a step's cost is a mean
+            grads.abs_().sum(1) * sizes.repeat_interleave(sizes),
+            p if self.kept else p[:, :0],
+            (of_given - of_other)[:, 0],
+        )
         self._waiting.clear()
+        self._processed.append((index, results))
+        if len(self._processed) * logits.numel() > _MAX_WAITING:
+            self._write()
+
+    def _write(self) -> None:
+        """Write the processed predictions in the order of the examples, for many steps at once."""
+        if not self._processed:
+            return
+        index = torch.cat([index for index, _ in self._processed], 1)
+        parts = zip(*(results for _, results in self._processed), strict=True)
+        for name, part, target in zip(EpochPredictions._fields, parts, self._all, strict=True):
+            if name != "whole":
+                target.scatter_(1, index, torch.cat(part, 1))
+            elif self.kept:
+                runs, n, K = target.shape
+                rows = index + n * torch.arange(runs, device=index.device)[:, None]
+                p = torch.cat([of_step.transpose(1, 2) for of_step in part], 1)
+                target.view(-1, K).index_copy_(0, rows.flatten(), p.flatten(0, 1))
+        self._processed.clear()
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
 def gradient_of(logits: Tensor) -> Tensor:

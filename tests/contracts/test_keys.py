@@ -47,7 +47,7 @@ from noisebench.experiments.suite import find_suite
 from noisebench.labels.build import LabelRequest
 from noisebench.labels.manifest import Manifest
 from noisebench.losses import LOSSES
-from noisebench.noise import FILES, NOISES
+from noisebench.noise import FILES, NOISES, noise_options
 from noisebench.runs.queue import plan_suite
 from noisebench.runs.workspace import Workspace
 from noisebench.strategies import STRATEGIES, normal_strategy
@@ -604,7 +604,14 @@ GLOBAL = {
 
 def options_of(command: str | None) -> set[str]:
     found: Any = typer.main.get_command(app)
-    return {parameter.name for parameter in (found.commands[command] if command else found).params}
+    params = (found.commands[command] if command else found).params
+    # without those of plugins that other tests have loaded
+    added = {
+        name
+        for name, entry in noise_options().items()
+        if not entry.build.__module__.startswith("noisebench.")
+    }
+    return {parameter.name for parameter in params} - added
 
 
 def test_every_option_stands_on_one_side() -> None:

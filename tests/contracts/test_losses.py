@@ -191,6 +191,17 @@ def test_a_loss_is_a_float32_cost_of_every_class_and_rows_are_independent(K, cas
             torch.testing.assert_close(costs[2:4], cost(text, logits[2:4]), rtol=1e-6, atol=1e-6)
 
 
+def test_the_order_of_the_logits_in_memory_changes_no_cost(case):
+    logits = torch.cat([a_batch(6, 10), a_batch(6, 10, spread=20)])
+    classes_first = logits.T.contiguous().T
+    target = torch.arange(len(logits)) % 10
+    for text in variants_of(POINTWISE) + combined():
+        with case(loss=text):
+            for learn in (learned, learned_alone):
+                found, expected = learn(text, classes_first, target), learn(text, logits, target)
+                torch.testing.assert_close(found, expected, rtol=1e-5, atol=2e-6)
+
+
 def test_the_cost_of_one_class_is_its_cost_among_all(case):
     small = torch.cat([a_batch(6, 10), a_batch(6, 10, spread=20)])
     large = (

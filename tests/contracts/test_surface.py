@@ -40,6 +40,7 @@ OPTIONS = {
         "--verify "
         "--score --suspects --test --workers"
     ),
+    "predict": "--device --help --json --out --top",
     "report": "--compare-to --allow-missing --alpha --baseline --budget --check --cols --epoch "
     "--figure --format --help --json --loss "
     "--metric --out --published --ranks --rows --save-baseline --tolerance --filter",

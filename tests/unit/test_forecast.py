@@ -63,3 +63,10 @@ def test_a_run_that_diverges_is_planned_all_the_same(tmp_path: Path) -> None:
         < estimate_suite_seconds(Workspace(tmp_path), make_packs(items, items[:1]), [], 1, "cpu")
         < 600
     )
+
+
+def test_packs_with_different_validation_splits_are_measured_one_by_one(tmp_path: Path) -> None:
+    items = agenda(tmp_path, "quick", val_fraction=0.2, seeds=[0, 1])
+    packs = make_packs(items, items)
+    assert len(packs) > 7 and all(pack.width > 1 for pack in packs)
+    assert estimate_suite_seconds(Workspace(tmp_path), packs, [], 1, "cpu") > 0
