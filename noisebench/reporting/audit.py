@@ -44,6 +44,7 @@ def audit_document(
             for given, other, number in audit.confused_pairs()
         ],
     }
+    reviewed = shlex.quote(str(folder / "reviewed.csv"))
     methods = [
         {
             "method": score.method,
@@ -79,8 +80,9 @@ def audit_document(
         "next": [
             f"open {shlex.quote(str(folder / 'review.html'))}",
             f"noisebench corrupt --manifest {shlex.quote(str(manifest))} --suspects "
-            f"{shlex.quote(str(folder / 'review-decisions.csv'))}",
-            f"noisebench train {_method_option(audit.chosen.method)}{_features_options(audit)}",
+            f"{shlex.quote(str(folder / 'review-decisions.csv'))} -o {reviewed}",
+            f"noisebench train --manifest {reviewed} {_method_option(audit.chosen.method)}"
+            f"{_features_options(audit)}",
         ],
         "files": {
             "manifest": str(manifest),

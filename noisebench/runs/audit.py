@@ -40,8 +40,9 @@ FOLDS = 5
 _IMAGE_EPOCHS, _FEATURE_SIDE = 20, 128
 _SMALLEST = 24  # pixels of the shorter side from which convolutions are used
 _NETWORKS = ("resnet18", "resnet50", "tf_efficientnet_lite0")  # whose weights are looked for
-# P(given label is incorrect) of a confident issue; with predictions alone they must be surer
-_SURE, _SURE_ALONE = 0.97, 0.999
+# P(given label is incorrect) of a confident issue, from predictions and neighbours, and without
+# neighbours; and by each of the two if they are read as P(given label | image)
+_SURE, _SURE_ALONE, _SURE_CORRECTED = 0.95, 0.99, 0.8
 _FEWEST = 5  # examples with the suggested class as given label
 
 
@@ -67,8 +68,8 @@ class MethodScore:
 @dataclass(frozen=True)
 class Audit:
     """The result for a manifest of N examples. second: the estimates from neighbours and HOC, by
-    name; confident (N,): mask of the short list; differing: per example the near examples with
-    another given label, on features.
+    name; confident (N,): mask of the short list; neighbours: of the examples of the training split,
+    on features; predictions: out-of-fold, the mean of all methods.
     """
 
     manifest: Manifest
@@ -78,6 +79,7 @@ class Audit:
     second: dict[str, tuple[float, tuple[float, float]]]
     methods: tuple[MethodScore, ...]
     neighbours: Neighbours | None
+    predictions: Predictions
 
     @property
     def chosen(self) -> MethodScore:
@@ -247,7 +249,7 @@ def _combined(
         log_p = np.asarray(combined.dense, np.float64)[used]
         confident[used] = confident_issues(log_p, labels[used], estimates.transition, votes)
     confident &= quality.issues
-    return Audit(manifest, quality, confident, estimates, second, scores, near)
+    return Audit(manifest, quality, confident, estimates, second, scores, near, combined)
 
 
 def confident_issues(
@@ -255,19 +257,29 @@ def confident_issues(
 ) -> np.ndarray:
     """Mask (N,) of the labels that are incorrect with a high probability.
 
-    P(true class k | image, given label j) is proportional to p_k T_kj, with the transition matrix T
-    (K, K). p is the geometric mean of the out-of-fold predictions log_p (N, K) and, on features,
-    of the shares of the neighbours' labels, votes (N, K) as log p: their errors differ. A class
-    that fewer than five labels have is not suggested: too little is known of it.
+    By Bayes' rule P(true class k | image, given label j) is proportional to p_k T_kj, with the
+    transition matrix T (K, K). p is the geometric mean of the out-of-fold predictions log_p (N, K)
+    and, on features, of the shares of the neighbours' labels, votes (N, K) as log p: their errors
+    differ. Both are also read as P(given label | image) = p T, which is inverted, and each has to
+    agree. A class that fewer than five labels have is not suggested: too little is known of it.
     """
-    log_posterior = log_p if votes is None else (log_p + votes) / 2
-    log_posterior = log_posterior + np.log(np.maximum(transition[:, labels].T, 1e-12))
-    p = np.exp(log_posterior - log_posterior.max(1, keepdims=True))
-    p /= p.sum(1, keepdims=True)
-    incorrect = 1 - p[np.arange(len(labels)), labels]
-    known = np.bincount(labels, minlength=log_p.shape[1])[p.argmax(1)] >= _FEWEST
+    sources = [log_p] if votes is None else [log_p, votes]
+    sources = [np.exp(np.asarray(source, np.float64)) for source in sources]
+    inverse = np.linalg.pinv(transition)
+    mean = np.exp(np.mean([np.log(np.maximum(p, 1e-12)) for p in sources], 0))
+    readings = [mean, *(np.maximum(_normalized(p) @ inverse, 1e-6) for p in sources)]
+    posteriors = [
+        _normalized(_normalized(p) * np.maximum(transition[:, labels].T, 1e-12)) for p in readings
+    ]
+    incorrect, *corrected = [1 - p[np.arange(len(labels)), labels] for p in posteriors]
+    known = np.bincount(labels, minlength=log_p.shape[1])[posteriors[0].argmax(1)] >= _FEWEST
     mask: np.ndarray = known & (incorrect >= (_SURE_ALONE if votes is None else _SURE))
-    return mask
+    return mask & (np.min(corrected, 0) >= _SURE_CORRECTED)
+
+
+def _normalized(p: np.ndarray) -> np.ndarray:
+    shares: np.ndarray = p / p.sum(1, keepdims=True)
+    return shares
 
 
 def audit_folder(out: Path | None, root: Path, manifest: Path) -> Path:
