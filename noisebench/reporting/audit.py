@@ -12,13 +12,12 @@ import numpy as np
 
 from ..datasets import Images
 from ..datasets.images import opener
-from ..runs.audit import FOLDS, Audit
+from ..runs.audit import FOLDS, HIGH_RATE, Audit, reliable
 from .review import Neighbour, ReviewItem, Section
 
 SCHEMA = 1
 _MOST_NEAR = 4  # neighbours shown beside an image
 _MOST_ROWS = 20
-_RELIABLE = 0.6  # noise rate from which given labels are no basis for a recommendation
 
 
 def audit_document(
@@ -113,19 +112,27 @@ def _advice(audit: Audit, confident: int, listed: int) -> dict[str, Any]:
     if estimates is not None:
         low, high = estimates.interval
         rate = f"{estimates.rate:.1%} (95 % interval {low:.1%} to {high:.1%})"
-    if estimates is not None and estimates.rate >= _RELIABLE:
+    if estimates is not None and estimates.rate >= HIGH_RATE:
         text = (
             f"Estimated noise rate {rate}: most given labels may be incorrect, so neither the list "
             "nor the comparison of methods is reliable. Look at a random sample of labels first."
         )
         return {"text": text, "decision": "look first", "method": None}
+    if estimates is not None and not reliable(estimates):
+        text = (
+            f"Estimated noise rate {rate}: the predictions are too uncertain for the list and for "
+            "a comparison of methods. Give --features or more images, and look at a random sample "
+            "of labels first."
+        )
+        return {"text": text, "decision": "look first", "method": None}
     ties = [score.method for score in audit.methods if score.ties]
     tied = f"; not distinguishable: {', '.join(ties)}" if len(ties) > 1 else ""
     if confident:
-        what = f"look at the {confident} confident label issues first, then at the other "
-        what += f"{listed - confident}; do not relabel without looking"
+        what = f"look at the confident label issues ({confident}) first, then at the others "
+        what += f"({listed - confident}); do not relabel without looking"
     elif listed:
-        what = f"no label issue is confident: look at the {listed} issues before you change labels"
+        issues = "label issue" if listed == 1 else f"{listed} label issues"
+        what = f"look at the {issues} before you change labels; none is confident"
     else:
         what = "no label issue was found: nothing to change"
     text = f"Estimated noise rate {rate}; train with {chosen.method}{tied}; {what}."

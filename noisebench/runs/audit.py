@@ -44,6 +44,8 @@ _NETWORKS = ("resnet18", "resnet50", "tf_efficientnet_lite0")  # whose weights a
 # neighbours; and by each of the two if they are read as P(given label | image)
 _SURE, _SURE_ALONE, _SURE_CORRECTED = 0.95, 0.99, 0.8
 _FEWEST = 5  # examples with the suggested class as given label
+HIGH_RATE = 0.6  # noise rate from which given labels are no basis for a recommendation
+_UNCERTAIN = 0.3  # width of the rate's interval from which the predictions are none either
 
 
 @dataclass(frozen=True)
@@ -245,11 +247,17 @@ def _combined(
             second["hoc"] = found.rate, found.interval
         near = Neighbours(np.flatnonzero(used)[near.indices], near.similarities)
     confident = np.zeros(len(labels), bool)
-    if combined.dense is not None and estimates is not None:
+    if combined.dense is not None and estimates is not None and reliable(estimates):
         log_p = np.asarray(combined.dense, np.float64)[used]
         confident[used] = confident_issues(log_p, labels[used], estimates.transition, votes)
     confident &= quality.issues
     return Audit(manifest, quality, confident, estimates, second, scores, near, combined)
+
+
+def reliable(estimates: Estimates) -> bool:
+    """Whether the noise rate is certain and low enough to trust a list of label issues."""
+    low, high = estimates.interval
+    return estimates.rate < HIGH_RATE and high - low < _UNCERTAIN
 
 
 def confident_issues(

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from noisebench.cli import main
 from noisebench.datasets import Images
@@ -75,6 +76,58 @@ def test_an_incorrect_label_is_confident_only_where_predictions_and_neighbours_a
     assert confident_issues(sure, moved, transition, sure).nonzero()[0].tolist() == [0]
     against = np.log(np.full((30, 3), 0.001) + 0.997 * np.eye(3)[moved])
     assert not confident_issues(sure, moved, transition, against).any()
+
+
+def test_where_nothing_can_be_concluded_it_says_look_first(
+    digits: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path / "data"))
+    pixels = digits.train_images.reshape(len(digits.train_images), -1).astype(np.float32)
+    rng, true = np.random.default_rng(0), digits.train_labels[:400].astype(np.int64)
+    one = np.where(true == 9, 8, true)
+    one[0] = 9  # a class with one image
+    cases = {
+        "mostly_wrong": np.where(
+            rng.random(400) < 0.8, (true + rng.integers(1, 10, 400)) % 10, true
+        ),
+        "single": one,
+        "few": true[:12] % 2,
+    }
+    for name, labels in cases.items():
+        np.savez(f"{name}.npz", train_features=pixels[: len(labels)], train_labels=labels)
+        words = ["audit", f"{name}.npz", "--methods", "ce", "--epochs", "2", "--json"]
+        assert main(["-q", *words]) == 0, name
+        document = json.loads(capsys.readouterr().out)
+        assert document["advice"]["decision"] == "look first", name
+        assert document["issues"]["confident"] == 0, name
+
+
+def test_a_flat_folder_with_a_label_file_is_audited_on_its_images(
+    digits: Images,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path / "data"))
+    Path("fotos").mkdir()
+    rows = ["file,label"]
+    for i, (pixels, label) in enumerate(
+        zip(digits.train_images[:60], digits.train_labels[:60], strict=True)
+    ):
+        Image.fromarray(pixels.squeeze()).save(f"fotos/bild {i}.png")
+        rows.append(f"bild {i}.png,{'gerade' if label % 2 == 0 else 'größe'}")
+    Path("labels.csv").write_text("\n".join(rows), encoding="utf-8")
+    words = ["audit", "fotos", "--labels", "labels.csv", "--methods", "ce", "--epochs", "2"]
+    assert main(["-q", *words, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert {entry["class"] for entry in document["data"]["classes"]} == {"gerade", "größe"}
+    assert document["data"]["test_is_noisy"]
+    assert Path(document["files"]["page"]).is_file()
 
 
 def test_data_and_labels_are_named_once(capsys: pytest.CaptureFixture[str]) -> None:
