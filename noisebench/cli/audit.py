@@ -69,7 +69,7 @@ def audit(
             "--methods",
             metavar="NAMES",
             help="Methods to compare, simplest first, separated by commas.  [default: "
-            "ce,gce,sl,elr,ni_erm on features, else ce,gce,elr]",
+            "ce,gce,sl,elr on features, else ce,gce,elr]",
         ),
     ] = None,
     epochs: Annotated[

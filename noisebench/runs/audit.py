@@ -34,7 +34,7 @@ from .session import execute_run, judged, make_folds, make_trainer, train_folds
 from .workspace import Workspace
 
 # simplest first: of methods that are not distinguishable, the first is recommended
-ON_FEATURES = ("ce", "gce", "sl", "elr", "ni_erm")
+ON_FEATURES = ("ce", "gce", "sl", "elr")
 ON_IMAGES = ("ce", "gce", "elr")
 FOLDS = 5
 _IMAGE_EPOCHS, _FEATURE_SIDE = 20, 128
