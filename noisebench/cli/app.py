@@ -19,6 +19,7 @@ import typer.main
 from ..core.plugins import load_plugins
 from ..errors import NoisebenchError, RunFailed
 from ..training.distributed.processes import rank_info
+from .audit import audit
 from .completion import silent
 from .console import TaskProgress, say
 from .corrupt import corrupt
@@ -51,7 +52,7 @@ class Group(typer.core.TyperGroup):
 
 def declare_options() -> None:
     """Read the options that registries declare again."""
-    for command in (corrupt, train, evaluate, report, run):
+    for command in (corrupt, train, evaluate, report, run, audit):
         getattr(command, "declare", lambda: None)()
 
 
@@ -70,6 +71,7 @@ app.command(cls=Command)(predict)
 app.command(cls=Command)(export)
 app.command(cls=Command)(report)
 app.command(cls=Command)(run)
+app.command(cls=Command)(audit)
 app.command("list", cls=Command)(list_)
 
 

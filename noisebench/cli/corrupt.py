@@ -63,7 +63,8 @@ def corrupt(
             "Review",
             "--suspects",
             metavar="FILE",
-            help="List of label issues, written by evaluate --suspects or cleanlab: .csv, or "
+            help="List of label issues: .csv saved by a review page, whose decisions are applied; "
+            "or written by evaluate --suspects or cleanlab, with --drop or --relabel: .csv, or "
             "indices or flags as .npy, .txt, .json.",
         ),
     ] = None,
@@ -106,11 +107,12 @@ def corrupt(
 
     options: Globals = context.obj
     review = manifest is not None or suspects is not None or drop or relabel
-    incomplete = manifest is None or suspects is None or drop == relabel
+    incomplete = manifest is None or suspects is None or (drop and relabel)
     refuse(
         (
             review and incomplete,
-            "a review needs --manifest FILE, --suspects FILE, and either --drop or --relabel",
+            "a review needs --manifest FILE, --suspects FILE, and, unless the list has decisions, "
+            "either --drop or --relabel",
         ),
         *(_choice_rules(dataset, manifest, noise) if review else ()),
         (
@@ -148,7 +150,7 @@ def corrupt(
             workspace.root,
             workspace.tell,
         )
-        action = "drop" if drop else "relabel"
+        action = "drop" if drop else "relabel" if relabel else "decided"
         reviewed = review_manifest(clean, before, suspects, action, inputs)
         labels, path = reviewed.after, workspace.manifests / file_name(reviewed.after, data)
         summary = {**reviewed.summary, **({"notes": reviewed.notes} if reviewed.notes else {})}

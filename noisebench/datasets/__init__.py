@@ -3,7 +3,7 @@ noise."""
 
 from .checks import check_arrays, check_files, number_in
 from .images import FITS, Fitting, LazyImages
-from .issue_lists import read_review
+from .issue_lists import UNDECIDED, read_review
 from .label_files import (
     Annotations,
     LabelTable,
@@ -35,6 +35,7 @@ __all__ = [
     "DATASETS",
     "FITS",
     "HUMAN",
+    "UNDECIDED",
     "Annotations",
     "Dataset",
     "Fitting",

@@ -133,7 +133,8 @@ class Listed:
 
     clean (N,): verified labels, -1 for the others; None if none were verified. fair: whether the
     verified labels are a random sample, including incorrect ones, so that they give a noise rate.
-    decisions: what was skipped and chosen, one line each; notes: how a table was read.
+    decisions: what was skipped and chosen, one line each; notes: how a table was read. reserved:
+    whether the test part is a random part of the only one.
     """
 
     train: ImageIndex
@@ -145,6 +146,7 @@ class Listed:
     fair: bool = True
     decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    reserved: bool = False
 
 
 def opener(index: ImageIndex) -> Opener:

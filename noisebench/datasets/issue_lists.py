@@ -25,8 +25,11 @@ GIVEN, PREDICTED = "given_label", "predicted_label"
 _OLD_NAMES = {"recorded": GIVEN, "suggested": PREDICTED}
 _KEYS = ("path", "index")
 _ISSUE = "is_label_issue"
+_DECISION = "decision"
+UNDECIDED = "undecided"
+DECISIONS = ("keep", "drop", "relabel", UNDECIDED)
 # columns without effect
-_IGNORED = {"rank", "score", "split", "label_quality", "label_score"}
+_IGNORED = {"rank", "score", "split", "label_quality", "label_score", "confident"}
 _FLAGS = {"true": True, "1": True, "1.0": True, "false": False, "0": False, "0.0": False}
 _TABLES, _ARRAYS = (".csv", ".tsv"), (".npy", ".txt", ".json")
 _EMPTY = "it lists no example"
@@ -34,13 +37,15 @@ _EMPTY = "it lists no example"
 
 def read_review(
     path: Path, shape: Shape, given: np.ndarray, sha256: str | None = None
-) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...]]:
-    """Returns the listed examples (m,), their predicted classes (m,) (None if the list has none),
-    and notes on how it was read. Raises DataError, naming the line.
+) -> tuple[np.ndarray, np.ndarray | None, tuple[str, ...], np.ndarray | None]:
+    """Returns the listed examples (m,), their predicted classes (m,), notes on how it was read, and
+    the decision about each example (m,), one of DECISIONS; None for a list without classes or
+    decisions. Raises DataError, naming the line.
 
     A table has the columns given_label and predicted_label, like cleanlab's, or recorded and
-    suggested, as in older versions; its given labels must equal `given` (N,). An array contains
-    indices of examples, or a flag for each.
+    suggested, as in older versions; its given labels must equal `given` (N,). The column decision,
+    of the review page, is optional; an empty cell is undecided. An array contains indices of
+    examples, or a flag for each.
     """
     suffix = path.suffix.lower()
     if suffix not in (*_TABLES, *_ARRAYS):
@@ -51,7 +56,7 @@ def read_review(
     with errors_of(path):
         if suffix in _ARRAYS:
             note = "the list does not contain the labels that it belongs to"
-            return _from_array(raw, suffix, shape), None, (note,)
+            return _from_array(raw, suffix, shape), None, (note,), None
         columns, lines = _read_table(decode(raw), shape.n)
         examples, key = _examples(columns, lines, shape)
         given = given[examples]
@@ -76,10 +81,22 @@ def read_review(
             raise ValueError(_EMPTY)
         columns[PREDICTED] = [columns[PREDICTED][at] for at in issues]
         predicted = _classes(columns, [lines[at] for at in issues], PREDICTED, shape)
-    used = {GIVEN, PREDICTED, *_KEYS, *_IGNORED, _ISSUE, key}
+        decisions = None
+        if _DECISION in columns:
+            words = [cell.lower() or UNDECIDED for cell in columns[_DECISION]]
+            if (unknown := ~np.isin(words, DECISIONS)).any():
+                at = int(unknown.argmax())
+                raise ValueError(
+                    f"line {lines[at]}: {_DECISION} must be one of {', '.join(DECISIONS)}, not "
+                    f"{words[at]!r}"
+                )
+            decisions = np.array(words)[issues]
+            if (decisions == UNDECIDED).all():
+                raise ValueError("it has no decision: all its examples are undecided")
+    used = {GIVEN, PREDICTED, *_KEYS, *_IGNORED, _ISSUE, _DECISION, key}
     unused = [name or "''" for name in columns if name not in used]
     notes = (f"not used: {', '.join(unused)}",) if unused else ()
-    return examples[issues], predicted, notes
+    return examples[issues], predicted, notes, decisions
 
 
 def _from_array(raw: bytes, suffix: str, shape: Shape) -> np.ndarray:
@@ -197,7 +214,7 @@ def _examples(
     if not by and "path" in columns:
         raise ValueError("its key is path, but the examples of this data set have no paths")
     if not by:
-        ignored = {GIVEN, PREDICTED, *_IGNORED, _ISSUE}
+        ignored = {GIVEN, PREDICTED, *_IGNORED, _ISSUE, _DECISION}
         others = {name: cells for name, cells in columns.items() if name not in ignored}
         key = find_key(others, shape, needed)
         if key is not None and (key[1].examples >= 0).all():

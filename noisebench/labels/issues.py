@@ -15,7 +15,7 @@ import numpy as np
 from ..core.expressions import Call
 from ..core.files.atomic import write_text
 from ..core.sanitize import as_cell, as_csv, path_as_cell
-from ..datasets import ImageArray, Labels
+from ..datasets import UNDECIDED, ImageArray, Labels
 from ..errors import DataError
 from ..metrics import scores
 from ..metrics.feature_neighbours import (
@@ -27,7 +27,7 @@ from ..metrics.feature_neighbours import (
 )
 from ..metrics.predictions import Predictions
 from ..noise import NOISES, NoisyLabels, normal_noise
-from ..noise.given import DROP, after_review
+from ..noise.given import DROP, RELABEL, after_review
 from .build import DatasetInputs, as_recorded, rates
 from .manifest import Manifest
 
@@ -166,13 +166,18 @@ def verified_or_dropped(manifest: Manifest) -> np.ndarray:
     return ~manifest.included if manifest.trusted is None else ~manifest.included | manifest.trusted
 
 
-def write_suspects(path: Path, labels: LabelQuality, manifest: Manifest) -> int:
-    """Write a CSV of the label issues; returns their number.
+def write_suspects(
+    path: Path, labels: LabelQuality, manifest: Manifest, confident: np.ndarray | None = None
+) -> np.ndarray:
+    """Write a CSV of the label issues; returns these examples (m,), in order.
 
     Columns: rank, index, path if the examples are files, given_label and predicted_label by
-    name, label_quality, split if there is a validation split.
+    name, label_quality, confident if given, split if there is a validation split. confident (N,):
+    mask of the issues that come first.
     """
     listed = label_issues(labels, verified_or_dropped(manifest))
+    if confident is not None:
+        listed = listed[np.argsort(~confident[listed], kind="stable")]
     names = [as_cell(name) for name in manifest.meta["classes"]]
     columns: dict[str, list[Any]] = {
         "rank": list(range(1, len(listed) + 1)),
@@ -183,10 +188,12 @@ def write_suspects(path: Path, labels: LabelQuality, manifest: Manifest) -> int:
     columns["given_label"] = [names[k] for k in manifest.labels[listed]]
     columns["predicted_label"] = [names[k] for k in labels.suggested[listed]]
     columns["label_quality"] = [f"{quality:.6f}" for quality in labels.quality[listed]]
+    if confident is not None:
+        columns["confident"] = confident[listed].tolist()
     if manifest.val is not None:
         columns["split"] = ["val" if held_out else "train" for held_out in manifest.val[listed]]
     write_text(path, as_csv([columns, *zip(*columns.values(), strict=True)]))
-    return len(listed)
+    return listed
 
 
 def precision_text(labels: LabelQuality, manifest: Manifest) -> dict[str, Any]:
@@ -237,8 +244,9 @@ class Reviewed:
 def review_manifest(
     data: Labels, before: Manifest, suspects: Path, action: str, outside: DatasetInputs
 ) -> Reviewed:
-    """Drop or relabel the listed examples; the validation split is not dropped. Raises DataError if
-    the list does not fit the manifest, contains a trusted label, or leaves no training example.
+    """Drop or relabel the listed examples, or do what the list decides about each; the validation
+    split is not dropped. Raises DataError if the list does not fit the manifest, changes a trusted
+    label, or leaves no training example.
     """
     before.verify(data.labels, data.ids, classes=data.dataset.num_classes)
     call = normal_noise(
@@ -249,14 +257,23 @@ def review_manifest(
         )
     )
     review = outside.review(str(suspects), None, before.labels)
-    if before.trusted is not None and (verified := before.trusted[review.examples]).any():
+    effective = np.ones(len(review.examples), bool)
+    notes = review.notes
+    if review.decisions is not None:
+        effective = np.isin(review.decisions, (DROP, RELABEL))
+        if count := int((review.decisions == UNDECIDED).sum()):
+            notes = (*notes, f"not changed: {count} of {len(review.examples)}, which are undecided")
+    changed = review.examples[effective]
+    if before.trusted is not None and (verified := before.trusted[changed]).any():
         raise DataError(
-            f"{suspects}: the label of example {review.examples[verified][0]} is trusted "
+            f"{suspects}: the label of example {changed[verified][0]} is trusted "
             "(verified): delete its line"
         )
     noisy = NoisyLabels(before.labels, source=before.source, dropped=before.dropped)
     noisy = after_review(noisy, action, review)
-    if action == DROP and before.val is not None and noisy.dropped is not None:
+    if action != RELABEL and before.val is not None and noisy.dropped is not None:
+        if count := int((noisy.dropped & before.val).sum()):
+            notes = (*notes, f"not dropped: {count} of the validation split")
         noisy = replace(noisy, dropped=noisy.dropped & ~before.val)
     # the list is stored without its directory; the inner noise as in the manifest
     named = as_recorded(replace(call, args=()), NoisyLabels(noisy.labels))
@@ -277,4 +294,4 @@ def review_manifest(
             f"{suspects} lists every training example: no example would remain for training"
         )
     changed = np.flatnonzero((after.labels != before.labels) | (after.included != before.included))
-    return Reviewed(before, after, len(review.examples), changed, review.notes)
+    return Reviewed(before, after, len(review.examples), changed, notes)

@@ -27,7 +27,7 @@ from .registry import (
 from .sampling import OVER, complete_counts, expected, grouped, members, uniforms
 
 OWN = "own"  # instead of a file: the data set's labels unchanged
-DROP, RELABEL = ACTIONS = ("drop", "relabel")
+DROP, RELABEL, DECIDED = ACTIONS = ("drop", "relabel", "decided")
 _SHORT = {
     "aggre": "aggre_label",
     "random1": "random_label1",
@@ -199,11 +199,11 @@ def reviewed(
 ) -> NoisyLabels:
     """Labels after a review of label issues, listed by `noisebench evaluate --suspects`.
 
-    Delete the lines whose given label is correct from the list first.
+    Decide about each line first, or delete the lines whose given label is correct.
 
     - noise: the noise before the review.
-    - action: relabel, each listed example gets its predicted label; or drop, the listed examples
-      are excluded from training.
+    - action: relabel, each listed example gets its predicted label; drop, the listed examples
+      are excluded from training; or decided, keep, drop or relabel by the list's column decision.
     - suspects: the list (.csv), cleanlab's table, or indices or flags (.npy, .txt, .json).
     - sha256: prefix of the list's checksum, which is verified; manifests contain it.
     """
@@ -213,18 +213,30 @@ def reviewed(
 
 def after_review(noisy: NoisyLabels, action: str, review: Review) -> NoisyLabels:
     """Applies a reviewed list to noisy labels; the nominal rate and T of the result are unknown."""
+    if action == DECIDED and review.decisions is None:
+        raise DataError("the list has no column decision: give either --drop or --relabel")
+    if action != DECIDED and review.decisions is not None:
+        raise DataError(
+            f"the list has decisions, which --{action} would replace: omit --{action}, or delete "
+            "the column decision"
+        )
+    if action == RELABEL and review.suggested is None:
+        raise DataError(
+            "the list has no predicted labels: drop the listed examples, or use a table "
+            "with a column predicted_label"
+        )
+    decisions = review.decisions
+    if decisions is None:
+        decisions = np.full(len(review.examples), action)
     facts = {key: value for key, value in noisy.facts.items() if key != "rates"}
-    left = replace(noisy, nominal_rate=None, transition=None, facts=facts)
-    if action == RELABEL:
-        if review.suggested is None:
-            raise DataError(
-                "the list has no predicted labels: drop the listed examples, or use a table "
-                "with a column predicted_label"
-            )
-        labels = noisy.labels.copy()
-        labels[review.examples] = review.suggested
-        return replace(left, labels=labels)
-    dropped = np.isin(np.arange(len(noisy.labels)), review.examples)
-    if noisy.dropped is not None:
-        dropped |= noisy.dropped
-    return replace(left, dropped=dropped)
+    labels, dropped = noisy.labels.copy(), noisy.dropped
+    relabelled = decisions == RELABEL
+    if review.suggested is not None:
+        labels[review.examples[relabelled]] = review.suggested[relabelled]
+    if (decisions == DROP).any():
+        dropped = np.isin(np.arange(len(labels)), review.examples[decisions == DROP])
+        if noisy.dropped is not None:
+            dropped |= noisy.dropped
+    return replace(
+        noisy, labels=labels, dropped=dropped, nominal_rate=None, transition=None, facts=facts
+    )

@@ -159,12 +159,14 @@ class NoisyLabels:
 @dataclass(frozen=True)
 class Review:
     """A reviewed list of label issues: its examples (m,), the predicted label of each (None if the
-    list has none), and notes on how the list was read.
+    list has none), notes on how the list was read, and the decision about each (m,), `keep`,
+    `drop`, `relabel` or `undecided` (None if the list has none).
     """
 
     examples: np.ndarray
     suggested: np.ndarray | None
     notes: tuple[str, ...] = ()
+    decisions: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

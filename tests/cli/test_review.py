@@ -91,6 +91,54 @@ def test_dropped_examples_keep_their_rows_and_are_neither_trained_on_nor_counted
     after.verify(DIGITS.labels)
 
 
+def decide(path: Path, decisions: list[str]) -> Path:
+    """Adds the column decision to a list."""
+    pd.read_csv(path).assign(decision=decisions).to_csv(path, index=False)
+    return path
+
+
+def test_each_example_is_changed_as_decided(tmp_path: Path) -> None:
+    noisy = labels_of(val_fraction=0.2)
+    assert noisy.val is not None
+    train, val = (np.flatnonzero(part) for part in (~noisy.val, noisy.val))
+    which = np.array([*train[:5], *val[:2]])
+    decisions = ["keep", "drop", "Relabel", "undecided", "", "drop", "relabel"]
+    suggested = (noisy.labels[which] + 1) % 10
+    path = decide(listing(tmp_path / "s.csv", noisy, which, suggested), decisions)
+    done = review(noisy, path, "decided")
+    expected = noisy.labels.copy()
+    expected[which[[2, 6]]] = suggested[[2, 6]]
+    np.testing.assert_array_equal(done.after.labels, expected)
+    assert np.flatnonzero(~done.after.included).tolist() == [which[1]]
+    assert done.changed.tolist() == sorted(which[[1, 2, 6]])
+    assert [note.split()[:3] for note in done.notes] == [["not", "changed:", "2"], ["not", "dropped:", "1"]]  # fmt: skip
+    again = review(done.after, decide(listing(path, done.after, which[:1]), ["keep"]), "decided")
+    assert not len(again.changed) and again.after.labels.tolist() == expected.tolist()
+
+
+def test_decisions_and_one_action_for_all_exclude_each_other(tmp_path: Path) -> None:
+    noisy = labels_of(trusted=0.1)
+    assert noisy.trusted is not None
+    train, trusted = np.flatnonzero(~noisy.trusted), np.flatnonzero(noisy.trusted)[:1]
+    cases = [
+        (["keep"], train[:1], "drop", "omit --drop"),
+        (["keep"], train[:1], "relabel", "omit --relabel"),
+        (["undecided"], train[:1], "decided", "it has no decision"),
+        (["yes"], train[:1], "decided", "line 2: decision must be one of keep, drop, relabel"),
+        (["drop"], trusted, "decided", "is trusted"),
+    ]
+    for decisions, which, action, why in cases:
+        path = decide(listing(tmp_path / "s.csv", noisy, which), decisions)
+        with pytest.raises(DataError, match=why):
+            review(noisy, path, action)
+    with pytest.raises(DataError, match="no column decision"):
+        review(noisy, listing(tmp_path / "s.csv", noisy, train[:1]), "decided")
+    which = np.array([train[0], *trusted])
+    path = listing(tmp_path / "s.csv", noisy, which, (noisy.labels[which] + 1) % 10)
+    done = review(noisy, decide(path, ["relabel", "keep"]), "decided")
+    assert done.changed.tolist() == [train[0]]
+
+
 def test_a_reviewed_manifest_comes_back_from_its_file(tmp_path: Path) -> None:
     noisy = labels_of(val_fraction=0.1)
     for action in ("drop", "relabel"):

@@ -93,7 +93,7 @@ def test_what_is_verified_or_dropped_is_not_doubted_and_what_is_held_out_is() ->
 
 
 def test_the_file_names_classes_and_says_one_minus_p(tmp_path: Path) -> None:
-    assert write_suspects(tmp_path / "s.csv", doubted(), manifest()) == 4
+    assert len(write_suspects(tmp_path / "s.csv", doubted(), manifest())) == 4
     frame = pd.read_csv(tmp_path / "s.csv")
     assert list(frame) == ["rank", "index", "given_label", "predicted_label", "label_quality"]
     assert frame["rank"].tolist() == [1, 2, 3, 4] and frame["index"].tolist() == [1, 3, 2, 4]

@@ -52,6 +52,8 @@ OPTIONS = {
     "--model --momentum --nesterov --no-hflip --no-nesterov --no-resume --recipe --rerun "
     "--schedule --seeds --shard --slurm "
     "--test --weight-decay --filter --workers",
+    "audit": "--device --epochs --feature-weights --features --help --img-size --json --labels "
+    "--manifest --methods --out --seed --test",
     "list": "--help --json",
 }
 

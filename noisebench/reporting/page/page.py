@@ -1,19 +1,14 @@
-"""Renders a report as one HTML file, with style and script inlined and allowed by hash in its
-content security policy.
-"""
+"""Renders a report as one HTML file, with its figures inlined."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
-from importlib.resources import files
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from ...errors import printable
 from ...runs.workspace import Workspace
+from ..html import render
 from ..table import Table
 from .details import NUMBERS
 from .model import view_of
@@ -53,47 +48,18 @@ def page(
     figures: Sequence[Figure] = (),
 ) -> str:
     """The HTML document. All text except the template's is escaped; nothing is loaded."""
-    from jinja2 import Environment, FunctionLoader, StrictUndefined
-
-    style, script = _part("page.css"), _part("page.js")
     svgs = [
         (title, caption, inline_svg(svg, title, f"figure{number}-"))
         for number, (title, caption, svg) in enumerate(figures, 1)
     ]
-    policy = (  # only images in the file, this style and this script
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src "
-        f"'{_hash(script)}'; base-uri 'none'; form-action 'none'"
-    )
-    environment = Environment(
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        loader=FunctionLoader(_part),
-        finalize=_printable,
-    )
-    return environment.get_template("page.html.j2").render(
+    return render(
+        str(__package__),
+        "page",
         view=view_of(tables, damaged, workspace, ranks=ranks),
         numbers=NUMBERS,
         verdict=verdict,
         figures=svgs,
-        style=style,
-        script=script,
-        policy=policy,
     )
-
-
-def _part(name: str) -> str:
-    return files(__package__).joinpath(name).read_text(encoding="utf-8")
-
-
-def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _printable(value: Any) -> Any:
-    """Makes text printable before the template escapes it; leaves markup as it is."""
-    return printable(value) if type(value) is str else value
 
 
 def inline_svg(svg: str, title: str, prefix: str) -> Markup:
