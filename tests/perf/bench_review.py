@@ -88,9 +88,7 @@ def make_page(path: Path, count: int) -> float:
     start = time.perf_counter()
     sections = [Section("Summary", ("A measurement.",))]
     command = "noisebench corrupt --manifest manifests/photos.csv"
-    write_review_page(
-        path, sections, items, CLASSES, photograph, title="Review", command=command
-    )
+    write_review_page(path, sections, items, CLASSES, photograph, title="Review", command=command)
     return time.perf_counter() - start
 
 
