@@ -1,13 +1,17 @@
-"""What the tests of the commands share: an empty workspace, and one with two finished runs."""
+"""What the tests of the commands share: an empty workspace, one with two finished runs, and a
+browser.
+"""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from noisebench.cli import main
+from tests.support.browser import Browser, find_chromium
 
 
 @pytest.fixture
@@ -47,3 +51,34 @@ def two_finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(two_finished_runs: Path, place: Path) -> Path:
     """A copy of that workspace, which is the current directory."""
     return shutil.copytree(two_finished_runs, place, dirs_exist_ok=True)
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    if find_chromium() is None:
+        pytest.skip("needs a Chromium: apt-get install chromium")
+    found = Browser(tmp_path_factory.mktemp("profile"))
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def browser(chromium: Browser) -> Iterator[Browser]:
+    """A Chromium. Whatever a test does in it: it fetches nothing but files, and logs no error."""
+    chromium.events.clear()
+    yield chromium
+    complaints = [
+        e
+        for e in chromium.events
+        if e["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
+    ]
+    requests = [
+        e["params"]["request"]["url"]
+        for e in chromium.events
+        if e["method"] == "Network.requestWillBeSent"
+    ]
+    assert (
+        complaints == []
+        and requests
+        and all(url.startswith(("file://", "data:", "blob:file://")) for url in requests)
+    )

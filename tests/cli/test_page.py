@@ -13,7 +13,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from noisebench.reporting.page.model import view_of
 from noisebench.reporting.page.page import inline_svg
 from noisebench.runs.folder import RunFolder, run_folders
 from noisebench.runs.workspace import Workspace
-from tests.support.browser import Browser, find_chromium
+from tests.support.browser import Browser
 from tests.unit.test_report import ASYM, SYM, add
 
 EVIL = "</script><img src=x onerror=\"alert('x')\">{{ 7*7 }}&amp;"
@@ -353,37 +352,6 @@ def test_a_figure_is_inlined_without_style_script_or_shared_ids() -> None:
     assert (
         set(re.findall(r"url\(#([^)]+)\)", first)) <= ids[0]
         and set(re.findall(r'href="#([^"]+)"', first)) <= ids[0]
-    )
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if find_chromium() is None:
-        pytest.skip("needs a Chromium: apt-get install chromium")
-    found = Browser(tmp_path_factory.mktemp("profile"))
-    yield found
-    found.close()
-
-
-@pytest.fixture
-def browser(chromium: Browser) -> Iterator[Browser]:
-    """Whatever a test does in it: nothing is fetched but the file itself, and nothing complains."""
-    chromium.events.clear()
-    yield chromium
-    complaints = [
-        e
-        for e in chromium.events
-        if e["method"] in ("Runtime.exceptionThrown", "Runtime.consoleAPICalled", "Log.entryAdded")
-    ]
-    requests = [
-        e["params"]["request"]["url"]
-        for e in chromium.events
-        if e["method"] == "Network.requestWillBeSent"
-    ]
-    assert (
-        complaints == []
-        and requests
-        and all(url.startswith(("file://", "data:")) for url in requests)
     )
 
 

@@ -12,6 +12,7 @@ def test_the_templates_of_the_page_travel_in_the_wheel() -> None:
     wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
         "targets"
     ]["wheel"]
-    names = {path.name for path in files("noisebench.reporting.page").iterdir()}
-    assert {"page.html.j2", "page.css", "page.js"} <= names
+    for name in ("page", "review"):
+        names = {path.name for path in files(f"noisebench.reporting.{name}").iterdir()}
+        assert {f"{name}.html.j2", f"{name}.css", f"{name}.js"} <= names
     assert wheel["packages"] == ["noisebench"] and "exclude" not in wheel

@@ -105,10 +105,12 @@ class Browser:
         return answer["result"].get("value")
 
     def press(self, key: str) -> None:
-        """A key, down and up, as a person's: `Enter`, `Escape`, `Tab`."""
-        code = {"Enter": 13, "Escape": 27, "Tab": 9, " ": 32}[key]
-        text = {"text": "\r"} if key == "Enter" else {"text": key} if key == " " else {}
-        about = {"key": key, "code": "Space" if key == " " else key, "windowsVirtualKeyCode": code}
+        """A key, down and up, as a person's: `Enter`, `Escape`, `Tab`, `ArrowDown`, `a`, `7`."""
+        names = {"Enter": 13, "Escape": 27, "Tab": 9, "ArrowRight": 39, "ArrowDown": 40}
+        code = names.get(key) or ord(key.upper())
+        text = {"text": "\r"} if key == "Enter" else {"text": key} if len(key) == 1 else {}
+        place = "Space" if key == " " else f"Key{key.upper()}" if len(key) == 1 else key
+        about = {"key": key, "code": place, "windowsVirtualKeyCode": code}
         self.call("Input.dispatchKeyEvent", type="keyDown", **about, **text)
         self.call("Input.dispatchKeyEvent", type="keyUp", **about)
 
@@ -121,6 +123,12 @@ class Browser:
         )
         for kind in ("mousePressed", "mouseReleased"):
             self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1)
+
+    def upload(self, selector: str, path: Path) -> None:
+        """A person's choice of a file for an input."""
+        root = self.call("DOM.getDocument")["root"]["nodeId"]
+        node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self.call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
 
     def resize(self, width: int, height: int, scale: float = 1.0) -> None:
         self.call(
