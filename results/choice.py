@@ -73,6 +73,7 @@ def judged(scores: Scores, noise: str, seeds: tuple[int, ...]) -> tuple[str, str
 
 
 def page(lines: list[dict[str, str]]) -> str:
+    """The page of results/."""
     text = ["# Choosing a method without clean labels", (__doc__ or "").split("\n\n", 1)[1].strip()]
     text.append(
         "Regenerate with `python results/choice.py features --feature-weights FILE`, then `python results/choice.py cnn8`."
@@ -143,6 +144,7 @@ TITLES = {
 
 
 def main() -> int:
+    """The exit code: that of the command `run`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("setup", nargs="?", choices=list(TITLES))
     parser.add_argument("--feature-weights", help="weights of tf_efficientnet_lite0 (weights.py)")

@@ -70,6 +70,8 @@ def export_model(predictor: Predictor, path: Path) -> Path:
         raise ConfigError(f"the model must end in {', '.join(FORMATS)}, got {path}")
     facts = model_facts(predictor)
     model = ExportedModel(predictor).float().cpu().eval()
+    for tensor in (*model.parameters(), *model.buffers()):  # none a view: a file has whole tensors
+        tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
     shape = facts["input_shape"]
     batch = torch.rand(_EXAMPLES, *shape)
     text = json.dumps(facts, ensure_ascii=False)
