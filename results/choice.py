@@ -1,6 +1,6 @@
 """How good a method chosen without clean labels is, on CIFAR-10 with human annotations:
-`python results/choice.py features --feature-weights FILE` and `python results/choice.py cnn8` run
-the methods and write results/choice.csv; both write results/choice.md.
+`python results/choice.py features --feature-weights FILE` or `python results/choice.py cnn8` runs
+the methods, and writes results/choice.csv and results/choice.md.
 
 A fifth of 5,000 images is a noisy validation split, another one for each seed. The chosen method has the
 highest mean accuracy on the noisy validation labels in the last epoch, over three seeds or by one. Its
@@ -76,7 +76,7 @@ def page(lines: list[dict[str, str]]) -> str:
     """The page of results/."""
     text = ["# Choosing a method without clean labels", (__doc__ or "").split("\n\n", 1)[1].strip()]
     text.append(
-        "Regenerate with `python results/choice.py features --feature-weights FILE`, then `python results/choice.py cnn8`."
+        "Regenerate with `python results/choice.py features --feature-weights FILE`; the argument `cnn8` adds a network from scratch."
     )
     for setup in dict.fromkeys(line["setup"] for line in lines):
         scores: Scores = {
