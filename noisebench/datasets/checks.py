@@ -54,14 +54,7 @@ def check_files(listed: Listed, cache: Path, tell: ProgressCallback = silent) ->
     train, test = digests
     lines = (
         *(f"images: {change}: {counted('image{s}', names)}" for change, names in names_of.items()),
-        *repeated(
-            train,
-            test,
-            listed.train_labels,
-            listed.train.names,
-            listed.test.names,
-            reserved=listed.reserved,
-        ),
+        *repeated(train, test, listed.train_labels, listed.train.names, listed.test.names),
     )
     if len(listed.train) + len(listed.test) >= _SEVERAL:
         with suppress(DataError, OSError):  # not writable: they are read again next time
@@ -146,11 +139,9 @@ def repeated(
     labels: np.ndarray,
     train_names: Sequence[str],
     test_names: Sequence[str],
-    *,
-    reserved: bool = False,
 ) -> tuple[str, ...]:
     """A line for each kind of duplicate images, by their digests. Raises DataError if too many test
-    images are training images, unless they were reserved from one folder.
+    images are training images.
     """
     first: dict[bytes, int] = {}
     copies: list[tuple[int, int]] = []  # index of an image and of its earlier copy
@@ -172,7 +163,7 @@ def repeated(
         if pairs:
             equal = [f"{names[i]} = {train_names[before]}" for i, before in pairs]
             lines.append(f"duplicates: {counted(what, equal)}")
-    if len(both) > _LARGEST_OVERLAP * len(test) and not reserved:
+    if len(both) > _LARGEST_OVERLAP * len(test):
         raise DataError(
             f"{lines[-1].removeprefix('duplicates: ')}: accuracy on training images is not test "
             "accuracy; remove them from one of the two, or choose another test set"

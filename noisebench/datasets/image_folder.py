@@ -25,7 +25,6 @@ from pathlib import Path
 import numpy as np
 
 from ..core.files.atomic import is_text
-from ..core.seeds import TEST_SPLIT
 from ..errors import DataError
 from .images import ImageIndex, Listed, Names
 from .label_files import read_image_labels, read_label_table, split_column
@@ -235,8 +234,8 @@ def images_by_class(root: Path, part: str, passed: Skipped) -> dict[str, list[st
 
 def list_folder(root: Path, test: Path | None = None, labels: str | None = None) -> Listed:
     """A folder of images, `[train/]class/image`, or of any layout with a label file. The test set
-    is `test`, a folder elsewhere, else its own test part, else a fifth of each class at random.
-    Raises DataError.
+    is `test`, a folder elsewhere, else its own test part; empty if there is neither. Raises
+    DataError.
 
     labels: FILE or FILE:COLUMN; not read if the class folders are its labels, since these define
     the classes. Default: labels.csv in a folder without class folders.
@@ -262,20 +261,21 @@ def list_folder(root: Path, test: Path | None = None, labels: str | None = None)
         notes.insert(0, f"classes: the folders directly in {part or 'the folder'}; {below}")
     test_images: dict[str, list[str]] = {}
     test_root, test_part = (root, own_test) if test is None else (test, "")
-    if test_part is not None:
+    if test_part is None:
+        notes.append("test set: none")
+    else:
         test_images = _test_images(test_root, test_part, classes, passed)
         not_used = f", instead of {own_test}/" if test is not None and own_test else ""
         number = sum(map(len, test_images.values()))
         notes.append(f"test set: {number} images in {test or f'{own_test}/'}{not_used}")
         if missing := [name for name in classes if name not in test_images]:
             notes.append(f"test set: no images of {counted('class{es}', missing)}")
-    listed = Listed(
+    return Listed(
         *as_listing(root, numbered(images, classes)),
         *as_listing(test_root, numbered(test_images, classes)),
         classes,
         decisions=(*passed.lines(), *notes),
     )
-    return with_reserved_test(listed) if test_part is None else listed
 
 
 def _folders_are_labels(labels: str, classes: Sequence[str]) -> bool:
@@ -335,8 +335,7 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
     if test is not None:
         where = f"in {test}" + (f", instead of those {where}" if test_rows else "")
         test_rows = _labelled_test(test, others, read.classes, test_passed)
-    if test_rows:
-        notes.append(f"test set: {len(test_rows)} images {where}")
+    notes.append(f"test set: {len(test_rows)} images {where}" if test_rows else "test set: none")
     listed = Listed(
         *as_listing(root, rows),
         *as_listing(test or root, test_rows),
@@ -344,41 +343,7 @@ def _list_labelled(root: Path, test: Path | None, labels: str, folders_of: Seque
         None if read.clean is None else read.clean[train],
         decisions=(*passed.lines(), *(test_passed.lines() if test else ()), *notes),
     )
-    listed = without_absent(listed, str(root))
-    return listed if test_rows or test is not None else with_reserved_test(listed)
-
-
-def with_reserved_test(listed: Listed) -> Listed:
-    """The images with a fifth of each class, at random, reserved as the test part. Verified
-    examples stay in the training part, as does a class of fewer than five images.
-    """
-    free = np.flatnonzero(
-        np.ones(len(listed.train), bool) if listed.clean is None else listed.clean < 0
-    )
-    order = np.random.default_rng([0, TEST_SPLIT]).permutation(free)
-    order = order[np.argsort(listed.train_labels[order], kind="stable")]
-    counts = np.bincount(listed.train_labels[order], minlength=len(listed.classes))
-    rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    taken = order[rank < counts[listed.train_labels[order]] // 5]
-    if not len(taken):
-        return replace(listed, decisions=(*listed.decisions, "test set: none"))
-    reserved = np.zeros(len(listed.train), bool)
-    reserved[taken] = True
-    rows, test_rows = np.flatnonzero(~reserved), np.flatnonzero(reserved)
-    line = (
-        f"test set: none; {len(test_rows)} of {len(reserved)} images, a fifth of each class at "
-        "random, are reserved; test accuracy is on their given labels"
-    )
-    return replace(
-        listed,
-        train=listed.train.take(rows),
-        train_labels=listed.train_labels[rows],
-        test=listed.train.take(test_rows),
-        test_labels=listed.train_labels[test_rows],
-        clean=None if listed.clean is None else listed.clean[rows],
-        decisions=(*listed.decisions, line),
-        reserved=True,
-    )
+    return without_absent(listed, str(root))
 
 
 def without_absent(listed: Listed, where: str) -> Listed:

@@ -133,8 +133,7 @@ class Listed:
 
     clean (N,): verified labels, -1 for the others; None if none were verified. fair: whether the
     verified labels are a random sample, including incorrect ones, so that they give a noise rate.
-    decisions: what was skipped and chosen, one line each; notes: how a table was read. reserved:
-    whether the test part is a random part of the only one.
+    decisions: what was skipped and chosen, one line each; notes: how a table was read.
     """
 
     train: ImageIndex
@@ -146,7 +145,6 @@ class Listed:
     fair: bool = True
     decisions: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    reserved: bool = False
 
 
 def opener(index: ImageIndex) -> Opener:

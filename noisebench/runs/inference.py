@@ -96,11 +96,6 @@ def evaluate_on(
     the classes differ.
     """
     run_data, channels = record["data"], networks.shape[2]
-    if dataset.listed and dataset.listed.reserved:
-        raise DataError(
-            f"{dataset.name} has no test images: give --test DIR, or predict them (noisebench "
-            "predict)"
-        )
     if dataset.reader and channels == 1:
         raise DataError(
             f"{dataset.name} is streamed in color, and {run_data['name']} is grayscale: name it "

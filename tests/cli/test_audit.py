@@ -115,18 +115,19 @@ def test_a_flat_folder_with_a_label_file_is_audited_on_its_images(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("NOISEBENCH_DATA", str(tmp_path / "data"))
     Path("fotos").mkdir()
-    rows = ["file,label"]
+    rows = ["file,label,split"]
     for i, (pixels, label) in enumerate(
         zip(digits.train_images[:60], digits.train_labels[:60], strict=True)
     ):
         Image.fromarray(pixels.squeeze()).save(f"fotos/bild {i}.png")
-        rows.append(f"bild {i}.png,{'gerade' if label % 2 == 0 else 'größe'}")
+        part = "test" if i % 5 == 0 else "train"
+        rows.append(f"bild {i}.png,{'gerade' if label % 2 == 0 else 'größe'},{part}")
     Path("labels.csv").write_text("\n".join(rows), encoding="utf-8")
     words = ["audit", "fotos", "--labels", "labels.csv", "--methods", "ce", "--epochs", "2"]
     assert main(["-q", *words, "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert {entry["class"] for entry in document["data"]["classes"]} == {"gerade", "größe"}
-    assert document["data"]["test_is_noisy"]
+    assert sum(entry["examples"] for entry in document["data"]["classes"]) == 48
     assert Path(document["files"]["page"]).is_file()
 
 
