@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..core.files.arrays import map_npz_array, npz_names
+from ..core.files.atomic import is_text
 from ..core.progress import ProgressCallback, silent
 from ..datasets import Fitting, fit_images
 from ..datasets.image_folder import Skipped, images_below
@@ -46,7 +47,10 @@ def find_new_data(text: str, lines: Iterable[str]) -> NewData:
     """
     path = Path(text)
     if text == "-":
-        return NewData(tuple(_paths(lines)))
+        try:
+            return NewData(tuple(_paths(lines)))
+        except UnicodeDecodeError as error:
+            raise DataError(f"stdin cannot be read as a list of paths: {error}") from None
     if path.is_dir():
         passed = Skipped()
         found = images_below(path, "", passed)
@@ -171,6 +175,8 @@ class Predictor:
 
     def _read(self, name: str) -> np.ndarray | DataError:
         """An image (H, W, 3) at the run's size."""
+        if not is_text(name):  # bytes of stdin that Python keeps as surrogates
+            return DataError(f"the path {name!a} is not UTF-8: rename the file")
         index = ImageIndex("folder", "", Names.of([name]))
         try:
             picture, _ = read_picture(opener(index), index, 0, as_rgb)

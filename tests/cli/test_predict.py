@@ -123,6 +123,8 @@ def test_files_that_are_no_images_are_listed_and_the_others_predicted(
     assert len(found["unreadable"]) == 2
     assert all(path in text for path, text in zip(bad, found["unreadable"], strict=True))
     assert all(path in err for path in bad)
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{tests[0][0]}\n\udcff.png\n"))
+    assert [line["path"] for line in predicted(capsys, run, "-")] == [tests[0][0]]  # no UTF-8
     assert main(["-q", "predict", run, bad[0], "-o", "out.csv"]) == 2
     assert not Path("out.csv").exists()
 
