@@ -68,7 +68,7 @@ def export_model(predictor: Predictor, path: Path) -> Path:
     suffix = path.suffix.lower()
     if suffix not in FORMATS:
         raise ConfigError(f"the model must end in {', '.join(FORMATS)}, got {path}")
-    facts = model_facts(predictor)
+    facts = model_facts(predictor, suffix)
     model = ExportedModel(predictor).float().cpu().eval()
     for tensor in (*model.parameters(), *model.buffers()):  # none a view: a file has whole tensors
         tensor.data = tensor.detach().clone(memory_format=torch.contiguous_format)
@@ -182,15 +182,16 @@ def timm_name(predictor: Predictor) -> str | None:
     return str(name).removeprefix(TIMM) if str(name).startswith(TIMM) else None
 
 
-def model_facts(predictor: Predictor) -> dict[str, Any]:
+def model_facts(predictor: Predictor, suffix: str) -> dict[str, Any]:
     """What a model file says about itself: input, classes, preprocessing, and the run."""
     record, networks = predictor.record, predictor.networks
+    plain = suffix == ".safetensors"  # timm's network, without what ExportedModel adds
     facts: dict[str, Any] = {
         "run": record["title"],
         "key": record["key"],
         "noisebench": record["environment"].get("noisebench"),
         "classes": list(map(str, predictor.classes)),
-        "output": "probabilities (n, K) of the classes",
+        "output": f"{'logits' if plain else 'probabilities'} (n, K) of the classes",
     }
     if predictor.takes_features:
         return {**facts, "input": "features (n, D), float32", "input_shape": [networks.shape[2]]}
@@ -199,7 +200,7 @@ def model_facts(predictor: Predictor) -> dict[str, Any]:
     return {
         **facts,
         "input": f"images (n, C, H, W), float32 in [0, 1], {'RGB' if channels == 3 else 'grey'}; "
-        "normalization is part of the model",
+        + ("to be normalized by mean and std" if plain else "normalization is part of the model"),
         "input_shape": [channels, fitting.height, fitting.width],
         "resize": {"fit": fitting.fit, "centre": fitting.centre, "filter": "bilinear, antialiased"},
         "timm": timm_name(predictor),
@@ -214,7 +215,6 @@ def model_card(predictor: Predictor, facts: dict[str, Any], path: Path) -> str:
     noise, accuracy = record["noise"], record["metrics"]["test_acc"]["last"]
     rate = noise.get("realised_rate")
     known = "" if rate is None else f", {100 * rate:.1f} % of the labels incorrect"
-    tests = record["data"].get("test_labels", "the test labels of the data set")
     recipe = record["recipe"]
     preprocessing = record["data"]["preprocessing"]
     rows = {
@@ -224,10 +224,12 @@ def model_card(predictor: Predictor, facts: dict[str, Any], path: Path) -> str:
         "Method": f"loss `{record['loss']}`, strategy `{record['strategy']}`, "
         f"{recipe['epochs']} epochs",
         "Training labels": f"{noise['text']}{known}",
-        "Test accuracy": f"{100 * accuracy:.2f} %, last epoch, on {tests}; computed in "
-        f"{record['precision']}, the exported model computes in float32",
+        "Test accuracy": f"{100 * accuracy:.2f} %, last epoch, on the data set's test labels, "
+        f"assumed to be correct; computed in {record['precision']}, the exported model computes in "
+        "float32",
         "Classes": ", ".join(f"{number} {name}" for number, name in enumerate(facts["classes"])),
         "Input": facts["input"],
+        "Output": facts["output"],
         "Input shape": str(facts["input_shape"]),
         "Preprocessing": "; ".join(preprocessing),
         "License": "unknown: that of the training data and of initial weights applies",
@@ -304,7 +306,15 @@ def _reading(facts: dict[str, Any]) -> list[str]:
     fit, centre = facts["resize"]["fit"], facts["resize"]["centre"]
     mode = "L" if channels == 1 else "RGB"
     lines = [
-        f'image = ImageOps.exif_transpose(Image.open(sys.argv[1])).convert("{mode}")',
+        "image = ImageOps.exif_transpose(Image.open(sys.argv[1]))",
+        'if image.mode.startswith("I"):  # of 16 bits, the highest 8',
+        "    image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))",
+        'if "A" in image.getbands() or "transparency" in image.info:  # put on white',
+        '    image = image.convert("RGBA")',
+        '    white = Image.new("RGB", image.size, "white")',
+        '    white.paste(image, mask=image.getchannel("A"))',
+        "    image = white",
+        f'image = image.convert("{mode}")',
     ]
     if fit == "squash":
         lines += [f"image = image.resize(({width}, {height}), Image.Resampling.BILINEAR)"]

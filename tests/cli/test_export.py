@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from noisebench.cli import main
@@ -66,6 +69,35 @@ def test_the_code_of_the_card_gives_the_classes_of_predict(
             assert p == pytest.approx(float(line["probability"]), abs=2e-3)
     assert main(["-q", "export", run, "-o", "m.onnx"]) == 2  # exists
     assert main(["-q", "export", run, "-o", "m.bin"]) == 2
+
+
+def test_the_code_of_the_card_reads_images_of_any_kind_as_predict_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_digits(Path("pets"))
+    torch.manual_seed(0)
+    options = ["--model", "timm:test_resnet", "--img-size", "80", "--precision", "fp32"]
+    run = trained("pets", "--sym", "0.2", *options).path.name
+    grey = np.add.outer(np.arange(40) * 3, np.arange(60) * 2).astype(np.uint8)
+    colour = Image.fromarray(np.stack([grey, grey.max() - grey, grey // 2], 2))
+    Path("new").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    colour.save("new/turned.jpg", exif=exif)
+    Image.fromarray(grey.astype(np.uint16) * 257).save("new/deep.png")
+    Image.merge("RGBA", (*colour.split(), Image.fromarray(grey))).save("new/alpha.png")
+    colour.convert("P").save("new/palette.png", transparency=3)
+    assert main(["-q", "export", run, "-o", "m.safetensors"]) == 0
+    lines = predicted(capsys, run, "new")
+    assert len(lines) == 4
+    for line in lines:
+        name, p = loaded(Path("m.md"), line["path"])
+        assert name == line["class"].removeprefix("'")
+        assert p == pytest.approx(float(line["probability"]), abs=1e-4)
+    with safe_open("m.safetensors", "pt") as file:
+        facts = json.loads(file.metadata()["noisebench"])
+    assert "logits" in facts["output"]  # of timm's network alone
 
 
 def test_onnxruntime_gives_the_classes_of_a_whole_batch_of_features(
